@@ -1,0 +1,57 @@
+//! The agent's guest relay: how the control plane reaches what runs inside a sandbox.
+//!
+//! `{agent}/sandboxes/{sandbox id}/guest{path}` is passed to envd's `{path}` unchanged, with the sandbox's access token put
+//! in and the caller's removed. Bodies stream both ways. The relay counts as activity while it lasts. Its own
+//! failures are marked with [`RELAY_ERROR_HEADER`] so that they are never mistaken for envd's.
+
+/// Response header set when the agent, not envd, answered: the value is a [`RelayError`] code.
+pub const RELAY_ERROR_HEADER: &str = "x-wrenn-relay-error";
+/// Header with the host's own bearer token on every call to the agent (RPC and relay), `Bearer {token}`.
+pub const AUTH_HEADER: &str = "authorization";
+
+/// Path prefix of the guest relay for one sandbox, without a trailing slash: append envd's path.
+pub fn guest_relay_path(sandbox: &wrenn_domain::ids::SandboxId) -> String {
+    format!("/sandboxes/{sandbox}/guest")
+}
+
+/// Why the relay could not pass a request to envd.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RelayError {
+    /// This host has no such sandbox (404).
+    NotFound,
+    /// The sandbox is not running (409).
+    NotRunning,
+    /// The guest did not answer (502).
+    Unresponsive,
+    /// Too many calls are under way on this sandbox (503).
+    Busy,
+}
+
+impl RelayError {
+    /// Value of [`RELAY_ERROR_HEADER`].
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::NotFound => "not_found",
+            Self::NotRunning => "not_running",
+            Self::Unresponsive => "unresponsive",
+            Self::Busy => "busy",
+        }
+    }
+
+    /// HTTP status the agent answers with.
+    pub fn status(self) -> u16 {
+        match self {
+            Self::NotFound => 404,
+            Self::NotRunning => 409,
+            Self::Unresponsive => 502,
+            Self::Busy => 503,
+        }
+    }
+
+    /// Reads [`RELAY_ERROR_HEADER`].
+    pub fn parse(code: &str) -> Option<Self> {
+        [Self::NotFound, Self::NotRunning, Self::Unresponsive, Self::Busy]
+            .into_iter()
+            .find(|e| e.code() == code)
+    }
+}

@@ -1,0 +1,9 @@
+//! The public API's JSON shapes. What the inside calls a sandbox is a capsule here.
+//!
+//! Rules: fields are only added; timestamps are RFC 3339 UTC; lists are never null.
+
+pub mod capsules;
+pub mod error;
+pub mod files;
+pub mod processes;
+pub mod snapshots;

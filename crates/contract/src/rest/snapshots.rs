@@ -1,0 +1,44 @@
+//! `/v1/snapshots`: templates a capsule can be created from.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// A template. The list is a bare array: published SDKs iterate it.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Template {
+    pub name: String,
+    #[serde(rename = "type")]
+    pub kind: TemplateKind,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vcpus: Option<u32>,
+    /// MiB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_mb: Option<u32>,
+    pub size_bytes: i64,
+    pub created_at: DateTime<Utc>,
+    /// Everybody's, not the team's own.
+    pub platform: bool,
+    /// Cannot be deleted.
+    pub protected: bool,
+    #[serde(default)]
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// base: an image only. snapshot: memory and processes too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TemplateKind {
+    Base,
+    Snapshot,
+}
+
+/// Query of `GET /v1/snapshots`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, utoipa::IntoParams)]
+pub struct ListTemplates {
+    /// Only this kind.
+    #[serde(rename = "type")]
+    pub kind: Option<TemplateKind>,
+}

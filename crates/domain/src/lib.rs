@@ -1,0 +1,12 @@
+//! Nouns and laws of Wrenn: ids, names, sizes, states, limits, failures.
+//!
+//! Owns: what a valid value is. Must never: do I/O, be async, read a clock or draw random numbers.
+
+pub mod failure;
+pub mod ids;
+pub mod key;
+pub mod limits;
+pub mod metadata;
+pub mod names;
+pub mod sandbox;
+pub mod sizes;

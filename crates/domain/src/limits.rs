@@ -1,0 +1,80 @@
+//! Every bound in one place, with its unit and the reason for the number.
+
+use std::time::Duration;
+
+/// vCPUs of one sandbox. Above this one guest can starve a small host.
+pub const VCPUS_MAX: u32 = 32;
+/// MiB of one sandbox. Below this a Debian guest does not boot.
+pub const MEMORY_MIB_MIN: u32 = 128;
+/// MiB of one sandbox: 256 GiB, more than any host we plan for hands to one guest.
+pub const MEMORY_MIB_MAX: u32 = 262_144;
+/// MiB of one sandbox's disk: 1 TiB.
+pub const DISK_MIB_MAX: u32 = 1_048_576;
+/// Seconds of inactivity: 30 days. A longer wish is "never".
+pub const TIMEOUT_SEC_MAX: u32 = 2_592_000;
+/// Seconds: shorter time-outs would pause a sandbox between two commands of one person.
+pub const TIMEOUT_SEC_MIN: u32 = 60;
+
+/// Labels on a sandbox.
+pub const METADATA_KEYS_MAX: usize = 20;
+/// Characters of a label's value.
+pub const METADATA_VALUE_CHARS_MAX: usize = 64;
+
+/// Bytes of a path inside the guest: Linux's own PATH_MAX.
+pub const GUEST_PATH_BYTES_MAX: usize = 4096;
+/// Bytes of a JSON request body. The largest legal one is an exec with arguments and 1 MiB of input in base64.
+pub const JSON_BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Bytes of a buffered upload (`files/write`). Larger files go over `files/stream/write`.
+pub const FILE_WRITE_BYTES_MAX: u64 = 100 * 1024 * 1024;
+/// Bytes of a buffered download (`files/read`). Larger files go over `files/stream/read`.
+pub const FILE_READ_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// Bytes of output a foreground exec may collect, both streams together. What prints more must stream.
+pub const EXEC_OUTPUT_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Bytes of standard input in an exec request.
+pub const EXEC_STDIN_BYTES_MAX: usize = 1024 * 1024;
+/// Arguments of one command.
+pub const EXEC_ARGS_MAX: usize = 1024;
+/// Bytes of one argument or environment value: Linux's MAX_ARG_STRLEN.
+pub const EXEC_ARG_BYTES_MAX: usize = 128 * 1024;
+/// Environment variables of one command.
+pub const EXEC_ENVS_MAX: usize = 256;
+/// Foreground exec when no time-out is given.
+pub const EXEC_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
+/// Longest foreground exec: proxies cut longer requests anyway; use background or a stream.
+pub const EXEC_TIMEOUT_MAX: Duration = Duration::from_secs(3600);
+/// Bytes of a process tag.
+pub const PROCESS_TAG_BYTES_MAX: usize = 128;
+/// Levels a directory listing may descend.
+pub const LIST_DEPTH_MAX: u32 = 32;
+/// Entries of one directory listing.
+pub const LIST_ENTRIES_MAX: usize = 100_000;
+
+/// Processes envd keeps track of at once; a fork bomb must not grow its tables.
+pub const GUEST_PROCESSES_MAX: usize = 1024;
+/// Bytes of recent output kept per process for those who attach later.
+pub const PROCESS_REPLAY_BYTES: usize = 256 * 1024;
+/// Bytes of output a process may be ahead of its slowest reader before it is made to wait.
+pub const PROCESS_AHEAD_BYTES: usize = 1024 * 1024;
+/// Watchers in one guest.
+pub const WATCHERS_MAX: usize = 256;
+/// Events a polled watcher keeps until the next poll; then it reports that it lost some.
+pub const WATCHER_EVENTS_MAX: usize = 4096;
+/// A polled watcher nobody asked for this long is dropped.
+pub const WATCHER_IDLE_MAX: Duration = Duration::from_secs(600);
+/// Silence on a stream before envd sends a keepalive event; below the 60 s at which balancers cut.
+pub const KEEPALIVE_EVERY: Duration = Duration::from_secs(30);
+
+/// Calls under way through the relay to one guest.
+pub const RELAY_CALLS_MAX: usize = 256;
+/// Sandboxes one agent holds: bounded by its network slots.
+pub const SANDBOXES_PER_HOST_MAX: usize = 4096;
+/// Boot to ready, without hardware virtualisation on a busy machine.
+pub const GUEST_READY_MAX: Duration = Duration::from_secs(120);
+/// Bytes of console output kept per sandbox.
+pub const CONSOLE_BYTES_MAX: usize = 64 * 1024;
+/// How long a host remembers that a sandbox was deleted before it was created.
+pub const TOMBSTONE_KEPT: Duration = Duration::from_secs(600);
+/// Longest wait of a ListSandboxes call.
+pub const LIST_WAIT_MAX: Duration = Duration::from_secs(30);
+/// Bytes the agent keeps free on its disk; below this it refuses new sandboxes so that the running ones can write.
+pub const HOST_DISK_RESERVE_BYTES: u64 = 2 * 1024 * 1024 * 1024;
