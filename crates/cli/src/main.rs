@@ -1,1 +1,64 @@
-fn main() {}
+//! `wrenn`: the command line. Parses arguments, runs one command, turns its outcome into an exit code.
+//!
+//! Exit codes: 0 done, 1 the server or the machine said no (the message says what to do), 2 wrong usage,
+//! and for `exec` whatever the command in the capsule returned.
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+mod api;
+mod commands;
+mod dev;
+mod output;
+
+use commands::Command;
+use output::Output;
+
+/// Run untrusted and AI-written code in microVMs on hosts you own.
+#[derive(Debug, Parser)]
+#[command(name = "wrenn", version, arg_required_else_help = true)]
+struct Args {
+    /// Control plane to talk to.
+    #[arg(long, global = true, env = "WRENN_BASE_URL", default_value = "http://127.0.0.1:8000", value_name = "URL")]
+    base_url: String,
+
+    /// API key, wrn_ and 32 hex characters. Prefer the environment: arguments are visible to other users.
+    #[arg(long, global = true, env = "WRENN_API_KEY", hide_env_values = true, value_name = "KEY")]
+    api_key: Option<String>,
+
+    /// Print JSON for programs instead of text for people.
+    #[arg(long, global = true)]
+    json: bool,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+fn main() -> ExitCode {
+    dev::env_file::load_client_defaults();
+    let args = Args::parse();
+    let output = Output::new(args.json);
+    if let Command::Completion { shell } = args.command {
+        clap_complete::generate(shell, &mut Args::command(), "wrenn", &mut std::io::stdout());
+        return ExitCode::SUCCESS;
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            output.failure(&anyhow::Error::new(error).context("could not start the runtime"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let connection = api::Connection { base_url: args.base_url, api_key: args.api_key };
+    let outcome = runtime.block_on(commands::run(args.command, connection, &output));
+    // A blocked read of the terminal must not keep the process from ending.
+    runtime.shutdown_background();
+    match outcome {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            output.failure(&error);
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! `exec/stream`: a command in a capsule over a WebSocket, with stdin and both outputs byte for byte.
+
+use base64::Engine;
+use bytes::Bytes;
+use futures::stream::{SplitSink, SplitStream};
+use futures::{SinkExt, StreamExt};
+use hyper_util::rt::TokioIo;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use wrenn_contract::rest::processes::{ExecClientFrame, ExecServerFrame};
+
+use super::{ApiError, Client};
+
+/// Bytes of one frame from the server; it sends at most 64 KiB of output per frame.
+const FRAME_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+type Socket = WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>;
+
+/// What to run.
+#[derive(Debug, Clone, Default)]
+pub struct ExecStart {
+    pub cmd: String,
+    pub args: Vec<String>,
+    pub envs: std::collections::BTreeMap<String, String>,
+    pub cwd: Option<String>,
+    pub user: Option<String>,
+    pub stdin: bool,
+}
+
+/// What the server tells.
+#[derive(Debug)]
+pub enum ExecEvent {
+    Started,
+    Stdout(Bytes),
+    Stderr(Bytes),
+    Exit(i32),
+    /// The command could not be run or followed; the text says why.
+    Error(String),
+}
+
+/// The sending half.
+pub struct ExecInput(SplitSink<Socket, Message>);
+
+/// A running command.
+pub struct ExecStream {
+    input: Option<ExecInput>,
+    events: SplitStream<Socket>,
+}
+
+impl ExecStream {
+    /// Starts the command; its events follow.
+    pub async fn start(client: &Client, capsule: &str, start: ExecStart) -> Result<Self, ApiError> {
+        let mut nonce = [0u8; 16];
+        getrandom::fill(&mut nonce).map_err(|e| ApiError::Broken { reason: e.to_string() })?;
+        let key = base64::engine::general_purpose::STANDARD.encode(nonce);
+        let upgraded = client.upgrade(&format!("/v1/capsules/{capsule}/exec/stream"), &key).await?;
+        let config = WebSocketConfig::default()
+            .max_message_size(Some(FRAME_BYTES_MAX))
+            .max_frame_size(Some(FRAME_BYTES_MAX));
+        let socket =
+            WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Client, Some(config)).await;
+        let (sink, events) = socket.split();
+        let mut input = ExecInput(sink);
+        let ExecStart { cmd, args, envs, cwd, user, stdin } = start;
+        input.frame(&ExecClientFrame::Start { cmd, args, envs, cwd, user, stdin, binary: true }).await?;
+        Ok(Self { input: Some(input), events })
+    }
+
+    /// Takes the sending half, once.
+    pub fn take_input(&mut self) -> Option<ExecInput> {
+        self.input.take()
+    }
+
+    /// The next event; `None` when the server closed without an exit.
+    pub async fn next(&mut self) -> Result<Option<ExecEvent>, ApiError> {
+        loop {
+            let message = match self.events.next().await {
+                None => return Ok(None),
+                Some(Err(error)) => return Err(ApiError::Broken { reason: error.to_string() }),
+                Some(Ok(message)) => message,
+            };
+            match message {
+                Message::Binary(data) if !data.is_empty() => {
+                    let bytes = data.slice(1..);
+                    return Ok(Some(match data[0] {
+                        1 => ExecEvent::Stdout(bytes),
+                        _ => ExecEvent::Stderr(bytes),
+                    }));
+                }
+                Message::Text(text) => return parse(text.as_str()).map(Some),
+                Message::Close(_) => return Ok(None),
+                Message::Binary(_) | Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {}
+            }
+        }
+    }
+}
+
+fn parse(text: &str) -> Result<ExecEvent, ApiError> {
+    let frame = serde_json::from_str(text).map_err(|e| ApiError::Broken { reason: e.to_string() })?;
+    Ok(match frame {
+        ExecServerFrame::Start { .. } => ExecEvent::Started,
+        ExecServerFrame::Stdout { data } => ExecEvent::Stdout(data.into()),
+        ExecServerFrame::Stderr { data } => ExecEvent::Stderr(data.into()),
+        ExecServerFrame::Exit { exit_code } => ExecEvent::Exit(exit_code),
+        ExecServerFrame::Error { data } => ExecEvent::Error(data),
+    })
+}
+
+impl ExecInput {
+    /// Sends input bytes; waits while the command does not read.
+    pub async fn data(&mut self, bytes: Bytes) -> Result<(), ApiError> {
+        self.message(Message::Binary(bytes)).await
+    }
+
+    /// Tells the command that no more input comes.
+    pub async fn eof(&mut self) -> Result<(), ApiError> {
+        self.frame(&ExecClientFrame::StdinEof).await
+    }
+
+    /// Asks the server to kill the command.
+    pub async fn stop(&mut self) -> Result<(), ApiError> {
+        self.frame(&ExecClientFrame::Stop).await
+    }
+
+    async fn frame(&mut self, frame: &ExecClientFrame) -> Result<(), ApiError> {
+        let text = serde_json::to_string(frame).map_err(|e| ApiError::Broken { reason: e.to_string() })?;
+        self.message(Message::Text(text.into())).await
+    }
+
+    async fn message(&mut self, message: Message) -> Result<(), ApiError> {
+        self.0.send(message).await.map_err(|e| ApiError::Broken { reason: e.to_string() })
+    }
+}

@@ -1,0 +1,242 @@
+//! `wrenn capsule create|list|get|rm|ping`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::Subcommand;
+use http::Method;
+use wrenn_contract::rest::capsules::{Capsule, CapsuleStatus, CreateCapsule};
+
+use super::capsule_id;
+use crate::api::Client;
+use crate::output::{Output, plain, table};
+
+/// How long `create` waits; above the host's own limit for a guest to become ready (120 s).
+const CREATE_WAIT: Duration = Duration::from_secs(180);
+/// Bound of a wait for `rm --wait`.
+const REMOVE_WAIT: Duration = Duration::from_secs(60);
+/// Between two looks at a capsule that is on its way.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+#[derive(Debug, Subcommand)]
+pub enum CapsuleCommand {
+    /// Create a capsule, wait until it runs and print its id.
+    Create {
+        /// Template to create from; see `wrenn template list`.
+        #[arg(default_value = "minimal")]
+        template: String,
+        /// Virtual CPUs.
+        #[arg(long, value_name = "N")]
+        vcpus: Option<i64>,
+        /// Memory, MiB.
+        #[arg(long, value_name = "MIB")]
+        memory: Option<i64>,
+        /// Disk the guest sees, MiB.
+        #[arg(long, value_name = "MIB")]
+        disk: Option<i64>,
+        /// Seconds without activity until it is paused; 0 = never.
+        #[arg(long, value_name = "SECONDS")]
+        timeout: Option<i64>,
+        /// Label, key=value; may be repeated.
+        #[arg(long = "metadata", short = 'm', value_name = "KEY=VALUE", value_parser = label)]
+        metadata: Vec<(String, String)>,
+        /// Do not wait until it runs.
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// List capsules, newest first.
+    #[command(visible_alias = "ls")]
+    List,
+    /// Show one capsule.
+    Get {
+        #[arg(value_parser = capsule_id)]
+        id: String,
+    },
+    /// Delete capsules with everything in them.
+    #[command(visible_alias = "delete")]
+    Rm {
+        #[arg(required = true, value_parser = capsule_id)]
+        ids: Vec<String>,
+        /// Wait until nothing is left of them.
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Check that a capsule answers; counts as activity.
+    Ping {
+        #[arg(value_parser = capsule_id)]
+        id: String,
+    },
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("a label is key=value")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+/// Runs one of the commands.
+pub async fn run(command: CapsuleCommand, client: &Client, output: &Output) -> anyhow::Result<u8> {
+    match command {
+        CapsuleCommand::Create { template, vcpus, memory, disk, timeout, metadata, no_wait } => {
+            let labels: BTreeMap<_, _> = metadata.into_iter().collect();
+            let wish = CreateCapsule {
+                template: Some(template),
+                vcpus,
+                memory_mb: memory,
+                disk_size_mb: disk,
+                timeout_sec: timeout,
+                metadata: (!labels.is_empty()).then_some(labels),
+            };
+            create(wish, no_wait, client, output).await?;
+        }
+        CapsuleCommand::List => list(client, output).await?,
+        CapsuleCommand::Get { id } => {
+            let capsule = get(client, &id).await?;
+            output.result(&capsule, || describe(&capsule));
+        }
+        CapsuleCommand::Rm { ids, wait } => return remove(&ids, wait, client, output).await,
+        CapsuleCommand::Ping { id } => {
+            client.empty(Method::POST, &format!("/v1/capsules/{id}/ping")).await?;
+            output.result(&serde_json::json!({"id": id, "ok": true}), || format!("{id} answers"));
+        }
+    }
+    Ok(0)
+}
+
+async fn create(wish: CreateCapsule, no_wait: bool, client: &Client, output: &Output) -> anyhow::Result<()> {
+    let spinner = output.spinner("creating a capsule");
+    let mut capsule: Capsule = client.post("/v1/capsules", &wish).await?;
+    if !no_wait {
+        spinner.set_message(format!("starting {}", capsule.id));
+        capsule = wait_running(client, capsule).await?;
+    }
+    spinner.finish_and_clear();
+    output.result(&capsule, || capsule.id.clone());
+    Ok(())
+}
+
+async fn wait_running(client: &Client, mut capsule: Capsule) -> anyhow::Result<Capsule> {
+    let deadline = tokio::time::Instant::now() + CREATE_WAIT;
+    loop {
+        match capsule.status {
+            CapsuleStatus::Running => return Ok(capsule),
+            CapsuleStatus::Pending | CapsuleStatus::Starting => {}
+            other => {
+                let reason = capsule.error.as_deref().map_or_else(
+                    || format!("it is {}", word(other)),
+                    |reason| format!("it is {}: {}", word(other), plain(reason)),
+                );
+                bail!("capsule {} did not start: {reason}", capsule.id);
+            }
+        }
+        if tokio::time::Instant::now() >= deadline {
+            bail!(
+                "capsule {} is still starting after {} s; look again with `wrenn capsule get {}`",
+                capsule.id,
+                CREATE_WAIT.as_secs(),
+                capsule.id
+            );
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+        capsule = get(client, &capsule.id).await?;
+    }
+}
+
+async fn get(client: &Client, id: &str) -> anyhow::Result<Capsule> {
+    Ok(client.get(&format!("/v1/capsules/{id}")).await?)
+}
+
+async fn list(client: &Client, output: &Output) -> anyhow::Result<()> {
+    let capsules: Vec<Capsule> = client.get("/v1/capsules").await?;
+    output.result(&capsules, || {
+        if capsules.is_empty() {
+            return "No capsules. `wrenn capsule create` makes one.".to_owned();
+        }
+        let rows: Vec<Vec<String>> = capsules
+            .iter()
+            .map(|c| {
+                vec![
+                    c.id.clone(),
+                    word(c.status),
+                    plain(&c.template),
+                    c.vcpus.to_string(),
+                    format!("{} MiB", c.memory_mb),
+                    c.created_at.format("%Y-%m-%d %H:%M:%SZ").to_string(),
+                ]
+            })
+            .collect();
+        table(&["ID", "STATUS", "TEMPLATE", "VCPUS", "MEMORY", "CREATED"], &rows)
+    });
+    Ok(())
+}
+
+async fn remove(ids: &[String], wait: bool, client: &Client, output: &Output) -> anyhow::Result<u8> {
+    let mut failed = 0u8;
+    for id in ids {
+        let removed = remove_one(id, wait, client, output).await;
+        match removed {
+            Ok(()) => output.result(&serde_json::json!({"id": id, "removed": true}), || id.clone()),
+            Err(error) => {
+                failed = 1;
+                output.failure(&error.context(format!("could not remove {id}")));
+            }
+        }
+    }
+    Ok(failed)
+}
+
+async fn remove_one(id: &str, wait: bool, client: &Client, output: &Output) -> anyhow::Result<()> {
+    client.empty(Method::DELETE, &format!("/v1/capsules/{id}")).await?;
+    if !wait {
+        return Ok(());
+    }
+    let spinner = output.spinner(&format!("removing {id}"));
+    let look = async {
+        loop {
+            let capsule = get(client, id).await?;
+            if capsule.status == CapsuleStatus::Stopped {
+                return anyhow::Ok(());
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    };
+    tokio::time::timeout(REMOVE_WAIT, look)
+        .await
+        .with_context(|| format!("still stopping after {} s; its host may be away", REMOVE_WAIT.as_secs()))??;
+    spinner.finish_and_clear();
+    Ok(())
+}
+
+fn word(status: CapsuleStatus) -> String {
+    serde_json::to_value(status)
+        .ok()
+        .and_then(|value| value.as_str().map(str::to_owned))
+        .unwrap_or_else(|| format!("{status:?}"))
+}
+
+fn describe(c: &Capsule) -> String {
+    let time = |t: &chrono::DateTime<chrono::Utc>| t.format("%Y-%m-%d %H:%M:%SZ").to_string();
+    let mut rows = vec![
+        ("id", c.id.clone()),
+        ("status", word(c.status)),
+        ("template", plain(&c.template)),
+        ("vcpus", c.vcpus.to_string()),
+        ("memory", format!("{} MiB", c.memory_mb)),
+        ("disk", format!("{} MiB", c.disk_size_mb)),
+        ("time-out", if c.timeout_sec == 0 { "never".into() } else { format!("{} s", c.timeout_sec) }),
+        ("created", time(&c.created_at)),
+    ];
+    if let Some(started) = &c.started_at {
+        rows.push(("started", time(started)));
+    }
+    if let Some(active) = &c.last_active_at {
+        rows.push(("last active", time(active)));
+    }
+    if let Some(error) = &c.error {
+        rows.push(("error", plain(error)));
+    }
+    for (key, value) in &c.metadata {
+        rows.push(("metadata", format!("{}={}", plain(key), plain(value))));
+    }
+    rows.iter().map(|(key, value)| format!("{key:12} {value}")).collect::<Vec<_>>().join("\n")
+}

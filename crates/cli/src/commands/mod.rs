@@ -1,0 +1,58 @@
+//! One file per noun. A command checks its arguments, calls the API, renders.
+
+use clap::Subcommand;
+
+use crate::api::{Client, Connection};
+use crate::output::Output;
+
+mod capsule;
+mod cp;
+mod cp_local;
+mod doctor;
+mod exec;
+mod template;
+
+/// What `wrenn` can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Create, list and remove capsules.
+    #[command(subcommand, visible_alias = "c")]
+    Capsule(capsule::CapsuleCommand),
+    /// Run a command in a capsule; streams its output and returns its exit code.
+    Exec(exec::ExecArgs),
+    /// Copy files and folders between this machine and a capsule.
+    Cp(cp::CpArgs),
+    /// Templates that capsules are created from.
+    #[command(subcommand)]
+    Template(template::TemplateCommand),
+    /// Check whether this machine can run Wrenn, with a remedy for each finding.
+    Doctor(doctor::DoctorArgs),
+    /// Run all of Wrenn on this machine: database, cache, control plane and host agent.
+    Dev(crate::dev::DevArgs),
+    /// Print the completion script for a shell.
+    Completion {
+        /// Shell to complete for.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Runs one command; the number is the exit code.
+pub async fn run(command: Command, connection: Connection, output: &Output) -> anyhow::Result<u8> {
+    match command {
+        Command::Capsule(command) => capsule::run(command, &Client::new(&connection)?, output).await,
+        Command::Exec(args) => exec::run(args, &Client::new(&connection)?, output).await,
+        Command::Cp(args) => cp::run(args, &Client::new(&connection)?, output).await,
+        Command::Template(command) => template::run(command, &Client::new(&connection)?, output).await,
+        Command::Doctor(args) => doctor::run(args, &connection, output).await,
+        Command::Dev(args) => crate::dev::run(args, output).await,
+        // Handled before the runtime starts.
+        Command::Completion { .. } => Ok(0),
+    }
+}
+
+/// Parses a capsule id so that a typo is caught here, with the right hint.
+fn capsule_id(text: &str) -> Result<String, String> {
+    text.parse::<wrenn_domain::ids::SandboxId>()
+        .map(|id| id.to_string())
+        .map_err(|error| format!("{error}; `wrenn capsule list` shows the ids"))
+}
