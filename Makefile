@@ -1,0 +1,46 @@
+# Thin: every target calls setup, cargo or a program it built.
+.PHONY: help setup build images dev dev-up dev-down test check bench clean
+
+SUDO := $(shell [ "$$(id -u)" -eq 0 ] || echo "sudo -E env PATH=$$PATH")
+
+help:
+	@echo "make dev       build everything and run it here, Ctrl-C stops it"
+	@echo "make dev-up    the same in the background; writes .dev/env"
+	@echo "make dev-down  stop what dev-up started"
+	@echo "make test      every test, real VMs included"
+	@echo "make check     format, lints, tidy"
+	@echo "make bench     figures with their ratios, into bench/out/latest.json"
+
+setup:
+	@sh scripts/setup.sh
+
+build: setup
+	cargo xtask build
+
+images: setup
+	$(SUDO) cargo xtask images
+
+dev: build images
+	@$(SUDO) builds/wrenn dev
+
+dev-up: build images
+	@$(SUDO) builds/wrenn dev up
+
+dev-down:
+	@$(SUDO) builds/wrenn dev down
+
+test: build images
+	$(SUDO) cargo test --workspace --release --locked
+
+check: setup
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --release --locked -- -D warnings
+	cargo xtask tidy
+
+bench: build images
+	cargo build --release --locked --package wrenn-bench
+	@$(SUDO) target/release/wrenn-bench
+
+clean:
+	cargo clean
+	rm -rf builds bench/out
