@@ -39,7 +39,7 @@ fn table(root: &Path) -> anyhow::Result<Table> {
     let Some((inside, _)) = inside else { bail!("docs/ARCHITECTURE.md has no table between {BEGIN} and {END}") };
     let mut table = Table::new();
     for line in inside.lines() {
-        let Some((room, uses)) = line.trim().trim_matches('`').split_once("->") else { continue };
+        let Some((room, uses)) = line.trim().trim_start_matches("- ").trim_matches('`').split_once("->") else { continue };
         let uses = uses.split(',').map(|u| u.trim().to_owned()).filter(|u| u != "none").collect();
         table.insert(room.trim().to_owned(), uses);
     }
