@@ -19,7 +19,7 @@ pub fn check(sources: &[Source]) -> Vec<Problem> {
         header(source, &mut problems);
         names(source, &mut problems);
         walls(source, &mut problems);
-        test_names(source, &mut problems);
+        names_of_tests(source, &mut problems);
     }
     sizes(sources, &mut problems);
     problems
@@ -67,7 +67,7 @@ fn walls(source: &Source, problems: &mut Vec<Problem>) {
     }
 }
 
-fn test_names(source: &Source, problems: &mut Vec<Problem>) {
+fn names_of_tests(source: &Source, problems: &mut Vec<Problem>) {
     for (number, line) in source.text.lines().enumerate() {
         if line.trim_start().trim_start_matches("async ").starts_with(concat!("fn te", "st_")) {
             problems.push(Problem::new(
