@@ -1,1 +1,124 @@
-//! See the crate table in docs/ARCHITECTURE.md.
+//! Running one virtual machine: an interface small enough for every VMM, and its drivers.
+//!
+//! Knows no sandbox, team or database. A machine outlives the process that started it: what is needed to take hold of it
+//! again is a [`Record`], written down by the caller.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+use wrenn_linux::process::Identity;
+
+pub mod probe;
+pub mod qemu;
+
+/// How guest code is executed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Acceleration {
+    /// By the processor.
+    Kvm,
+    /// Translated in software: everywhere, some ten times slower.
+    Tcg,
+}
+
+impl Acceleration {
+    /// The word in reports.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Kvm => "kvm",
+            Self::Tcg => "tcg",
+        }
+    }
+}
+
+/// A machine as it shall be.
+#[derive(Debug)]
+pub struct Spec {
+    pub vcpus: u32,
+    pub memory_mib: u32,
+    pub kernel: PathBuf,
+    pub initramfs: Option<PathBuf>,
+    /// Kernel command line after what the driver needs itself.
+    pub command_line: String,
+    /// Raw image, the guest's /dev/vda.
+    pub disk: PathBuf,
+    /// Guest memory; made by the driver. Mapped shared at a boot, so that the file is the memory.
+    pub memory: PathBuf,
+    /// An open tap, the guest's eth0.
+    pub tap: OwnedFd,
+    pub mac: [u8; 6],
+    /// Private directory (mode 0700) for sockets; short, socket paths hold 107 bytes.
+    pub run_dir: PathBuf,
+    /// Where the VMM's own complaints go.
+    pub log: PathBuf,
+}
+
+/// What must be known to take hold of a running machine again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    pub process: Identity,
+    pub run_dir: PathBuf,
+}
+
+/// What a machine is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MachineState {
+    Running,
+    Paused,
+    /// The guest switched itself off, rebooted or panicked; the VMM only waits to be ended.
+    Down,
+}
+
+/// An act on a machine failed.
+#[derive(Debug, thiserror::Error)]
+#[error("could not {act} the machine")]
+pub struct VmmError {
+    pub act: &'static str,
+    #[source]
+    pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+impl VmmError {
+    /// Names the act that failed.
+    pub fn new(act: &'static str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self { act, source: source.into() }
+    }
+}
+
+/// Starts machines.
+pub trait Driver: Send + Sync {
+    /// "qemu", "cloud-hypervisor".
+    fn name(&self) -> &'static str;
+    /// Version of the VMM program.
+    fn version(&self) -> &str;
+    fn acceleration(&self) -> Acceleration;
+    /// Starts a machine from its kernel. Returns when the VMM answers; the guest boots on.
+    fn boot(&self, spec: Spec) -> BoxFuture<'_, Result<Arc<dyn Machine>, VmmError>>;
+    /// Starts a machine from a snapshot's device state, its memory mapped privately over `spec.memory`. It is paused.
+    fn restore(&self, spec: Spec, state: PathBuf) -> BoxFuture<'_, Result<Arc<dyn Machine>, VmmError>>;
+    /// Takes hold of a machine started earlier; `None` when it is gone.
+    fn adopt(&self, record: Record) -> BoxFuture<'_, Result<Option<Arc<dyn Machine>>, VmmError>>;
+}
+
+/// A running machine.
+pub trait Machine: Send + Sync {
+    fn record(&self) -> Record;
+    fn state(&self) -> BoxFuture<'_, Result<MachineState, VmmError>>;
+    /// Stops all vCPUs.
+    fn pause(&self) -> BoxFuture<'_, Result<(), VmmError>>;
+    fn resume(&self) -> BoxFuture<'_, Result<(), VmmError>>;
+    /// Writes the device state of a paused machine into a file. Memory that is mapped shared is already in its own file.
+    fn snapshot(&self, state: PathBuf) -> BoxFuture<'_, Result<(), VmmError>>;
+    /// Asks the guest to use only so much memory, MiB.
+    fn resize_balloon(&self, memory_mib: u32) -> BoxFuture<'_, Result<(), VmmError>>;
+    /// The newest bytes of the console, at most 64 KiB.
+    fn console(&self) -> BoxFuture<'_, Vec<u8>>;
+    /// Returns when the guest is down or the VMM has ended.
+    fn ended(&self) -> BoxFuture<'_, ()>;
+    /// Ends the VMM and waits until it is gone.
+    fn kill(&self, wait: Duration) -> BoxFuture<'_, Result<(), VmmError>>;
+}

@@ -1,0 +1,76 @@
+//! Files as Wrenn keeps them: replaced in one step, synced before they count, cloned without copying.
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+nix::ioctl_write_int!(ficlone, 0x94, 9);
+
+/// Makes `target` share all blocks of `source`. Works on XFS and btrfs, both files on one file system.
+///
+/// # Errors
+/// `EOPNOTSUPP` or `EXDEV` where the file system cannot; the target is then removed again.
+pub fn reflink(source: &Path, target: &Path) -> io::Result<File> {
+    let from = File::open(source)?;
+    let to = File::options().read(true).write(true).create_new(true).mode(0o600).open(target)?;
+    // SAFETY: both descriptors are open files; the argument is a plain number.
+    let cloned = unsafe { ficlone(to.as_raw_fd(), from.as_raw_fd() as u64) };
+    if let Err(errno) = cloned {
+        let _ = std::fs::remove_file(target);
+        return Err(errno.into());
+    }
+    Ok(to)
+}
+
+/// Copies a file without its holes.
+pub fn copy_sparse(source: &Path, target: &Path) -> io::Result<()> {
+    use nix::unistd::{Whence, lseek};
+    const CHUNK: usize = 1024 * 1024;
+    let from = File::open(source)?;
+    let to = File::options().write(true).create(true).truncate(true).mode(0o600).open(target)?;
+    let size = from.metadata()?.len();
+    to.set_len(size)?;
+    let mut buffer = vec![0u8; CHUNK];
+    let mut at = 0i64;
+    loop {
+        let data = match lseek(&from, at, Whence::SeekData) {
+            Ok(data) => data,
+            Err(nix::errno::Errno::ENXIO) => break,
+            Err(errno) => return Err(errno.into()),
+        };
+        let hole = lseek(&from, data, Whence::SeekHole)?;
+        copy_range(&from, &to, data.cast_unsigned(), hole.cast_unsigned(), &mut buffer)?;
+        at = hole;
+    }
+    to.sync_all()
+}
+
+fn copy_range(from: &File, to: &File, begin: u64, end: u64, buffer: &mut [u8]) -> io::Result<()> {
+    use std::os::unix::fs::FileExt;
+    let mut at = begin;
+    while at < end {
+        let want = usize::try_from(end - at).unwrap_or(usize::MAX).min(buffer.len());
+        from.read_exact_at(&mut buffer[..want], at)?;
+        to.write_all_at(&buffer[..want], at)?;
+        at += want as u64;
+    }
+    Ok(())
+}
+
+/// Writes a file so that after a crash at any point it holds the old bytes or the new ones, never a part.
+pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let fresh = path.with_extension("new");
+    let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    std::fs::rename(&fresh, path)?;
+    sync_directory(path.parent().unwrap_or(Path::new("/")))
+}
+
+/// Makes names made, changed or removed in a directory outlast a power cut.
+pub fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}

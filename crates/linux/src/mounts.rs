@@ -1,0 +1,39 @@
+//! Mounting a block device, and how much room a file system has.
+
+use std::io;
+use std::path::Path;
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+/// Bytes of a file system.
+#[derive(Debug, Clone, Copy)]
+pub struct Room {
+    pub total: u64,
+    pub free: u64,
+}
+
+/// Mounts an XFS device; freed blocks are given back to what lies beneath it.
+pub fn mount_xfs(device: &Path, target: &Path) -> io::Result<()> {
+    let flags = MsFlags::MS_NOATIME | MsFlags::MS_NODEV | MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
+    mount(Some(device), target, Some("xfs"), flags, Some("discard")).map_err(Into::into)
+}
+
+/// Unmounts; fails while something in it is in use.
+pub fn unmount(target: &Path) -> io::Result<()> {
+    umount2(target, MntFlags::empty()).map_err(Into::into)
+}
+
+/// Whether something is mounted exactly there.
+pub fn is_mounted(target: &Path) -> io::Result<bool> {
+    let wanted = target.as_os_str().as_encoded_bytes();
+    let table = std::fs::read("/proc/self/mounts")?;
+    let mut places = table.split(|b| *b == b'\n').filter_map(|line| line.split(|b| *b == b' ').nth(1));
+    Ok(places.any(|place| place == wanted))
+}
+
+/// Room on the file system that holds `path`, as an unprivileged writer sees it.
+pub fn room(path: &Path) -> io::Result<Room> {
+    let stat = nix::sys::statvfs::statvfs(path)?;
+    let unit = stat.fragment_size();
+    Ok(Room { total: stat.blocks() * unit, free: stat.blocks_available() * unit })
+}

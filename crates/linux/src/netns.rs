@@ -1,0 +1,108 @@
+//! Network namespaces with names, and work done inside them.
+//!
+//! A thread that enters a namespace is never given back to a pool: it ends with its work, so nothing else can run in the
+//! wrong network by accident.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, setns, unshare};
+
+/// Where names of namespaces live, as iproute2 has them too, so that an operator can look inside.
+const NAMES: &str = "/run/netns";
+
+/// A named network namespace, held open.
+#[derive(Debug)]
+pub struct Netns {
+    name: String,
+    handle: File,
+}
+
+/// A step with a namespace failed.
+#[derive(Debug, thiserror::Error)]
+#[error("could not {act} network namespace {name}")]
+pub struct NetnsError {
+    act: &'static str,
+    name: String,
+    source: io::Error,
+}
+
+impl Netns {
+    /// Makes a new one; fails when the name is taken.
+    pub fn create(name: &str) -> Result<Self, NetnsError> {
+        let error = |act| move |source| NetnsError { act, name: name.to_owned(), source };
+        std::fs::create_dir_all(NAMES).map_err(error("prepare the place of"))?;
+        let place = path(name);
+        File::create_new(&place).map_err(error("name"))?;
+        let target = place.clone();
+        let made = on_own_thread(move || {
+            unshare(CloneFlags::CLONE_NEWNET)?;
+            mount(Some("/proc/thread-self/ns/net"), &target, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+            Ok(())
+        });
+        if let Err(source) = made {
+            let _ = std::fs::remove_file(&place);
+            return Err(NetnsError { act: "make", name: name.to_owned(), source });
+        }
+        Self::open(name)
+    }
+
+    /// Opens an existing one.
+    pub fn open(name: &str) -> Result<Self, NetnsError> {
+        let error = |source| NetnsError { act: "open", name: name.to_owned(), source };
+        let handle = File::open(path(name)).map_err(error)?;
+        Ok(Self { name: name.to_owned(), handle })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The open namespace, to move interfaces into.
+    pub fn handle(&self) -> &File {
+        &self.handle
+    }
+
+    /// Runs `work` inside, on a thread of its own; blocks until it is done.
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+        on_own_thread(|| {
+            setns(self.handle.as_fd(), CloneFlags::CLONE_NEWNET)?;
+            work()
+        })
+    }
+}
+
+/// Takes the name away; the namespace ends with its last user. One that is not there is no error.
+pub fn remove(name: &str) -> Result<(), NetnsError> {
+    let place = path(name);
+    let error = |source| NetnsError { act: "remove", name: name.to_owned(), source };
+    match umount2(&place, MntFlags::MNT_DETACH) {
+        Ok(()) | Err(nix::errno::Errno::EINVAL | nix::errno::Errno::ENOENT) => {}
+        Err(errno) => return Err(error(errno.into())),
+    }
+    match std::fs::remove_file(&place) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(error(source)),
+        _ => Ok(()),
+    }
+}
+
+/// Every name that begins with `prefix`.
+pub fn list(prefix: &str) -> Vec<String> {
+    let entries = std::fs::read_dir(NAMES).into_iter().flatten().flatten();
+    entries.filter_map(|e| e.file_name().into_string().ok()).filter(|name| name.starts_with(prefix)).collect()
+}
+
+fn path(name: &str) -> PathBuf {
+    Path::new(NAMES).join(name)
+}
+
+fn on_own_thread<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("netns".into()).spawn_scoped(scope, work)?;
+        thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread inside the namespace died")))
+    })
+}

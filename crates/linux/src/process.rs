@@ -1,0 +1,166 @@
+//! Processes that outlive us, named so that they cannot be mistaken for others, and awaited without being their parent.
+#![allow(unsafe_code)]
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde::{Deserialize, Serialize};
+use tokio::io::unix::AsyncFd;
+
+/// Process id and start time: together they name one process for as long as the machine runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    pub pid: i32,
+    /// Clock ticks after the boot, field 22 of /proc/PID/stat.
+    pub start_time: u64,
+}
+
+/// How to start a process.
+pub struct Detached {
+    pub program: PathBuf,
+    pub args: Vec<OsString>,
+    /// Files the process inherits under the numbers they have here.
+    pub inherited: Vec<OwnedFd>,
+    /// Where its standard output and error go; never a pipe to us, which would end with us.
+    pub output: File,
+}
+
+/// A process that is, or was, running.
+pub struct Process {
+    identity: Identity,
+    pidfd: AsyncFd<OwnedFd>,
+}
+
+/// A step with a process failed.
+#[derive(Debug, thiserror::Error)]
+#[error("could not {act} {what}")]
+pub struct ProcessError {
+    act: &'static str,
+    what: String,
+    source: io::Error,
+}
+
+impl Detached {
+    /// Starts it in a session of its own: no signal meant for us, and not our end, reaches it.
+    pub fn start(self) -> Result<Process, ProcessError> {
+        let what = self.program.display().to_string();
+        let failed = |source| ProcessError { act: "start", what: what.clone(), source };
+        let numbers: Vec<i32> = self.inherited.iter().map(AsRawFd::as_raw_fd).collect();
+        let mut command = Command::new(&self.program);
+        let output = self.output.try_clone().map_err(failed)?;
+        command.args(&self.args).stdin(Stdio::null()).stdout(self.output).stderr(output).current_dir("/");
+        // SAFETY: between fork and exec only async-signal-safe calls are made: setsid and fcntl, on numbers copied before.
+        unsafe {
+            command.pre_exec(move || {
+                nix::libc::setsid();
+                for number in &numbers {
+                    if nix::libc::fcntl(*number, nix::libc::F_SETFD, 0) < 0 {
+                        return Err(io::Error::last_os_error());
+                    }
+                }
+                Ok(())
+            });
+        }
+        let child = command.spawn().map_err(failed)?;
+        // The handle is let go: the process is awaited by its pidfd and reaped there.
+        let pid = child.id().cast_signed();
+        let start_time = start_time(pid).ok_or_else(|| failed(io::Error::from_raw_os_error(nix::libc::ESRCH)))?;
+        Process::hold(Identity { pid, start_time }).map_err(failed)
+    }
+}
+
+impl Process {
+    /// Takes hold of a process started earlier, perhaps by a predecessor; `None` when it is gone or the pid is another's.
+    pub fn find(identity: Identity) -> Option<Self> {
+        let process = Self::hold(identity).ok()?;
+        // Read after the pidfd is open: from then on the pid cannot pass to another process unnoticed.
+        (start_time(identity.pid) == Some(identity.start_time)).then_some(process)
+    }
+
+    fn hold(identity: Identity) -> io::Result<Self> {
+        // SAFETY: plain integers; the result is checked and owned below.
+        let number = unsafe { nix::libc::syscall(nix::libc::SYS_pidfd_open, identity.pid, 0) };
+        if number < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let number = i32::try_from(number).map_err(io::Error::other)?;
+        // SAFETY: the kernel just gave us this descriptor and nobody else has it.
+        let fd = unsafe { OwnedFd::from_raw_fd(number) };
+        Ok(Self { identity, pidfd: AsyncFd::new(fd)? })
+    }
+
+    /// What to write down to find it again.
+    pub fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// Whether it still runs.
+    pub fn is_alive(&self) -> bool {
+        start_time(self.identity.pid) == Some(self.identity.start_time)
+    }
+
+    /// Returns when it has ended, and reaps it when it was our child.
+    pub async fn ended(&self) {
+        // A pidfd becomes readable when its process ends; an error of the poll itself can only mean the same.
+        let _ = self.pidfd.readable().await;
+        let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(self.identity.pid), Some(nix::sys::wait::WaitPidFlag::WNOHANG));
+    }
+
+    /// Sends a signal; to a process that has ended it does nothing.
+    pub fn signal(&self, signal: Signal) -> Result<(), ProcessError> {
+        let fd = self.pidfd.get_ref().as_fd().as_raw_fd();
+        // SAFETY: an open pidfd and plain integers; no siginfo is passed.
+        let sent = unsafe {
+            nix::libc::syscall(nix::libc::SYS_pidfd_send_signal, fd, signal as i32, std::ptr::null::<u8>(), 0)
+        };
+        let error = io::Error::last_os_error();
+        if sent == 0 || error.raw_os_error() == Some(nix::libc::ESRCH) {
+            return Ok(());
+        }
+        Err(ProcessError { act: "signal", what: format!("process {}", self.identity.pid), source: error })
+    }
+
+    /// Kills it and waits until it is gone, at most `wait`.
+    pub async fn kill(&self, wait: Duration) -> Result<(), ProcessError> {
+        self.signal(Signal::SIGKILL)?;
+        tokio::time::timeout(wait, self.ended()).await.map_err(|_| ProcessError {
+            act: "end",
+            what: format!("process {}", self.identity.pid),
+            source: io::ErrorKind::TimedOut.into(),
+        })
+    }
+}
+
+/// Start time of a living process; a zombie counts as ended.
+fn start_time(pid: i32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The program's name may hold blanks and parentheses; fields are counted after its last one.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    if matches!(fields.next()?, "Z" | "X") {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
+}
+
+/// Processes whose command line contains `mark`: candidates for orphans, to be verified by the caller.
+pub fn with_argument(mark: &str) -> Vec<Identity> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| {
+            let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+            let line = std::fs::read(entry.path().join("cmdline")).ok()?;
+            let has = line.windows(mark.len()).any(|part| part == mark.as_bytes());
+            if !has || pid == std::process::id().cast_signed() {
+                return None;
+            }
+            Some(Identity { pid, start_time: start_time(pid)? })
+        })
+        .collect()
+}

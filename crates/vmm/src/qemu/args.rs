@@ -1,0 +1,74 @@
+//! The command line of a machine: a value made without touching the host.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use crate::{Acceleration, Spec};
+
+/// Console bytes QEMU keeps; a power of two.
+pub const CONSOLE_BYTES: usize = 64 * 1024;
+
+/// How guest memory lies over its file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MemoryMapping {
+    /// The file is the memory: nothing has to be written at a snapshot.
+    Shared,
+    /// Clean pages come from the file, dirty ones are the machine's own; device state is awaited.
+    PrivateIncoming,
+}
+
+/// Numbers of inherited files.
+#[derive(Debug, Clone, Copy)]
+pub struct Files {
+    pub qmp: i32,
+    pub tap: i32,
+}
+
+/// Everything after the program's name.
+pub fn command_line(spec: &Spec, acceleration: Acceleration, memory: MemoryMapping, files: Files) -> Vec<OsString> {
+    let (accel, cpu) = match acceleration {
+        Acceleration::Kvm => ("kvm", "host"),
+        Acceleration::Tcg => ("tcg,thread=multi", "max"),
+    };
+    let share = if memory == MemoryMapping::Shared { "on" } else { "off" };
+    let mac = spec.mac.map(|byte| format!("{byte:02x}")).join(":");
+    let mut args: Vec<OsString> = Vec::new();
+    let mut option = |name: &str, value: String| args.extend([OsString::from(name), OsString::from(value)]);
+    option("-machine", "microvm,acpi=on,rtc=on,pcie=off,pic=off,pit=off,memory-backend=memory0".into());
+    option("-accel", accel.into());
+    option("-cpu", cpu.into());
+    option("-smp", spec.vcpus.to_string());
+    option("-m", format!("{}M", spec.memory_mib));
+    let path = escaped(&spec.memory);
+    option("-object", format!("memory-backend-file,id=memory0,size={}M,share={share},mem-path={path}", spec.memory_mib));
+    option("-kernel", spec.kernel.display().to_string());
+    if let Some(initramfs) = &spec.initramfs {
+        option("-initrd", initramfs.display().to_string());
+    }
+    option("-append", format!("console=ttyS0 root=/dev/vda rw reboot=t panic=-1 quiet loglevel=1 {}", spec.command_line));
+    let path = escaped(&spec.disk);
+    option("-blockdev", format!("driver=raw,node-name=disk0,discard=unmap,file.driver=file,file.filename={path}"));
+    option("-device", "virtio-blk-device,drive=disk0,discard=on".into());
+    option("-netdev", format!("tap,id=net0,fd={}", files.tap));
+    option("-device", format!("virtio-net-device,netdev=net0,mac={mac}"));
+    option("-object", "rng-random,id=rng0,filename=/dev/urandom".into());
+    option("-device", "virtio-rng-device,rng=rng0".into());
+    option("-device", "virtio-balloon-device,id=balloon0,deflate-on-oom=on,free-page-reporting=on".into());
+    option("-chardev", format!("ringbuf,id=console0,size={CONSOLE_BYTES}"));
+    option("-serial", "chardev:console0".into());
+    option("-chardev", format!("socket,id=qmp0,fd={},server=on,wait=off", files.qmp));
+    option("-mon", "chardev=qmp0,mode=control".into());
+    option("-display", "none".into());
+    // A VMM taken over by its guest starts no programs and gains no rights.
+    option("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny".into());
+    if memory == MemoryMapping::PrivateIncoming {
+        option("-incoming", "defer".into());
+    }
+    args.extend(["-nodefaults", "-no-user-config", "-no-reboot", "-no-shutdown"].map(OsString::from));
+    args
+}
+
+/// A path inside an option list: a comma is written twice.
+fn escaped(path: &Path) -> String {
+    path.display().to_string().replace(',', ",,")
+}

@@ -1,0 +1,147 @@
+//! Driver for QEMU's `microvm` machine, over QMP.
+//!
+//! The control socket is made by us and inherited, so that it is there before QEMU is. The console is a ring in QEMU's own
+//! memory: it needs nobody to read it and survives us. A guest that goes down leaves QEMU waiting, so that the ring can
+//! still be read.
+
+mod args;
+mod machine;
+mod qmp;
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use wrenn_linux::process::{Detached, Process};
+use wrenn_linux::tool;
+
+use crate::{Acceleration, Driver, Machine, MachineState, Record, Spec, VmmError};
+use machine::QemuMachine;
+use qmp::Qmp;
+
+/// From start to the first answer on QMP; a loaded machine without hardware virtualisation needs a second.
+const ANSWER_WAIT: Duration = Duration::from_secs(20);
+/// An answer of a program that only prints its version.
+const VERSION_WAIT: Duration = Duration::from_secs(10);
+
+/// QEMU as found on this host.
+#[derive(Debug)]
+pub struct Qemu {
+    program: PathBuf,
+    version: String,
+    acceleration: Acceleration,
+}
+
+impl Qemu {
+    /// Asks the program for its version.
+    ///
+    /// # Errors
+    /// It is not there or prints something else.
+    pub async fn find(program: &Path, acceleration: Acceleration) -> Result<Self, VmmError> {
+        let printed = tool::run(program, &["--version"], VERSION_WAIT)
+            .await
+            .map_err(|error| VmmError::new("find a VMM for", error))?;
+        let text = String::from_utf8_lossy(&printed);
+        let version = text.split_whitespace().skip_while(|word| *word != "version").nth(1);
+        let version = version.ok_or_else(|| VmmError::new("read the VMM's version for", text.clone().into_owned()))?;
+        Ok(Self { program: program.to_owned(), version: version.to_owned(), acceleration })
+    }
+
+    fn start(&self, spec: &Spec, memory: args::MemoryMapping, tap: OwnedFd) -> Result<(Process, PathBuf), VmmError> {
+        use std::os::fd::AsRawFd;
+        let failed = |error: std::io::Error| VmmError::new("prepare", error);
+        let socket = socket_path(&spec.run_dir);
+        let _ = std::fs::remove_file(&socket);
+        let listener = OwnedFd::from(UnixListener::bind(&socket).map_err(failed)?);
+        let output = File::options().append(true).create(true).open(&spec.log).map_err(failed)?;
+        let files = args::Files { qmp: listener.as_raw_fd(), tap: tap.as_raw_fd() };
+        let process = Detached {
+            program: self.program.clone(),
+            args: args::command_line(spec, self.acceleration, memory, files),
+            inherited: vec![listener, tap],
+            output,
+        }
+        .start()
+        .map_err(|error| VmmError::new("start", error))?;
+        Ok((process, socket))
+    }
+
+    async fn launch(&self, mut spec: Spec, memory: args::MemoryMapping) -> Result<QemuMachine, VmmError> {
+        // The tap is moved out so that the rest of the spec can be lent.
+        let null = OwnedFd::from(File::open("/dev/null").map_err(|e| VmmError::new("prepare", e))?);
+        let tap = std::mem::replace(&mut spec.tap, null);
+        let (process, socket) = self.start(&spec, memory, tap)?;
+        match connect(&process, &socket).await {
+            Ok(qmp) => Ok(QemuMachine::new(process, qmp, spec.run_dir)),
+            Err(error) => {
+                // A half-started VMM must not outlive the refusal.
+                let _ = process.kill(ANSWER_WAIT).await;
+                let said = std::fs::read_to_string(&spec.log).unwrap_or_default();
+                let last = said.lines().last().unwrap_or("it printed nothing").to_owned();
+                Err(VmmError::new("reach", format!("{error}; {last}")))
+            }
+        }
+    }
+}
+
+async fn connect(process: &Process, socket: &Path) -> Result<Qmp, qmp::QmpError> {
+    tokio::select! {
+        biased;
+        answer = tokio::time::timeout(ANSWER_WAIT, Qmp::connect(socket)) => answer.unwrap_or(Err(qmp::QmpError::Late)),
+        () = process.ended() => Err(qmp::QmpError::Closed),
+    }
+}
+
+fn socket_path(run_dir: &Path) -> PathBuf {
+    run_dir.join("qmp")
+}
+
+impl Driver for Qemu {
+    fn name(&self) -> &'static str {
+        "qemu"
+    }
+
+    fn version(&self) -> &str {
+        &self.version
+    }
+
+    fn acceleration(&self) -> Acceleration {
+        self.acceleration
+    }
+
+    fn boot(&self, spec: Spec) -> BoxFuture<'_, Result<Arc<dyn Machine>, VmmError>> {
+        Box::pin(async move {
+            let machine = self.launch(spec, args::MemoryMapping::Shared).await?;
+            Ok(Arc::new(machine) as Arc<dyn Machine>)
+        })
+    }
+
+    fn restore(&self, spec: Spec, state: PathBuf) -> BoxFuture<'_, Result<Arc<dyn Machine>, VmmError>> {
+        Box::pin(async move {
+            let machine = self.launch(spec, args::MemoryMapping::PrivateIncoming).await?;
+            if let Err(error) = machine.load(&state).await {
+                let _ = machine.kill(ANSWER_WAIT).await;
+                return Err(error);
+            }
+            Ok(Arc::new(machine) as Arc<dyn Machine>)
+        })
+    }
+
+    fn adopt(&self, record: Record) -> BoxFuture<'_, Result<Option<Arc<dyn Machine>>, VmmError>> {
+        Box::pin(async move {
+            let Some(process) = Process::find(record.process) else { return Ok(None) };
+            let qmp = connect(&process, &socket_path(&record.run_dir))
+                .await
+                .map_err(|error| VmmError::new("take over", error))?;
+            let machine = QemuMachine::new(process, qmp, record.run_dir);
+            if machine.state().await? == MachineState::Down {
+                machine.mark_down();
+            }
+            Ok(Some(Arc::new(machine) as Arc<dyn Machine>))
+        })
+    }
+}
