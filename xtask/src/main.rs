@@ -3,19 +3,22 @@
 use clap::{Parser, Subcommand};
 
 mod build;
+mod images;
 mod tidy;
 
-#[derive(Debug, Parser)]
-#[command(name = "xtask")]
+#[derive(Parser)]
+#[command(name = "xtask", about = "Developer commands of the Wrenn repository")]
 struct Args {
     #[command(subcommand)]
     command: Command,
 }
 
-#[derive(Debug, Subcommand)]
+#[derive(Subcommand)]
 enum Command {
     /// Build every program into builds/.
     Build,
+    /// Make guest kernel, initramfs and the minimal image in builds/guest.
+    Images(images::Options),
     /// Check what neither the compiler nor clippy checks: directions, sizes, headers, names.
     Tidy,
 }
@@ -23,6 +26,7 @@ enum Command {
 fn main() -> anyhow::Result<()> {
     match Args::parse().command {
         Command::Build => build::run(),
+        Command::Images(options) => images::run(&options),
         Command::Tidy => tidy::run(),
     }
 }

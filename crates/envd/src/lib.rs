@@ -1,1 +1,18 @@
-//! x
+//! envd: the agent inside every guest.
+//!
+//! One static binary on TCP port 49983: processes and files over Connect RPC, bulk data and control over plain HTTP.
+//! Shapes are in `wrenn_contract::guest` and `wrenn_contract::proto`.
+//!
+//! - [`http`]: the listener, the token on every call, the plain routes.
+//! - [`init`]: what a boot or a restore needs before the sandbox is handed out.
+//! - [`identity`]: who this sandbox is: token, default user, environment.
+//!
+//! Must never: reach out to the network by itself, trust a caller without the token, or write a token to a log.
+
+pub mod config;
+pub mod http;
+pub mod identity;
+pub mod init;
+mod server;
+
+pub use server::{Envd, serve};

@@ -1,13 +1,37 @@
-//! The part of the Linux kernel Wrenn touches. All unsafe code and all child processes of the product live here.
+//! The kernel we touch: system calls, ioctls and child processes behind safe functions.
 //!
-//! Must never know what a sandbox, a team or a VMM is.
+//! The only crate that may hold unsafe code or start processes. Knows no sandbox, no RPC and no configuration.
+//! Guest side (envd and wrenn-init): [`boot`], [`kmod`], [`link`], [`entropy`], [`clock`], [`ext4`], [`hostname`].
+//! Host side (agent and vmm, feature `host`): [`netns`], [`links`], [`nft`], [`tap`], [`process`], [`tool`], [`files`],
+//! [`loopdev`], [`mounts`].
 
+pub mod boot;
+pub mod clock;
+pub mod entropy;
+pub mod ext4;
+pub mod hostname;
+pub mod kmod;
+pub mod link;
+pub mod memory;
+mod syscall;
+
+#[cfg(feature = "host")]
 pub mod files;
+#[cfg(feature = "host")]
 pub mod links;
+#[cfg(feature = "host")]
 pub mod loopdev;
+#[cfg(feature = "host")]
 pub mod mounts;
+#[cfg(feature = "host")]
 pub mod netns;
+#[cfg(feature = "host")]
 pub mod nft;
+#[cfg(feature = "host")]
 pub mod process;
+#[cfg(feature = "host")]
 pub mod tap;
+#[cfg(feature = "host")]
 pub mod tool;
+
+pub use syscall::SyscallError;

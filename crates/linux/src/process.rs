@@ -93,7 +93,7 @@ impl Process {
         let number = i32::try_from(number).map_err(io::Error::other)?;
         // SAFETY: the kernel just gave us this descriptor and nobody else has it.
         let fd = unsafe { OwnedFd::from_raw_fd(number) };
-        Ok(Self { identity, pidfd: AsyncFd::new(fd)? })
+        Ok(Self { identity, pidfd: AsyncFd::register(fd)? })
     }
 
     /// What to write down to find it again.

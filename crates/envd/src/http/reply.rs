@@ -1,0 +1,53 @@
+//! Errors of plain routes as JSON `{"code": 404, "message": "..."}`.
+
+use axum::Json;
+use axum::http::{StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use wrenn_contract::guest::Error;
+
+/// A refusal or failure on its way out.
+#[derive(Debug)]
+pub struct Reply {
+    status: StatusCode,
+    message: String,
+}
+
+impl Reply {
+    /// `message` is shown to the user.
+    pub fn new(status: StatusCode, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            message: message.into(),
+        }
+    }
+
+    /// 400.
+    pub fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, message)
+    }
+
+    /// 500.
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, message)
+    }
+}
+
+impl IntoResponse for Reply {
+    fn into_response(self) -> Response {
+        let body = Error {
+            code: self.status.as_u16(),
+            message: self.message,
+        };
+        (
+            self.status,
+            [(header::CACHE_CONTROL, "no-store")],
+            Json(body),
+        )
+            .into_response()
+    }
+}
+
+/// 404 for paths nobody serves.
+pub async fn no_such_route(uri: Uri) -> Reply {
+    Reply::new(StatusCode::NOT_FOUND, format!("no route {}", uri.path()))
+}

@@ -1,0 +1,85 @@
+//! A cpio archive in the "newc" form the kernel unpacks: owned by root, without times.
+
+/// Entries in the order they were added.
+pub struct Archive {
+    bytes: Vec<u8>,
+    entries: u32,
+}
+
+impl Archive {
+    pub fn new() -> Self {
+        Self {
+            bytes: Vec::new(),
+            entries: 0,
+        }
+    }
+
+    pub fn directory(&mut self, name: &str) {
+        self.entry(name, 0o040_755, 2, &[]);
+    }
+
+    pub fn file(&mut self, name: &str, mode: u32, content: &[u8]) {
+        self.entry(name, 0o100_000 | mode, 1, content);
+    }
+
+    pub fn finish(mut self) -> Vec<u8> {
+        self.entries = 0;
+        self.entry("TRAILER!!!", 0, 1, &[]);
+        self.bytes
+    }
+
+    fn entry(&mut self, name: &str, mode: u32, links: u32, content: &[u8]) {
+        let inode = self.entries;
+        self.entries += 1;
+        let fields = [
+            inode,
+            mode,
+            0,
+            0,
+            links,
+            0,
+            content.len() as u32,
+            0,
+            0,
+            0,
+            0,
+            name.len() as u32 + 1,
+            0,
+        ];
+        self.bytes.extend_from_slice(b"070701");
+        for field in fields {
+            self.bytes
+                .extend_from_slice(format!("{field:08x}").as_bytes());
+        }
+        self.bytes.extend_from_slice(name.as_bytes());
+        self.bytes.push(0);
+        self.pad();
+        self.bytes.extend_from_slice(content);
+        self.pad();
+    }
+
+    fn pad(&mut self) {
+        self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_start_on_four_bytes_and_end_with_the_trailer() {
+        let mut archive = Archive::new();
+        archive.directory("dev");
+        archive.file("init", 0o755, b"12345");
+        let bytes = archive.finish();
+        assert_eq!(bytes.len() % 4, 0);
+        // Header 110 + "init\0" = 115, padded to 116, after the directory's 110 + "dev\0" padded to 116.
+        assert_eq!(&bytes[116 + 116..116 + 121], b"12345");
+        assert_eq!(
+            &bytes[116 + 14..116 + 22],
+            b"000081ed".as_slice().get(..8).unwrap_or_default()
+        );
+        assert!(bytes.windows(10).any(|window| window == b"TRAILER!!!"));
+    }
+}
