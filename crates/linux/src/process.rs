@@ -93,7 +93,9 @@ impl Process {
         let number = i32::try_from(number).map_err(io::Error::other)?;
         // SAFETY: the kernel just gave us this descriptor and nobody else has it.
         let fd = unsafe { OwnedFd::from_raw_fd(number) };
-        Ok(Self { identity, pidfd: AsyncFd::register(fd)? })
+        // SAFETY: the descriptor is owned by the AsyncFd from here on and closed only after it is deregistered.
+        let pidfd = unsafe { AsyncFd::register(fd) }?;
+        Ok(Self { identity, pidfd })
     }
 
     /// What to write down to find it again.

@@ -1,0 +1,195 @@
+//! The only reader of environment and `.env`. A bad value is an error that names it.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// Name servers of guests when none are set.
+const DNS_DEFAULT: &str = "1.1.1.1,8.8.8.8";
+/// Ready networks kept in stock when nothing is set: two creates at once find theirs made.
+const SLOT_POOL_DEFAULT: usize = 2;
+const SLOT_POOL_MAX: usize = 256;
+
+/// Everything the agent can be told.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub listen: SocketAddr,
+    pub dir: PathBuf,
+    pub log_level: String,
+    /// Shared with the control plane; `None` only on loopback.
+    pub token: Option<String>,
+    pub qemu: PathBuf,
+    pub dns: Vec<IpAddr>,
+    /// A /16 for the links between host and namespaces; chosen by the agent when absent.
+    pub network: Option<Ipv4Addr>,
+    /// Destinations guests may reach although they are private.
+    pub egress_allow: Vec<(Ipv4Addr, u8)>,
+    /// Bytes of the store file, where the disk cannot share blocks; a share of the free space when absent.
+    pub store_bytes: Option<u64>,
+    pub slot_pool: usize,
+    pub proxy_domain: String,
+}
+
+/// A setting that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{name}={value:?}: {expected}")]
+pub struct ConfigError {
+    name: &'static str,
+    value: String,
+    expected: String,
+}
+
+impl Config {
+    /// Reads `.env` of the working directory and the environment, which wins.
+    pub fn load() -> Result<Self, ConfigError> {
+        // A missing file is normal; a broken line in it shows when a setting is then missing.
+        let _ = dotenvy::dotenv();
+        Self::read(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
+    }
+
+    fn read(get: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        let listen = parse("WRENN_HOST_LISTEN_ADDR", get("WRENN_HOST_LISTEN_ADDR"), ":50051", listen_address)?;
+        let config = Self {
+            listen,
+            dir: parse("WRENN_DIR", get("WRENN_DIR"), "/var/lib/wrenn", absolute)?,
+            log_level: parse("LOG_LEVEL", get("LOG_LEVEL"), "info", level)?,
+            token: get("WRENN_HOST_TOKEN"),
+            qemu: parse("WRENN_QEMU_BIN", get("WRENN_QEMU_BIN"), "/usr/bin/qemu-system-x86_64", absolute)?,
+            dns: parse("WRENN_DNS", get("WRENN_DNS"), DNS_DEFAULT, name_servers)?,
+            network: optional("WRENN_NETWORK_RANGE", get("WRENN_NETWORK_RANGE"), range16)?,
+            egress_allow: parse("WRENN_EGRESS_ALLOW", get("WRENN_EGRESS_ALLOW"), "", networks)?,
+            store_bytes: optional("WRENN_STORE_SIZE", get("WRENN_STORE_SIZE"), bytes)?,
+            slot_pool: parse("WRENN_SLOT_POOL", get("WRENN_SLOT_POOL"), &SLOT_POOL_DEFAULT.to_string(), pool)?,
+            proxy_domain: get("WRENN_PROXY_DOMAIN").unwrap_or_else(|| "localhost".to_owned()),
+        };
+        if config.token.is_none() && !config.listen.ip().is_loopback() {
+            return Err(ConfigError {
+                name: "WRENN_HOST_TOKEN",
+                value: String::new(),
+                expected: format!(
+                    "must be set, because {} can be reached by others: set it here and at the control plane, or listen on 127.0.0.1",
+                    config.listen
+                ),
+            });
+        }
+        Ok(config)
+    }
+}
+
+fn parse<T>(
+    name: &'static str,
+    given: Option<String>,
+    default: &str,
+    read: fn(&str) -> Result<T, String>,
+) -> Result<T, ConfigError> {
+    let value = given.unwrap_or_else(|| default.to_owned());
+    read(&value).map_err(|expected| ConfigError { name, value, expected })
+}
+
+fn optional<T>(
+    name: &'static str,
+    given: Option<String>,
+    read: fn(&str) -> Result<T, String>,
+) -> Result<Option<T>, ConfigError> {
+    given.map(|value| read(&value).map_err(|expected| ConfigError { name, value, expected })).transpose()
+}
+
+fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    let full = if text.starts_with(':') { format!("0.0.0.0{text}") } else { text.replace("localhost", "127.0.0.1") };
+    full.parse().map_err(|_| "expected an address like :50051 or 127.0.0.1:50051".to_owned())
+}
+
+fn absolute(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    if path.is_absolute() { Ok(path) } else { Err("expected an absolute path".to_owned()) }
+}
+
+fn level(text: &str) -> Result<String, String> {
+    if matches!(text, "debug" | "info" | "warn" | "error") {
+        return Ok(text.to_owned());
+    }
+    Err("expected debug, info, warn or error".to_owned())
+}
+
+fn name_servers(text: &str) -> Result<Vec<IpAddr>, String> {
+    let expected = || "expected one to three addresses, separated by commas".to_owned();
+    let servers: Vec<IpAddr> =
+        text.split(',').map(|part| IpAddr::from_str(part.trim())).collect::<Result<_, _>>().map_err(|_| expected())?;
+    if servers.is_empty() || servers.len() > 3 { Err(expected()) } else { Ok(servers) }
+}
+
+fn network(text: &str) -> Result<(Ipv4Addr, u8), String> {
+    let expected = || "expected networks like 192.168.1.0/24, separated by commas".to_owned();
+    let (address, prefix) = text.split_once('/').unwrap_or((text, "32"));
+    let prefix: u8 = prefix.parse().map_err(|_| expected())?;
+    if prefix > 32 {
+        return Err(expected());
+    }
+    Ok((address.parse().map_err(|_| expected())?, prefix))
+}
+
+fn networks(text: &str) -> Result<Vec<(Ipv4Addr, u8)>, String> {
+    text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(network).collect()
+}
+
+fn range16(text: &str) -> Result<Ipv4Addr, String> {
+    match network(text) {
+        Ok((address, 16)) if address.octets()[2..] == [0, 0] && address.is_private() => Ok(address),
+        _ => Err("expected a private /16 like 10.77.0.0/16".to_owned()),
+    }
+}
+
+fn bytes(text: &str) -> Result<u64, String> {
+    const MIN: u64 = 2 << 30;
+    let expected = || "expected a size of at least 2Gi, like 100Gi or 2Ti".to_owned();
+    let (number, unit) = [("Gi", 30u32), ("Ti", 40), ("Mi", 20)]
+        .into_iter()
+        .find_map(|(suffix, shift)| Some((text.strip_suffix(suffix)?, shift)))
+        .ok_or_else(expected)?;
+    let size = number.parse::<u64>().ok().and_then(|n| n.checked_mul(1 << unit)).ok_or_else(expected)?;
+    if size < MIN { Err(expected()) } else { Ok(size) }
+}
+
+fn pool(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(size) if size <= SLOT_POOL_MAX => Ok(size),
+        _ => Err(format!("expected a number from 0 to {SLOT_POOL_MAX}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(pairs: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        Config::read(|name| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned()))
+    }
+
+    #[test]
+    fn a_bad_value_is_named_and_never_replaced_by_a_default() {
+        let token = ("WRENN_HOST_TOKEN", "secret");
+        for (name, value) in [
+            ("WRENN_HOST_LISTEN_ADDR", "nonsense"),
+            ("WRENN_DIR", "relative"),
+            ("LOG_LEVEL", "loud"),
+            ("WRENN_DNS", "1.1.1.1,2.2.2.2,3.3.3.3,4.4.4.4"),
+            ("WRENN_DNS", "one"),
+            ("WRENN_NETWORK_RANGE", "10.1.2.0/24"),
+            ("WRENN_NETWORK_RANGE", "8.8.0.0/16"),
+            ("WRENN_EGRESS_ALLOW", "10.0.0.0/33"),
+            ("WRENN_STORE_SIZE", "12"),
+            ("WRENN_STORE_SIZE", "99999999999Ti"),
+            ("WRENN_SLOT_POOL", "-1"),
+        ] {
+            let error = read(&[token, (name, value)]).expect_err(value);
+            assert!(error.to_string().starts_with(name), "{error}");
+        }
+        assert!(read(&[token]).is_ok());
+    }
+
+    #[test]
+    fn without_a_token_only_loopback_is_served() {
+        assert!(read(&[]).is_err());
+        assert!(read(&[("WRENN_HOST_LISTEN_ADDR", "localhost:50051")]).is_ok());
+    }
+}

@@ -1,0 +1,78 @@
+//! What every sandbox's task shares: made once at the start.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use wrenn_vmm::Driver;
+
+use crate::config::Config;
+use crate::network::Slots;
+use crate::storage::{Images, Store};
+
+/// Kernel release and where it is.
+#[derive(Debug, Clone)]
+pub struct Kernel {
+    pub path: PathBuf,
+    pub initramfs: Option<PathBuf>,
+}
+
+/// Shared by all.
+pub struct Context {
+    pub config: Config,
+    pub store: Store,
+    pub images: Images,
+    pub slots: Arc<Slots>,
+    pub driver: Arc<dyn Driver>,
+    pub kernel: Kernel,
+    /// Private directory for control sockets.
+    pub run_dir: PathBuf,
+}
+
+/// No kernel for guests.
+#[derive(Debug, thiserror::Error)]
+#[error("no guest kernel in {}: put a vmlinux or vmlinux-VERSION there (`make images` makes one)", dir.display())]
+pub struct NoKernel {
+    dir: PathBuf,
+}
+
+impl Kernel {
+    /// The highest version in `{dir}/kernels`; a bare `vmlinux` counts as the lowest.
+    pub fn find(dir: &Path) -> Result<Self, NoKernel> {
+        let dir = dir.join("kernels");
+        let entries = std::fs::read_dir(&dir).into_iter().flatten().flatten();
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        let versions = names.filter_map(|name| match name.strip_prefix("vmlinux") {
+            Some("") => Some(String::new()),
+            Some(rest) => rest.strip_prefix('-').map(str::to_owned),
+            None => None,
+        });
+        let Some(version) = versions.max_by_key(|version| numbers(version)) else { return Err(NoKernel { dir }) };
+        let with = |base: &str| if version.is_empty() { dir.join(base) } else { dir.join(format!("{base}-{version}")) };
+        let initramfs = [with("initramfs"), dir.join("initramfs")].into_iter().find(|path| path.is_file());
+        Ok(Self { path: with("vmlinux"), initramfs })
+    }
+}
+
+/// Versions compare number by number: 6.10 is above 6.9.
+fn numbers(version: &str) -> Vec<u64> {
+    version.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_highest_kernel_wins_and_its_own_initramfs_goes_with_it() {
+        let home = tempfile::tempdir().unwrap();
+        let kernels = home.path().join("kernels");
+        std::fs::create_dir(&kernels).unwrap();
+        assert!(Kernel::find(home.path()).is_err());
+        for name in ["vmlinux", "vmlinux-6.9.2", "vmlinux-6.10.1", "initramfs-6.9.2", "initramfs"] {
+            std::fs::write(kernels.join(name), "").unwrap();
+        }
+        let found = Kernel::find(home.path()).unwrap();
+        assert_eq!(found.path, kernels.join("vmlinux-6.10.1"));
+        assert_eq!(found.initramfs, Some(kernels.join("initramfs")));
+    }
+}

@@ -1,0 +1,9 @@
+//! The way to one guest: sockets opened inside its namespace, the wait until envd is ready, the relay for others.
+
+mod dial;
+mod ready;
+mod relay;
+
+pub use dial::{GuestClient, GuestError};
+pub use ready::{Beacon, Greeting, wait_ready};
+pub use relay::relay;

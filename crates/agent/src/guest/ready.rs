@@ -1,0 +1,114 @@
+//! From a started VM to a sandbox that may be handed out: wait for envd's datagram, then one handshake.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr, UdpSocket as StdSocket};
+use std::time::Duration;
+
+use axum::body::Body;
+use http::Request;
+use tokio::net::UdpSocket;
+use wrenn_contract::guest::{GATEWAY_ADDR, INIT, Init, InitDone, READY_PORT};
+use wrenn_domain::limits::GUEST_READY_MAX;
+use wrenn_linux::netns::Netns;
+
+use super::dial::{GuestClient, GuestError};
+
+/// Should the datagram be lost, envd is asked this often.
+const ASK_EVERY: Duration = Duration::from_millis(200);
+/// Bytes of envd's confirmation.
+const ANSWER_BYTES_MAX: usize = 64 * 1024;
+/// A handshake is answered in milliseconds; a grown disk may take seconds.
+const HANDSHAKE_WAIT: Duration = Duration::from_secs(30);
+
+/// Hears the guest say that envd listens.
+pub struct Beacon(UdpSocket);
+
+impl Beacon {
+    /// Listens on the gateway's address; before the VM starts, so that nothing is missed.
+    pub fn listen(netns: &Netns) -> Result<Self, GuestError> {
+        let socket = netns.run(|| StdSocket::bind(SocketAddr::from((GATEWAY_ADDR, READY_PORT))));
+        let socket = socket.and_then(|socket| {
+            socket.set_nonblocking(true)?;
+            UdpSocket::from_std(socket)
+        });
+        socket.map(Self).map_err(GuestError::Listen)
+    }
+
+    async fn heard(&self) {
+        let mut buffer = [0u8; 64];
+        // What it says does not matter: only the handshake is believed.
+        let _ = self.0.recv(&mut buffer).await;
+    }
+}
+
+/// What the guest is told.
+pub struct Greeting<'a> {
+    pub sandbox_id: String,
+    pub template: &'a str,
+    pub token: &'a str,
+    pub default_user: &'a str,
+    pub default_workdir: &'a str,
+    pub env: &'a BTreeMap<String, String>,
+    pub dns: &'a [IpAddr],
+    pub proxy_domain: &'a str,
+}
+
+/// Waits for envd and hands over identity, token, entropy and clock. Only its confirmation makes a sandbox ready.
+pub async fn wait_ready(beacon: &Beacon, client: &GuestClient, greeting: &Greeting<'_>) -> Result<InitDone, GuestError> {
+    let lifecycle = uuid::Uuid::new_v4().to_string();
+    let done = tokio::time::timeout(GUEST_READY_MAX, async {
+        loop {
+            let _ = tokio::time::timeout(ASK_EVERY, beacon.heard()).await;
+            match handshake(client, greeting, &lifecycle).await {
+                // Nobody listens yet: the VM is still booting.
+                Err(GuestError::Call(error)) if error.is_connect() => {}
+                other => return other,
+            }
+        }
+    });
+    let done = done.await.map_err(|_| GuestError::Late(GUEST_READY_MAX.as_secs()))??;
+    if done.lifecycle_id.as_deref() != Some(&lifecycle) {
+        return Err(GuestError::NotConfirmed);
+    }
+    Ok(done)
+}
+
+async fn handshake(client: &GuestClient, greeting: &Greeting<'_>, lifecycle: &str) -> Result<InitDone, GuestError> {
+    let mut entropy = [0u8; 64];
+    getrandom::fill(&mut entropy).map_err(|error| GuestError::Listen(std::io::Error::other(error.to_string())))?;
+    let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    let init = Init {
+        lifecycle_id: Some(lifecycle.to_owned()),
+        access_token: Some(greeting.token.to_owned()),
+        timestamp_ns: Some(now_ns()),
+        entropy: Some(hex::encode(entropy)),
+        default_user: text(greeting.default_user),
+        default_workdir: text(greeting.default_workdir),
+        env_vars: greeting.env.clone(),
+        sandbox_id: Some(greeting.sandbox_id.clone()),
+        template_id: Some(greeting.template.to_owned()),
+        proxy_domain: text(greeting.proxy_domain),
+        dns: greeting.dns.to_vec(),
+        grow_root: true,
+    };
+    let body = serde_json::to_vec(&init).unwrap_or_default();
+    let request = Request::post(INIT).header("content-type", "application/json").body(Body::from(body));
+    let request = request.unwrap_or_default();
+    let answer = async {
+        let response = client.send(request).await?;
+        let status = response.status();
+        let body = axum::body::to_bytes(Body::new(response.into_body()), ANSWER_BYTES_MAX).await?;
+        if !status.is_success() {
+            let text = String::from_utf8_lossy(&body[..body.len().min(300)]).into_owned();
+            return Err(GuestError::Refused { status: status.as_u16(), text });
+        }
+        serde_json::from_slice(&body).map_err(|_| GuestError::NotConfirmed)
+    };
+    tokio::time::timeout(HANDSHAKE_WAIT, answer).await.unwrap_or(Err(GuestError::Late(HANDSHAKE_WAIT.as_secs())))
+}
+
+/// The host's clock, Unix nanoseconds.
+fn now_ns() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,116 @@
+//! Passes a request to envd and its answer back, streaming both ways. Reads nothing of either.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use axum::body::Body;
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
+use http::{HeaderMap, Request, Response};
+use hyper::body::{Body as _, Bytes, Frame, Incoming, SizeHint};
+use tokio::sync::OwnedSemaphorePermit;
+use wrenn_contract::guest::{INIT, SNAPSHOT_PREPARE, TOKEN_HEADER};
+use wrenn_contract::host::{AUTH_HEADER, RelayError};
+
+use super::dial::GuestClient;
+
+/// Headers that belong to one connection, not to the message. Source: RFC 9110, section 7.6.1.
+const HOP: [HeaderName; 5] = [CONNECTION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE];
+
+/// Relays one request whose path is `path_and_query` inside the guest.
+pub async fn relay(
+    client: &GuestClient,
+    path_and_query: &str,
+    mut request: Request<Body>,
+    activity: Arc<dyn Fn() + Send + Sync>,
+) -> Result<Response<Body>, RelayError> {
+    let path = path_and_query.split('?').next().unwrap_or_default();
+    // Identity and tokens are the agent's business alone.
+    if is_control(path) {
+        return Err(RelayError::NotFound);
+    }
+    let permit = client.permit().ok_or(RelayError::Busy)?;
+    *request.uri_mut() = path_and_query.parse().map_err(|_| RelayError::NotFound)?;
+    *request.version_mut() = http::Version::HTTP_11;
+    let had_length = request.headers().contains_key(CONTENT_LENGTH);
+    clean(request.headers_mut());
+    for name in [HOST, EXPECT, HeaderName::from_static(AUTH_HEADER), HeaderName::from_static(TOKEN_HEADER)] {
+        request.headers_mut().remove(name);
+    }
+    if !had_length && request.body().is_end_stream() {
+        request.headers_mut().insert(CONTENT_LENGTH, 0.into());
+    }
+    activity();
+    let response = client.send(request).await.map_err(|error| {
+        tracing::debug!(error = &error as &dyn std::error::Error, "a guest did not answer");
+        RelayError::Unresponsive
+    })?;
+    let (mut parts, body) = response.into_parts();
+    clean(&mut parts.headers);
+    let body = Body::new(Counted { body, activity, _permit: permit });
+    Ok(Response::from_parts(parts, body))
+}
+
+/// Whether envd would take this path for one of the agent's own, however it is written.
+fn is_control(path: &str) -> bool {
+    let decoded = path.replace("%2f", "/").replace("%2F", "/").replace("%69", "i").replace("%73", "s");
+    let plain: Vec<&str> = decoded.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
+    let joined = format!("/{}", plain.join("/"));
+    joined.starts_with(INIT) || joined.starts_with(SNAPSHOT_PREPARE) || joined.contains("..") || joined.contains('%')
+}
+
+fn clean(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect();
+    for name in named.into_iter().chain(HOP) {
+        headers.remove(name);
+    }
+}
+
+/// An answer's body: holds the call's place and counts as activity for as long as it lasts.
+struct Counted {
+    body: Incoming,
+    activity: Arc<dyn Fn() + Send + Sync>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl hyper::body::Body for Counted {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if polled.is_ready() {
+            (self.activity)();
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_agents_own_paths_cannot_be_reached_however_they_are_written() {
+        for path in ["/init", "//init", "/./init", "/%69nit", "/init/", "/snapshot/prepare", "/x/../init", "/in%69t"] {
+            assert!(is_control(path), "{path} would pass");
+        }
+        for path in ["/files", "/process.Process/Start", "/health", "/metrics"] {
+            assert!(!is_control(path), "{path} is refused");
+        }
+    }
+}

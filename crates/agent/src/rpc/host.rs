@@ -1,0 +1,158 @@
+//! `wrenn.host.v1.HostService`: parse, ask the registry, answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use connectrpc::{ConnectError, ErrorCode, RequestContext, Response, ServiceRequest, ServiceResult};
+use wrenn_contract::guest::HEALTH;
+use wrenn_contract::proto::wrenn::host::v1::{
+    CreateSandboxRequest, CreateSandboxResponse, DeleteSandboxRequest, DeleteSandboxResponse, GetConsoleRequest,
+    GetConsoleResponse, GetHostRequest, GetHostResponse, HostImage, HostService, ListSandboxesRequest,
+    ListSandboxesResponse, PingSandboxRequest, PingSandboxResponse, SandboxPhase, SandboxReport,
+};
+use wrenn_domain::ids::SandboxId;
+use wrenn_domain::sizes::{DiskMib, MemoryMib, Vcpus};
+
+use super::error::connect_error;
+use crate::ledger::Wish;
+use crate::sandbox::{Phase, Refusal, Registry, Report, memory_total_mib};
+
+/// A healthy guest answers in milliseconds.
+const PING_WAIT: Duration = Duration::from_secs(5);
+
+/// The service.
+pub struct Host(pub Arc<Registry>);
+
+#[allow(refining_impl_trait)]
+impl HostService for Host {
+    async fn get_host(
+        &self,
+        _ctx: RequestContext,
+        _request: ServiceRequest<'_, GetHostRequest>,
+    ) -> ServiceResult<GetHostResponse> {
+        let ctx = &self.0.ctx;
+        let room = ctx.store.room().map_err(|error| connect_error(&Refusal::Storage(error)))?;
+        let images = ctx.images.list();
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Response::ok(GetHostResponse {
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            vmm: ctx.driver.name().to_owned(),
+            vmm_version: ctx.driver.version().to_owned(),
+            acceleration: ctx.driver.acceleration().as_str().to_owned(),
+            cpu_cores: u32::try_from(cores).unwrap_or(u32::MAX),
+            memory_mib: memory_total_mib(),
+            disk_total_mib: room.total >> 20,
+            disk_free_mib: room.free >> 20,
+            templates: images.iter().map(|image| image.name.clone()).collect(),
+            images: images
+                .iter()
+                .map(|image| HostImage { name: image.name.clone(), size_bytes: image.bytes, ..Default::default() })
+                .collect(),
+            ..Default::default()
+        })
+    }
+
+    async fn create_sandbox(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, CreateSandboxRequest>,
+    ) -> ServiceResult<CreateSandboxResponse> {
+        let wish = wish(request.to_owned_message())?;
+        let report = self.0.create(wish).map_err(|refusal| connect_error(&refusal))?;
+        Response::ok(CreateSandboxResponse { report: render(report).into(), ..Default::default() })
+    }
+
+    async fn delete_sandbox(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, DeleteSandboxRequest>,
+    ) -> ServiceResult<DeleteSandboxResponse> {
+        let report = self.0.delete(id(request.sandbox_id)?);
+        Response::ok(DeleteSandboxResponse { report: render(report).into(), ..Default::default() })
+    }
+
+    async fn list_sandboxes(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, ListSandboxesRequest>,
+    ) -> ServiceResult<ListSandboxesResponse> {
+        let wait = Duration::from_millis(u64::from(request.wait_ms));
+        let (revision, reports) = self.0.list(request.since_revision, wait).await;
+        let sandboxes = reports.into_iter().map(render).collect();
+        Response::ok(ListSandboxesResponse { revision, sandboxes, ..Default::default() })
+    }
+
+    async fn ping_sandbox(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, PingSandboxRequest>,
+    ) -> ServiceResult<PingSandboxResponse> {
+        let id = id(request.sandbox_id)?;
+        let (running, _active) = self.0.running(id).map_err(|refusal| connect_error(&refusal))?;
+        let ask = http::Request::get(HEALTH).body(Body::empty()).unwrap_or_default();
+        match tokio::time::timeout(PING_WAIT, running.guest.send(ask)).await {
+            Ok(Ok(answer)) if answer.status().is_success() => Response::ok(PingSandboxResponse::default()),
+            _ => Err(connect_error(&Refusal::Unresponsive)),
+        }
+    }
+
+    async fn get_console(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, GetConsoleRequest>,
+    ) -> ServiceResult<GetConsoleResponse> {
+        let id = id(request.sandbox_id)?;
+        let (running, _active) = self.0.running(id).map_err(|refusal| connect_error(&refusal))?;
+        Response::ok(GetConsoleResponse { output: running.machine.console().await, ..Default::default() })
+    }
+}
+
+fn invalid(text: impl Into<String>) -> ConnectError {
+    ConnectError::new(ErrorCode::InvalidArgument, text.into())
+}
+
+fn id(text: &str) -> Result<SandboxId, ConnectError> {
+    text.parse().map_err(|error: wrenn_domain::ids::InvalidId| invalid(error.to_string()))
+}
+
+/// Everything is checked again: an agent does not trust what a control plane should have checked.
+fn wish(request: CreateSandboxRequest) -> Result<Wish, ConnectError> {
+    let refused = |failure: wrenn_domain::failure::Failure| invalid(failure.message);
+    Ok(Wish {
+        id: id(&request.sandbox_id)?,
+        template: request.template,
+        vcpus: Vcpus::parse(i64::from(request.vcpus)).map_err(refused)?.get(),
+        memory_mib: MemoryMib::parse(i64::from(request.memory_mib)).map_err(refused)?.get(),
+        disk_mib: DiskMib::parse(i64::from(request.disk_mib)).map_err(refused)?.get(),
+        timeout_sec: request.timeout_sec,
+        default_user: request.default_user,
+        default_env: request.default_env.into_iter().collect(),
+    })
+}
+
+fn render(report: Report) -> SandboxReport {
+    let phase = match report.phase {
+        Phase::Starting => SandboxPhase::Starting,
+        Phase::Running => SandboxPhase::Running,
+        Phase::Stopping => SandboxPhase::Stopping,
+        Phase::Gone => SandboxPhase::Gone,
+        Phase::Failed => SandboxPhase::Failed,
+        Phase::Crashed => SandboxPhase::Crashed,
+    };
+    SandboxReport {
+        sandbox_id: report.wish.id.to_string(),
+        generation: report.generation,
+        phase: phase.into(),
+        template: report.wish.template,
+        vcpus: report.wish.vcpus,
+        memory_mib: report.wish.memory_mib,
+        disk_mib: report.wish.disk_mib,
+        started_at_ms: report.started_at_ms,
+        last_active_at_ms: report.last_active_at_ms,
+        metadata: report.metadata.into_iter().collect(),
+        reason: report.reason,
+        reason_code: report.reason_code.to_owned(),
+        ..Default::default()
+    }
+}

@@ -1,0 +1,119 @@
+//! What a new agent does with what its predecessor left.
+//!
+//! | ledger | found | done |
+//! |---|---|---|
+//! | begun, machine | half-made | removed; the control plane asks again |
+//! | ready | its VM runs | taken over |
+//! | ready | no VM | crashed, disk kept |
+//! | deleting | anything | removed |
+//! | unreadable | anything | set aside in quarantine/, its VM ended |
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use wrenn_domain::ids::SandboxId;
+use wrenn_linux::process::{self, Process};
+
+use super::registry::Registry;
+use crate::context::Context;
+use crate::ledger::{Ledger, Step};
+use crate::network::NetworkError;
+
+const KILL_WAIT: Duration = Duration::from_secs(10);
+
+/// Reads every ledger and acts on it, then removes networks nobody owns.
+pub async fn recover(registry: &Arc<Registry>) -> Result<(), NetworkError> {
+    let ctx = Arc::clone(&registry.ctx);
+    for (id, dir) in sandbox_dirs(&ctx) {
+        let Some(id) = id else {
+            set_aside(&ctx, &dir);
+            continue;
+        };
+        match Ledger::read(&dir, id) {
+            Err(error) => {
+                tracing::error!(sandbox = %id, error = &error as &dyn std::error::Error, "the ledger of {id} cannot be read");
+                kill_users(&dir).await;
+                // A directory without any ledger was being made or removed: there is nothing in it to keep.
+                if dir.join("ledger.json").exists() { set_aside(&ctx, &dir) } else { remove(&ctx, id).await }
+            }
+            Ok(ledger) => match ledger.step {
+                Step::Begun | Step::Machine | Step::Deleting => {
+                    tracing::info!(sandbox = %id, step = ?ledger.step, "{id} was left half-way; removing it");
+                    remove(&ctx, id).await;
+                }
+                Step::Ready => take_over(registry, ledger).await,
+            },
+        }
+    }
+    // Adopting tasks claim their slots before anything else, but they are tasks: claimed here already.
+    ctx.slots.discard_orphans().await
+}
+
+async fn take_over(registry: &Arc<Registry>, ledger: Ledger) {
+    let id = ledger.wish.id;
+    if let Some(number) = ledger.slot {
+        // Claimed before orphans are looked for.
+        let _ = registry.ctx.slots.adopt(number);
+    }
+    let machine = match ledger.machine.clone() {
+        None => None,
+        Some(record) => match registry.ctx.driver.adopt(record).await {
+            Ok(machine) => machine,
+            Err(error) => {
+                tracing::error!(sandbox = %id, error = &error as &dyn std::error::Error, "the VM of {id} does not answer; ending it");
+                kill_users(&registry.ctx.store.sandbox_dir(id)).await;
+                None
+            }
+        },
+    };
+    registry.adopt(ledger, machine);
+}
+
+/// Every entry below sandboxes/, with its id when its name is one.
+fn sandbox_dirs(ctx: &Context) -> Vec<(Option<SandboxId>, std::path::PathBuf)> {
+    let entries = std::fs::read_dir(ctx.store.root().join("sandboxes")).into_iter().flatten().flatten();
+    entries.map(|entry| (entry.file_name().to_str().and_then(|name| name.parse().ok()), entry.path())).collect()
+}
+
+fn set_aside(ctx: &Context, dir: &Path) {
+    match ctx.store.quarantine(dir) {
+        Ok(place) => tracing::error!(from = %dir.display(), to = %place.display(), "something odd was set aside; look at it and remove it"),
+        Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "something odd could not be set aside"),
+    }
+}
+
+async fn remove(ctx: &Context, id: SandboxId) {
+    kill_users(&ctx.store.sandbox_dir(id)).await;
+    if let Err(error) = ctx.store.remove_sandbox_dir(id) {
+        tracing::error!(sandbox = %id, error = &error as &dyn std::error::Error, "the files of {id} do not go");
+    }
+    let _ = std::fs::remove_dir_all(ctx.run_dir.join(id.to_string()));
+}
+
+/// Ends VMMs that name this directory in their arguments.
+pub(super) async fn kill_users(dir: &Path) {
+    let mark = format!("{}/", dir.display());
+    for identity in process::with_argument(&mark) {
+        let Some(found) = Process::find(identity) else { continue };
+        tracing::warn!(pid = identity.pid, "ending a VMM nobody owns");
+        if let Err(error) = found.kill(KILL_WAIT).await {
+            tracing::error!(error = &error as &dyn std::error::Error, "a VMM does not end");
+        }
+    }
+}
+
+/// Removes every sandbox and everything of this instance on the machine.
+pub async fn purge(ctx: &Context) -> Result<(), crate::AgentError> {
+    for (id, dir) in sandbox_dirs(ctx) {
+        match id {
+            Some(id) => remove(ctx, id).await,
+            None => set_aside(ctx, &dir),
+        }
+    }
+    ctx.slots.discard_orphans().await?;
+    ctx.slots.close().await?;
+    let _ = std::fs::remove_dir_all(&ctx.run_dir);
+    ctx.store.close()?;
+    Ok(())
+}

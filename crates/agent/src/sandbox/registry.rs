@@ -1,0 +1,249 @@
+//! All sandboxes of this host: who exists, what is said of them, and the way to the task that owns each.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+use wrenn_domain::ids::SandboxId;
+use wrenn_domain::limits::{LIST_WAIT_MAX, SANDBOXES_PER_HOST_MAX, TOMBSTONE_KEPT};
+use wrenn_domain::names::TemplateName;
+use wrenn_vmm::Machine;
+
+use super::report::{Phase, Report, Revision, now_ms};
+use super::runner;
+use crate::context::Context;
+use crate::guest::GuestClient;
+use crate::ledger::{Ledger, Wish};
+use crate::storage::StorageError;
+
+/// MiB of host memory that are never given to guests.
+const MEMORY_RESERVE_MIB: u64 = 1024;
+
+/// Why a wish is not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    #[error("no such sandbox on this host")]
+    NotFound,
+    #[error("the sandbox is not running")]
+    NotRunning,
+    #[error("the sandbox was deleted before it was made")]
+    Deleted,
+    #[error("{0}")]
+    Invalid(String),
+    #[error("{0}")]
+    NoRoom(String),
+    #[error("there is no template {0} on this host")]
+    NoTemplate(String),
+    #[error("the guest does not answer")]
+    Unresponsive,
+    #[error("the host failed")]
+    Storage(#[source] StorageError),
+}
+
+/// What others need of a running sandbox.
+#[derive(Clone)]
+pub struct Running {
+    pub guest: Arc<GuestClient>,
+    pub machine: Arc<dyn Machine>,
+}
+
+pub(super) struct Entry {
+    report: Report,
+    running: Option<Running>,
+    /// Set to ask the owning task to delete everything.
+    pub(super) delete: CancellationToken,
+    active_at_ms: Arc<AtomicI64>,
+    /// When a gone one is forgotten.
+    forget_at: Option<Instant>,
+}
+
+/// The registry.
+pub struct Registry {
+    pub(super) ctx: Arc<Context>,
+    entries: Mutex<HashMap<SandboxId, Entry>>,
+    revision: Revision,
+}
+
+impl Registry {
+    /// An empty one.
+    pub fn new(ctx: Arc<Context>, revision: Revision) -> Arc<Self> {
+        Arc::new(Self { ctx, entries: Mutex::default(), revision })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<SandboxId, Entry>> {
+        self.entries.lock().expect("no holder of this lock can panic")
+    }
+
+    /// Takes a wish and answers at once; the same id again gets the present report.
+    pub fn create(self: &Arc<Self>, wish: Wish) -> Result<Report, Refusal> {
+        let id = wish.id;
+        if let Some(report) = self.present(id)? {
+            return Ok(report);
+        }
+        self.admit(&wish)?;
+        let report = {
+            let mut entries = self.lock();
+            if entries.contains_key(&id) {
+                drop(entries);
+                return self.present(id)?.ok_or(Refusal::Deleted);
+            }
+            entries.insert(id, Entry::new(Report::starting(wish.clone())));
+            drop(entries);
+            self.change(id, |_| {}).ok_or(Refusal::NotFound)?
+        };
+        runner::spawn(self, wish, None);
+        Ok(report)
+    }
+
+    /// Puts a predecessor's sandbox back: running ones with their machine, crashed ones as such.
+    pub(super) fn adopt(self: &Arc<Self>, ledger: Ledger, machine: Option<Arc<dyn Machine>>) {
+        let wish = ledger.wish.clone();
+        self.lock().insert(wish.id, Entry::new(Report::starting(wish.clone())));
+        runner::spawn(self, wish, Some((ledger, machine)));
+    }
+
+    fn present(&self, id: SandboxId) -> Result<Option<Report>, Refusal> {
+        match self.lock().get(&id) {
+            None => Ok(None),
+            Some(entry) if entry.report.phase == Phase::Gone => Err(Refusal::Deleted),
+            Some(entry) => Ok(Some(entry.shown())),
+        }
+    }
+
+    fn admit(&self, wish: &Wish) -> Result<(), Refusal> {
+        wish.template.parse::<TemplateName>().map_err(|error| Refusal::Invalid(error.message))?;
+        let image = self.ctx.images.get(&wish.template).map_err(|_| Refusal::NoTemplate(wish.template.clone()))?;
+        if u64::from(wish.disk_mib) << 20 < image.bytes {
+            let error = StorageError::TooSmall { min_mib: image.bytes.div_ceil(1 << 20), asked_mib: wish.disk_mib };
+            return Err(Refusal::Invalid(error.to_string()));
+        }
+        match self.ctx.store.admit() {
+            Err(error @ StorageError::Full { .. }) => return Err(Refusal::NoRoom(error.to_string())),
+            other => other.map_err(Refusal::Storage)?,
+        }
+        let entries = self.lock();
+        let living = entries.values().filter(|e| matches!(e.report.phase, Phase::Starting | Phase::Running));
+        let (count, used) = living.fold((0usize, 0u64), |(n, mib), e| (n + 1, mib + u64::from(e.report.wish.memory_mib)));
+        let total = memory_total_mib().saturating_sub(MEMORY_RESERVE_MIB);
+        if used + u64::from(wish.memory_mib) > total {
+            return Err(Refusal::NoRoom(format!("the host has {} MiB of memory left for capsules", total.saturating_sub(used))));
+        }
+        if count >= SANDBOXES_PER_HOST_MAX {
+            return Err(Refusal::NoRoom(format!("the host runs {SANDBOXES_PER_HOST_MAX} capsules, as many as it may")));
+        }
+        Ok(())
+    }
+
+    /// Asks for the end of a sandbox and answers at once. One never heard of leaves a tombstone.
+    pub fn delete(self: &Arc<Self>, id: SandboxId) -> Report {
+        let known = {
+            let mut entries = self.lock();
+            match entries.get(&id) {
+                Some(entry) => {
+                    entry.delete.cancel();
+                    Some((entry.shown(), entry.report.phase))
+                }
+                None => {
+                    let wish = Wish {
+                        id,
+                        template: String::new(),
+                        vcpus: 0,
+                        memory_mib: 0,
+                        disk_mib: 0,
+                        timeout_sec: 0,
+                        default_user: String::new(),
+                        default_env: std::collections::BTreeMap::new(),
+                    };
+                    entries.insert(id, Entry::new(Report::starting(wish)));
+                    None
+                }
+            }
+        };
+        match known {
+            None => self.gone(id),
+            Some((report, Phase::Gone | Phase::Stopping)) => report,
+            Some((report, _)) => self.change(id, |report| report.phase = Phase::Stopping).unwrap_or(report),
+        }
+    }
+
+    /// Notes that nothing is left; the id is remembered a while so that a late create cannot bring it back.
+    pub(super) fn gone(self: &Arc<Self>, id: SandboxId) -> Report {
+        if let Some(entry) = self.lock().get_mut(&id) {
+            entry.running = None;
+            entry.forget_at = Some(Instant::now() + TOMBSTONE_KEPT);
+        }
+        let report = self.change(id, |report| report.phase = Phase::Gone);
+        report.expect("an entry is forgotten only long after it is gone")
+    }
+
+    /// Reports of all, and the revision they belong to. With `since` it waits for something newer, at most `wait`.
+    pub async fn list(&self, since: u64, wait: Duration) -> (u64, Vec<Report>) {
+        if since > 0 {
+            let mut news = self.revision.subscribe();
+            let _ = tokio::time::timeout(wait.min(LIST_WAIT_MAX), news.wait_for(|now| *now > since)).await;
+        }
+        let mut entries = self.lock();
+        let now = Instant::now();
+        entries.retain(|_, entry| entry.forget_at.is_none_or(|at| at > now));
+        let revision = *self.revision.subscribe().borrow();
+        (revision, entries.values().map(Entry::shown).collect())
+    }
+
+    /// The running sandbox of this id, counted as active now.
+    pub fn running(&self, id: SandboxId) -> Result<(Running, Arc<dyn Fn() + Send + Sync>), Refusal> {
+        let entries = self.lock();
+        let entry = entries.get(&id).filter(|e| e.report.phase != Phase::Gone).ok_or(Refusal::NotFound)?;
+        let running = entry.running.clone().ok_or(Refusal::NotRunning)?;
+        let active = Arc::clone(&entry.active_at_ms);
+        active.store(now_ms(), Ordering::Relaxed);
+        Ok((running, Arc::new(move || active.store(now_ms(), Ordering::Relaxed))))
+    }
+
+    /// Changes a report; the new one is out when this returns.
+    pub(super) fn change(&self, id: SandboxId, change: impl FnOnce(&mut Report)) -> Option<Report> {
+        let mut entries = self.lock();
+        let entry = entries.get_mut(&id)?;
+        change(&mut entry.report);
+        let revision = self.revision.next();
+        entry.report.generation = revision;
+        let shown = entry.shown();
+        // Published while the list is locked: nobody can see the revision without the change.
+        self.revision.publish(revision);
+        Some(shown)
+    }
+
+    pub(super) fn set_running(&self, id: SandboxId, running: Option<Running>) {
+        if let Some(entry) = self.lock().get_mut(&id) {
+            if running.is_some() {
+                entry.active_at_ms.store(now_ms(), Ordering::Relaxed);
+            }
+            entry.running = running;
+        }
+    }
+
+    pub(super) fn delete_token(&self, id: SandboxId) -> CancellationToken {
+        self.lock().get(&id).map(|entry| entry.delete.clone()).unwrap_or_default()
+    }
+}
+
+impl Entry {
+    fn new(report: Report) -> Self {
+        Self { report, running: None, delete: CancellationToken::new(), active_at_ms: Arc::default(), forget_at: None }
+    }
+
+    fn shown(&self) -> Report {
+        let mut report = self.report.clone();
+        report.last_active_at_ms = self.active_at_ms.load(Ordering::Relaxed);
+        report
+    }
+}
+
+/// MiB of this host's memory.
+pub fn memory_total_mib() -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok()).map_or(0, |kib| kib / 1024)
+}
+

@@ -1,0 +1,194 @@
+//! The place where sandboxes' files live. Its file system must share blocks between files.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use wrenn_domain::ids::SandboxId;
+use wrenn_domain::limits::HOST_DISK_RESERVE_BYTES;
+use wrenn_linux::mounts::{self, Room};
+use wrenn_linux::tool::{self, ToolError};
+use wrenn_linux::{files, loopdev};
+
+/// Making a file system writes a few megabytes.
+const MKFS_WAIT: Duration = Duration::from_secs(120);
+/// Bytes of the store file when nothing is set: at most this, and at most four fifths of what is free. The file is sparse.
+const STORE_BYTES_DEFAULT: u64 = 200 << 30;
+/// XFS refuses less.
+const STORE_BYTES_MIN: u64 = 512 << 20;
+
+/// A step with files failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    #[error("could not {act} {}", path.display())]
+    File { act: &'static str, path: PathBuf, source: io::Error },
+    #[error("could not make a file system")]
+    Tool(#[from] ToolError),
+    #[error("mkfs.xfs is not installed (Debian package xfsprogs), and {} cannot share blocks between files", dir.display())]
+    NoXfs { dir: PathBuf },
+    #[error("the host's disk is full: {free_mib} MiB are free and {reserve_mib} MiB are kept for running sandboxes; free some space on the host or delete capsules")]
+    Full { free_mib: u64, reserve_mib: u64 },
+    #[error("there is no template {0} on this host")]
+    NoImage(String),
+    #[error("disk_size_mb must be at least {min_mib}, the size of the template's image; {asked_mib} was asked")]
+    TooSmall { min_mib: u64, asked_mib: u32 },
+}
+
+fn failed(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StorageError {
+    let path = path.to_owned();
+    move |source| StorageError::File { act, path, source }
+}
+
+/// The store.
+#[derive(Debug, Clone)]
+pub struct Store {
+    dir: PathBuf,
+    root: PathBuf,
+}
+
+impl Store {
+    /// Opens it; makes and mounts an XFS of our own where the disk cannot share blocks. A predecessor's mount is taken over.
+    pub async fn open(dir: &Path, bytes: Option<u64>) -> Result<Self, StorageError> {
+        for name in ["kernels", "images", "sandboxes", "snapshots"] {
+            let path = dir.join(name);
+            std::fs::create_dir_all(&path).map_err(failed("create", &path))?;
+        }
+        let root = if can_share(dir)? { dir.to_owned() } else { own_xfs(dir, bytes).await? };
+        for name in ["images", "sandboxes", "snapshots", "quarantine"] {
+            let path = root.join(name);
+            std::fs::create_dir_all(&path).map_err(failed("create", &path))?;
+        }
+        Ok(Self { dir: dir.to_owned(), root })
+    }
+
+    /// Where operators publish kernels and images.
+    pub fn published(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Where images and sandboxes live.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// A sandbox's own directory.
+    pub fn sandbox_dir(&self, id: SandboxId) -> PathBuf {
+        self.root.join("sandboxes").join(id.to_string())
+    }
+
+    /// Bytes, the scarcer of the store and the disk its file lies on.
+    pub fn room(&self) -> Result<Room, StorageError> {
+        let inside = mounts::room(&self.root).map_err(failed("look at", &self.root))?;
+        let beneath = mounts::room(&self.dir).map_err(failed("look at", &self.dir))?;
+        Ok(if beneath.free < inside.free { beneath } else { inside })
+    }
+
+    /// Refuses while only the reserve is left, so that running sandboxes can still write.
+    pub fn admit(&self) -> Result<(), StorageError> {
+        let free = self.room()?.free;
+        if free < HOST_DISK_RESERVE_BYTES {
+            return Err(StorageError::Full { free_mib: free >> 20, reserve_mib: HOST_DISK_RESERVE_BYTES >> 20 });
+        }
+        Ok(())
+    }
+
+    /// Makes a sandbox's directory; one that is there is no error.
+    pub fn create_sandbox_dir(&self, id: SandboxId) -> Result<PathBuf, StorageError> {
+        use std::os::unix::fs::DirBuilderExt;
+        let dir = self.sandbox_dir(id);
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
+        made.and_then(|()| files::sync_directory(&self.root.join("sandboxes"))).map_err(failed("create", &dir))?;
+        Ok(dir)
+    }
+
+    /// Clones an image as a sandbox's disk of `disk_mib`.
+    pub fn create_disk(&self, image: &Path, image_bytes: u64, disk: &Path, disk_mib: u32) -> Result<(), StorageError> {
+        let wanted = u64::from(disk_mib) << 20;
+        if wanted < image_bytes {
+            return Err(StorageError::TooSmall { min_mib: image_bytes.div_ceil(1 << 20), asked_mib: disk_mib });
+        }
+        let cloned = files::reflink(image, disk).and_then(|file| file.set_len(wanted));
+        cloned.map_err(failed("make", disk))
+    }
+
+    /// Removes everything of a sandbox; nothing there is no error.
+    pub fn remove_sandbox_dir(&self, id: SandboxId) -> Result<(), StorageError> {
+        let dir = self.sandbox_dir(id);
+        match std::fs::remove_dir_all(&dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other
+                .and_then(|()| files::sync_directory(&self.root.join("sandboxes")))
+                .map_err(failed("remove", &dir)),
+        }
+    }
+
+    /// Sets something odd aside for a person to look at.
+    pub fn quarantine(&self, path: &Path) -> Result<PathBuf, StorageError> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let place = self.root.join("quarantine");
+        let free = (0..u32::MAX).map(|n| place.join(format!("{name}.{n}"))).find(|target| !target.exists());
+        let target = free.unwrap_or_else(|| place.join(name));
+        std::fs::rename(path, &target).map_err(failed("set aside", path))?;
+        Ok(target)
+    }
+
+    /// Unmounts and detaches a store of our own. Fails while something in it is in use; it then stays for the next start.
+    pub fn close(&self) -> Result<(), StorageError> {
+        if self.root == self.dir {
+            return Ok(());
+        }
+        let backing = self.dir.join("store.xfs");
+        let device = loopdev::find(&backing).map_err(failed("find the device of", &backing))?;
+        mounts::unmount(&self.root).map_err(failed("unmount", &self.root))?;
+        match device {
+            Some(device) => loopdev::detach(&device).map_err(failed("detach", &device)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Whether files of this directory can share blocks: found out by doing it.
+fn can_share(dir: &Path) -> Result<bool, StorageError> {
+    let (one, two) = (dir.join(".probe-1"), dir.join(".probe-2"));
+    let _ = std::fs::remove_file(&two);
+    std::fs::write(&one, [1u8; 4096]).map_err(failed("write", &one))?;
+    let shared = files::reflink(&one, &two).is_ok();
+    let _ = std::fs::remove_file(&one);
+    let _ = std::fs::remove_file(&two);
+    Ok(shared)
+}
+
+async fn own_xfs(dir: &Path, bytes: Option<u64>) -> Result<PathBuf, StorageError> {
+    let (backing, root) = (dir.join("store.xfs"), dir.join("store"));
+    std::fs::create_dir_all(&root).map_err(failed("create", &root))?;
+    if mounts::is_mounted(&root).map_err(failed("look at", &root))? {
+        return Ok(root);
+    }
+    if !backing.exists() {
+        make_xfs(dir, &backing, bytes).await?;
+    }
+    let device = match loopdev::find(&backing).map_err(failed("find the device of", &backing))? {
+        Some(device) => device,
+        None => loopdev::attach(&backing).map_err(failed("attach", &backing))?,
+    };
+    if let Err(source) = mounts::mount_xfs(&device, &root) {
+        let _ = loopdev::detach(&device);
+        return Err(StorageError::File { act: "mount", path: backing, source });
+    }
+    tracing::info!(store = %backing.display(), "this disk cannot share blocks between files: using an XFS store of our own");
+    Ok(root)
+}
+
+/// Made under another name first, so that a kill in the middle leaves no half-made store.
+async fn make_xfs(dir: &Path, backing: &Path, bytes: Option<u64>) -> Result<(), StorageError> {
+    let mkfs = ["/usr/sbin/mkfs.xfs", "/sbin/mkfs.xfs"].map(PathBuf::from).into_iter().find(|p| p.exists());
+    let mkfs = mkfs.ok_or_else(|| StorageError::NoXfs { dir: dir.to_owned() })?;
+    let free = mounts::room(dir).map_err(failed("look at", dir))?.free;
+    let bytes = bytes.unwrap_or_else(|| STORE_BYTES_DEFAULT.min(free / 5 * 4).max(STORE_BYTES_MIN));
+    let fresh = backing.with_extension("new");
+    let made = std::fs::File::create(&fresh).and_then(|file| file.set_len(bytes));
+    made.map_err(failed("make", &fresh))?;
+    let args = ["-q", "-f", "-m", "reflink=1", &fresh.display().to_string()];
+    tool::run(&mkfs, &args, MKFS_WAIT).await?;
+    std::fs::rename(&fresh, backing).and_then(|()| files::sync_directory(dir)).map_err(failed("make", backing))
+}
