@@ -61,7 +61,7 @@ pub(super) struct Entry {
 
 /// The registry.
 pub struct Registry {
-    pub(super) ctx: Arc<Context>,
+    pub ctx: Arc<Context>,
     entries: Mutex<HashMap<SandboxId, Entry>>,
     revision: Revision,
 }
