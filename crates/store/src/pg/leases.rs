@@ -75,7 +75,7 @@ impl Store {
                 "WITH taken AS (
                    UPDATE sandboxes SET lease_owner = $3, lease_until = now() + $4 * interval '1 millisecond'
                    WHERE id = $1 AND state = $2 AND next_attempt_at <= now()
-                     AND (lease_until IS NULL OR lease_until < now() OR lease_owner = $3) RETURNING *)
+                     AND (lease_until IS NULL OR lease_until < now()) RETURNING *)
                  SELECT taken.*, h.address FROM taken LEFT JOIN hosts h ON h.id = taken.host_id",
             )
             .bind(id.uuid())

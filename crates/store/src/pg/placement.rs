@@ -15,7 +15,7 @@ use wrenn_domain::names::TemplateName;
 use wrenn_domain::sizes::{DiskMib, MemoryMib, TimeoutSec, Vcpus};
 
 use super::sandboxes::sandbox;
-use super::{Sandbox, signals};
+use super::Sandbox;
 use crate::{Store, StoreError};
 
 /// A host that can take sandboxes, and what it carries now.
@@ -105,7 +105,6 @@ impl Store {
                 _ => return Ok(Placed::Full),
             }
             let row = insert(new, host, owner, keep).fetch_one(&mut *tx).await?;
-            signals::announce(&mut tx, new.id).await?;
             tx.commit().await?;
             Ok(Placed::Here(Box::new(sandbox(&row)?)))
         })

@@ -13,6 +13,7 @@ use wrenn_domain::ids::{HostId, SandboxId, TeamId};
 use wrenn_domain::limits::LIST_CAPSULES_MAX;
 use wrenn_domain::sandbox::SandboxState;
 
+use super::signals::DUE_CHANNEL;
 use crate::error::corrupt;
 use crate::{Store, StoreError};
 
@@ -68,7 +69,7 @@ pub struct Change {
     /// Text for the user and code, of a failure.
     pub error: Option<(String, String)>,
     pub report: Option<ReportMark>,
-    /// Frees the lease and makes the row due at once.
+    /// Frees the lease, makes the row due at once, and tells every control plane.
     pub due_now: bool,
 }
 
@@ -173,7 +174,7 @@ impl Store {
         let mark = report.clone().unwrap_or_default();
         self.run("change a sandbox", || async {
             let row = sqlx::query(
-                "UPDATE sandboxes SET
+                "WITH changed AS (UPDATE sandboxes SET
                    state = coalesce($3, state), desired = coalesce($4, desired), generation = generation + 1,
                    error = coalesce($5, error), error_code = coalesce($6, error_code),
                    report_generation = CASE WHEN $7 THEN $8 ELSE report_generation END,
@@ -185,7 +186,8 @@ impl Store {
                    lease_until = CASE WHEN $13 THEN NULL ELSE lease_until END,
                    attempts = CASE WHEN $13 THEN 0 ELSE attempts END,
                    next_attempt_at = CASE WHEN $13 THEN now() ELSE next_attempt_at END
-                 WHERE id = $1 AND generation = $2 RETURNING *",
+                 WHERE id = $1 AND generation = $2 RETURNING *)
+                 SELECT changed.*, CASE WHEN $13 THEN pg_notify($14, $15)::text END AS told FROM changed",
             )
             .bind(id.uuid())
             .bind(seen)
@@ -200,6 +202,8 @@ impl Store {
             .bind(mark.last_active_at)
             .bind(Json(&mark.metadata))
             .bind(change.due_now)
+            .bind(DUE_CHANNEL)
+            .bind(id.to_string())
             .fetch_optional(&self.pool)
             .await?;
             if let Some(row) = row {

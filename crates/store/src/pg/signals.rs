@@ -5,9 +5,10 @@ use wrenn_domain::ids::SandboxId;
 
 use crate::{Store, StoreError};
 
-const CHANNEL: &str = "wrenn_sandboxes";
+/// Where ids of sandboxes that became due are announced.
+pub(super) const DUE_CHANNEL: &str = "wrenn_due";
 
-/// News about a sandbox: its row changed in a way somebody may have to act on.
+/// News about a sandbox: somebody wants its end and whoever is first may bring it about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
     /// This sandbox.
@@ -34,28 +35,7 @@ impl Store {
     pub async fn listen(&self) -> Result<Signals, StoreError> {
         let act = "listen for signals";
         let mut ear = PgListener::connect_with(&self.pool).await.map_err(|e| StoreError::of(act, e))?;
-        ear.listen(CHANNEL).await.map_err(|e| StoreError::of(act, e))?;
+        ear.listen(DUE_CHANNEL).await.map_err(|e| StoreError::of(act, e))?;
         Ok(Signals(ear))
     }
-
-    /// Tells every control plane to look at a sandbox.
-    pub async fn announce(&self, id: SandboxId) -> Result<(), StoreError> {
-        self.run("announce a change", || async {
-            sqlx::query("SELECT pg_notify($1, $2)")
-                .bind(CHANNEL)
-                .bind(id.to_string())
-                .execute(&self.pool)
-                .await
-                .map(|_| ())
-        })
-        .await
-    }
-}
-
-/// Tells when the transaction commits.
-pub(super) async fn announce(
-    tx: &mut sqlx::Transaction<'_, sqlx::Postgres>,
-    id: SandboxId,
-) -> Result<(), sqlx::Error> {
-    sqlx::query("SELECT pg_notify($1, $2)").bind(CHANNEL).bind(id.to_string()).execute(&mut **tx).await.map(|_| ())
 }

@@ -22,7 +22,7 @@ pub use guest::find_envd;
 use guest::GuestProcess;
 
 /// Token every simulated host expects.
-pub const TOKEN: &str = "test-host-token";
+pub const TOKEN: &str = "the-token-of-test-hosts";
 
 /// What runs in a sandbox.
 #[derive(Debug, Clone, PartialEq, Eq)]

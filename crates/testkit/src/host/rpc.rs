@@ -45,38 +45,8 @@ impl HostService for Rpc {
         request: ServiceRequest<'_, CreateSandboxRequest>,
     ) -> ServiceResult<CreateSandboxResponse> {
         let wish = request.to_owned_message();
-        let behaviour = self.0.behaviour();
-        tokio::time::sleep(behaviour.delay).await;
-        let report = {
-            let mut state = self.0.state.lock().expect("no panic while held");
-            *state.creates.entry(wish.sandbox_id.clone()).or_default() += 1;
-            if let Some(code) = behaviour.refuse_create {
-                return Err(ConnectError::new(code, "refused on purpose"));
-            }
-            if state.tombstones.contains(&wish.sandbox_id) {
-                return Err(ConnectError::new(ErrorCode::FailedPrecondition, "this sandbox was deleted"));
-            }
-            if let Some(sim) = state.sandboxes.get(&wish.sandbox_id) {
-                return Response::ok(CreateSandboxResponse { report: sim.report.clone().into(), ..Default::default() });
-            }
-            let report = SandboxReport {
-                sandbox_id: wish.sandbox_id.clone(),
-                generation: 1,
-                phase: SandboxPhase::Starting.into(),
-                template: wish.template,
-                vcpus: wish.vcpus,
-                memory_mib: wish.memory_mib,
-                disk_mib: wish.disk_mib,
-                ..Default::default()
-            };
-            state.sandboxes.insert(wish.sandbox_id.clone(), Sim { report: report.clone(), guest: None });
-            state.revision += 1;
-            self.0.revision.send_replace(state.revision);
-            report
-        };
-        if !behaviour.hold_starts {
-            tokio::spawn(boot(self.0.clone(), wish.sandbox_id));
-        }
+        // Goes on when the caller hangs up, as a real host does.
+        let report = tokio::spawn(create(self.0.clone(), wish)).await.map_err(|_| ConnectError::internal("panicked"))??;
         Response::ok(CreateSandboxResponse { report: report.into(), ..Default::default() })
     }
 
@@ -155,6 +125,43 @@ impl HostService for Rpc {
     ) -> ServiceResult<GetConsoleResponse> {
         Response::ok(GetConsoleResponse::default())
     }
+}
+
+async fn create(inner: Arc<Inner>, wish: CreateSandboxRequest) -> Result<SandboxReport, ConnectError> {
+    let behaviour = inner.behaviour();
+    tokio::time::sleep(behaviour.delay).await;
+    let report = {
+        let mut state = inner.state.lock().expect("no panic while held");
+        *state.creates.entry(wish.sandbox_id.clone()).or_default() += 1;
+        if let Some(code) = behaviour.refuse_create {
+            return Err(ConnectError::new(code, "refused on purpose"));
+        }
+        if state.tombstones.contains(&wish.sandbox_id) {
+            return Err(ConnectError::new(ErrorCode::FailedPrecondition, "this sandbox was deleted"));
+        }
+        if let Some(sim) = state.sandboxes.get(&wish.sandbox_id) {
+            return Ok(sim.report.clone());
+        }
+        let report = SandboxReport {
+            sandbox_id: wish.sandbox_id.clone(),
+            generation: 1,
+            phase: SandboxPhase::Starting.into(),
+            template: wish.template,
+            vcpus: wish.vcpus,
+            memory_mib: wish.memory_mib,
+            disk_mib: wish.disk_mib,
+            ..Default::default()
+        };
+        state.sandboxes.insert(wish.sandbox_id.clone(), Sim { report: report.clone(), guest: None });
+        state.revision += 1;
+        inner.revision.send_replace(state.revision);
+        report
+    };
+    // Read after the sandbox stands: one that is released meanwhile must not be held for ever.
+    if !inner.behaviour().hold_starts {
+        tokio::spawn(boot(inner.clone(), wish.sandbox_id));
+    }
+    Ok(report)
 }
 
 /// Takes a sandbox from STARTING to RUNNING or FAILED.
