@@ -78,3 +78,36 @@ pub const TOMBSTONE_KEPT: Duration = Duration::from_secs(600);
 pub const LIST_WAIT_MAX: Duration = Duration::from_secs(30);
 /// Bytes the agent keeps free on its disk; below this it refuses new sandboxes so that the running ones can write.
 pub const HOST_DISK_RESERVE_BYTES: u64 = 2 * 1024 * 1024 * 1024;
+
+/// Rows a background task takes at once; more than its workers can drive before the lease ends would be wasted.
+pub const LEASE_BATCH_MAX: u32 = 64;
+/// Calls to hosts under way at once for creates, and as many for deletes.
+pub const HOST_CALLS_MAX: usize = 64;
+/// A host not heard of for this long is taken to be away; three missed polls of the slowest kind.
+pub const HOST_SILENCE_MAX: Duration = Duration::from_secs(90);
+/// How long a create may go on while its host does not take it, before it is given up.
+pub const CREATE_GIVE_UP: Duration = Duration::from_secs(120);
+/// Waiting for a database connection or answer before the request is refused with "try again".
+pub const DATABASE_WAIT_MAX: Duration = Duration::from_secs(5);
+/// Age at which a looked-up API key is looked up again: a revoked key works no longer than this.
+pub const KEY_CACHE_AGE_MAX: Duration = Duration::from_secs(1);
+/// Looked-up API keys kept in memory, about 200 bytes each.
+pub const KEY_CACHE_ENTRIES_MAX: usize = 10_000;
+/// Last-used and last-active marks gathered before they are written, per kind.
+pub const TOUCHES_MAX: usize = 10_000;
+/// API connections open at once: each costs a few KiB and a file descriptor.
+pub const CONNECTIONS_MAX: usize = 8192;
+/// Time for a client to send its request head.
+pub const REQUEST_HEAD_MAX: Duration = Duration::from_secs(10);
+/// Time for a client to send a JSON body.
+pub const JSON_BODY_WAIT_MAX: Duration = Duration::from_secs(30);
+/// Time for the first frame of a WebSocket.
+pub const FIRST_FRAME_MAX: Duration = Duration::from_secs(10);
+/// Bytes of one WebSocket frame from a client.
+pub const FRAME_BYTES_MAX: usize = 1024 * 1024;
+/// Capsules in one list; a team above it is told so rather than shown a part.
+pub const LIST_CAPSULES_MAX: i64 = 10_000;
+/// Templates in one list.
+pub const LIST_TEMPLATES_MAX: i64 = 10_000;
+/// Time requests under way have to finish at shutdown.
+pub const SHUTDOWN_WAIT_MAX: Duration = Duration::from_secs(30);

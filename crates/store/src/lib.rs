@@ -1,1 +1,13 @@
-//! See the crate table in docs/ARCHITECTURE.md.
+//! The only crate that speaks SQL or Redis.
+//!
+//! Owns: the schema, every query (one function each), the rule what is tried again when the database goes away.
+//! Must never: decide what a user may do, or hand a row out that is not a domain value.
+//!
+//! PostgreSQL is truth: [`Store`]. Redis is haste: [`haste::Haste`]; everything works without it.
+
+pub mod error;
+pub mod haste;
+pub mod pg;
+
+pub use error::StoreError;
+pub use pg::{Store, StoreOptions};

@@ -1,0 +1,116 @@
+//! What every room of a running control plane shares.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+use wrenn_domain::limits::{CREATE_GIVE_UP, HOST_SILENCE_MAX};
+use wrenn_store::haste::Haste;
+use wrenn_store::pg::Lease;
+use wrenn_store::Store;
+
+use crate::config::Config;
+use crate::fault::Faults;
+use crate::fleet::Fleet;
+use crate::service::keys::KeyCache;
+use crate::service::touches::Touches;
+use crate::tasks::WorkQueue;
+
+/// Shared state. One per process (tests make several).
+pub struct Context {
+    /// Shown by /health and in the API description.
+    pub version: String,
+    pub store: Store,
+    pub haste: Haste,
+    pub fleet: Fleet,
+    pub keys: KeyCache,
+    pub touches: Touches,
+    /// Sandboxes to be started.
+    pub starts: WorkQueue,
+    /// Sandboxes to be stopped.
+    pub stops: WorkQueue,
+    pub tuning: Tuning,
+    pub faults: Faults,
+    /// Marks this process's leases.
+    pub owner: Uuid,
+    /// Set when the process is asked to end.
+    pub stop: CancellationToken,
+    /// Counts every background task.
+    pub tasks: TaskTracker,
+}
+
+/// Times of the background work. Production uses the defaults; tests shorten them.
+#[derive(Debug, Clone)]
+pub struct Tuning {
+    /// How long a row stays leased; also how long after a crash its work is taken over.
+    pub lease: Duration,
+    /// Deadline of a lifecycle call to a host; below the lease, so that its outcome is written while it holds.
+    pub host_call: Duration,
+    /// First pause after a failed call; doubles up to `retry_max`.
+    pub retry_min: Duration,
+    pub retry_max: Duration,
+    /// A host accepted a wish but has not reported its end: ask again after this.
+    pub recheck: Duration,
+    /// Longest wait of one listening call to a host.
+    pub watch_wait: Duration,
+    /// How long a host's watch stays leased.
+    pub watch_lease: Duration,
+    /// Between two full comparisons of a host with its rows.
+    pub compare_every: Duration,
+    /// A host not heard of for this long is away.
+    pub host_silence: Duration,
+    /// Between two looks for silent hosts.
+    pub reconcile_every: Duration,
+    /// A create its host does not take is given up after this.
+    pub create_give_up: Duration,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            lease: Duration::from_secs(10),
+            host_call: Duration::from_secs(8),
+            retry_min: Duration::from_millis(200),
+            retry_max: Duration::from_secs(15),
+            recheck: Duration::from_secs(15),
+            watch_wait: Duration::from_secs(4),
+            watch_lease: Duration::from_secs(10),
+            compare_every: Duration::from_secs(30),
+            host_silence: HOST_SILENCE_MAX,
+            reconcile_every: Duration::from_secs(5),
+            create_give_up: CREATE_GIVE_UP,
+        }
+    }
+}
+
+impl Context {
+    /// Puts the parts together. Connects nothing.
+    pub fn new(config: &Config, version: String, tuning: Tuning, faults: Faults) -> anyhow::Result<Self> {
+        let store = Store::new(&wrenn_store::StoreOptions {
+            url: config.database_url.clone(),
+            connections_max: config.database_connections,
+            wait_max: config.database_wait,
+        })?;
+        Ok(Self {
+            version,
+            store,
+            haste: Haste::new(&config.redis_url, &config.redis_prefix)?,
+            fleet: Fleet::new(&config.host_token, tuning.host_call)?,
+            keys: KeyCache::default(),
+            touches: Touches::default(),
+            starts: WorkQueue::default(),
+            stops: WorkQueue::default(),
+            tuning,
+            faults,
+            owner: Uuid::new_v4(),
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        })
+    }
+
+    /// The lease this process takes rows with.
+    pub fn lease(&self) -> Lease {
+        Lease { owner: self.owner, keep: self.tuning.lease }
+    }
+}

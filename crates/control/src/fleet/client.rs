@@ -1,0 +1,191 @@
+//! Lifecycle calls to one host's agent. What comes back is parsed here and trusted afterwards.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use connectrpc::client::{CallOptions, ClientConfig};
+use wrenn_contract::proto::wrenn::host::v1::{
+    CreateSandboxRequest, DeleteSandboxRequest, GetHostRequest, HostServiceClient, ListSandboxesRequest,
+    PingSandboxRequest, SandboxPhase, SandboxReport,
+};
+use wrenn_domain::ids::SandboxId;
+use wrenn_domain::metadata::RESERVED;
+use wrenn_domain::names::is_safe_name;
+use wrenn_store::pg::{HostFacts, HostImage, ReportMark, Sandbox};
+
+use super::FleetError;
+use super::relay::RelayTransport;
+
+/// Largest list of reports taken: 4096 sandboxes of about 1 KiB, doubled.
+const REPORTS_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Images a host may report; more is nonsense.
+const IMAGES_MAX: usize = 1000;
+const TEXT_CHARS_MAX: usize = 512;
+
+/// One host's agent.
+pub struct HostClient {
+    rpc: HostServiceClient<RelayTransport>,
+    call_max: Duration,
+}
+
+/// What a host says of one sandbox.
+#[derive(Debug, Clone)]
+pub struct HostReport {
+    pub id: SandboxId,
+    pub phase: HostPhase,
+    pub mark: ReportMark,
+    /// Of a failure or crash, fit for the user.
+    pub reason: String,
+    pub reason_code: String,
+}
+
+/// Where a sandbox stands on its host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostPhase {
+    Starting,
+    Running,
+    Stopping,
+    Gone,
+    Failed,
+    Crashed,
+}
+
+/// All sandboxes of a host at one revision.
+#[derive(Debug, Clone)]
+pub struct HostReports {
+    pub revision: u64,
+    pub reports: Vec<HostReport>,
+}
+
+impl HostClient {
+    pub(super) fn new(transport: RelayTransport, address: &str, call_max: Duration) -> Result<Self, FleetError> {
+        let base = address.parse().map_err(|_| FleetError::Nonsense("the host's address is not a URL".to_owned()))?;
+        let config = ClientConfig::new(base).with_default_max_message_size(REPORTS_BYTES_MAX);
+        Ok(Self { rpc: HostServiceClient::new(transport, config), call_max })
+    }
+
+    /// Who the host is and what it can hold.
+    pub async fn get_host(&self) -> Result<HostFacts, FleetError> {
+        let answer = self.rpc.get_host_with_options(GetHostRequest::default(), self.deadline()).await?.into_owned();
+        let sizes: BTreeMap<&str, u64> = answer.images.iter().map(|i| (i.name.as_str(), i.size_bytes)).collect();
+        let names = answer.templates.iter().chain(answer.images.iter().map(|i| &i.name));
+        let mut images: Vec<HostImage> = names
+            .filter(|name| is_safe_name(name))
+            .take(IMAGES_MAX)
+            .map(|name| HostImage { name: name.clone(), size_bytes: sizes.get(name.as_str()).copied().unwrap_or(0) })
+            .collect();
+        images.sort_by(|a, b| a.name.cmp(&b.name));
+        images.dedup_by(|a, b| a.name == b.name);
+        Ok(HostFacts {
+            agent_version: short(&answer.agent_version),
+            vmm: short(&answer.vmm),
+            vmm_version: short(&answer.vmm_version),
+            acceleration: short(&answer.acceleration),
+            cpu_cores: answer.cpu_cores,
+            memory_mib: answer.memory_mib,
+            disk_total_mib: answer.disk_total_mib,
+            disk_free_mib: answer.disk_free_mib,
+            images,
+        })
+    }
+
+    /// Asks for a sandbox. Repeatable.
+    pub async fn create_sandbox(&self, wish: &Sandbox) -> Result<HostReport, FleetError> {
+        let request = CreateSandboxRequest {
+            sandbox_id: wish.id.to_string(),
+            template: wish.template.clone(),
+            vcpus: wish.vcpus,
+            memory_mib: wish.memory_mib,
+            disk_mib: wish.disk_mib,
+            timeout_sec: wish.timeout_sec,
+            ..Default::default()
+        };
+        let answer = self.rpc.create_sandbox_with_options(request, self.deadline()).await?.into_owned();
+        only(wish.id, answer.report.into_option())
+    }
+
+    /// Asks for a sandbox's end. Repeatable.
+    pub async fn delete_sandbox(&self, id: SandboxId) -> Result<HostReport, FleetError> {
+        let request = DeleteSandboxRequest { sandbox_id: id.to_string(), ..Default::default() };
+        let answer = self.rpc.delete_sandbox_with_options(request, self.deadline()).await?.into_owned();
+        only(id, answer.report.into_option())
+    }
+
+    /// All reports, at once for revision 0, else when something newer is known or `wait` is over.
+    pub async fn list_sandboxes(&self, since_revision: u64, wait: Duration) -> Result<HostReports, FleetError> {
+        let request = ListSandboxesRequest {
+            since_revision,
+            wait_ms: u32::try_from(wait.as_millis()).unwrap_or(u32::MAX),
+            ..Default::default()
+        };
+        let options = CallOptions::default().with_timeout(wait + self.call_max);
+        let answer = self.rpc.list_sandboxes_with_options(request, options).await?.into_owned();
+        let reports = answer.sandboxes.into_iter().filter_map(|report| match parse(report) {
+            Ok(report) => Some(report),
+            Err(error) => {
+                tracing::warn!(%error, "a host report is left out");
+                None
+            }
+        });
+        Ok(HostReports { revision: answer.revision, reports: reports.collect() })
+    }
+
+    /// Proves that the guest answers.
+    pub async fn ping_sandbox(&self, id: SandboxId) -> Result<(), FleetError> {
+        let request = PingSandboxRequest { sandbox_id: id.to_string(), ..Default::default() };
+        self.rpc.ping_sandbox_with_options(request, self.deadline()).await?;
+        Ok(())
+    }
+
+    fn deadline(&self) -> CallOptions {
+        CallOptions::default().with_timeout(self.call_max)
+    }
+}
+
+fn only(id: SandboxId, report: Option<SandboxReport>) -> Result<HostReport, FleetError> {
+    let report = parse(report.ok_or_else(|| FleetError::Nonsense("no report".to_owned()))?)?;
+    if report.id != id {
+        return Err(FleetError::Nonsense(format!("a report of {} was not asked for", report.id)));
+    }
+    Ok(report)
+}
+
+fn parse(report: SandboxReport) -> Result<HostReport, FleetError> {
+    let nonsense = |what: &str| FleetError::Nonsense(format!("a report's {what} is not valid"));
+    let phase = match report.phase.as_known() {
+        Some(SandboxPhase::Starting) => HostPhase::Starting,
+        Some(SandboxPhase::Running) => HostPhase::Running,
+        Some(SandboxPhase::Stopping) => HostPhase::Stopping,
+        Some(SandboxPhase::Gone) => HostPhase::Gone,
+        Some(SandboxPhase::Failed) => HostPhase::Failed,
+        Some(SandboxPhase::Crashed) => HostPhase::Crashed,
+        Some(SandboxPhase::Unspecified) | None => return Err(nonsense("phase")),
+    };
+    Ok(HostReport {
+        id: report.sandbox_id.parse().map_err(|_| nonsense("sandbox id"))?,
+        phase,
+        mark: ReportMark {
+            generation: i64::try_from(report.generation).map_err(|_| nonsense("generation"))?,
+            disk_mib: i32::try_from(report.disk_mib).ok().and_then(|v| u32::try_from(v).ok()).filter(|v| *v > 0),
+            started_at: moment(report.started_at_ms),
+            last_active_at: moment(report.last_active_at_ms),
+            metadata: report
+                .metadata
+                .into_iter()
+                .filter(|(key, _)| RESERVED.contains(&key.as_str()))
+                .map(|(key, value)| (key, short(&value)))
+                .collect(),
+        },
+        reason: short(&report.reason),
+        reason_code: short(&report.reason_code),
+    })
+}
+
+fn moment(unix_ms: i64) -> Option<DateTime<Utc>> {
+    if unix_ms <= 0 { None } else { DateTime::from_timestamp_millis(unix_ms) }
+}
+
+fn short(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(TEXT_CHARS_MAX).collect()
+}

@@ -1,0 +1,68 @@
+//! Talking to hosts: lifecycle calls to the agent, and the guest relay behind which envd answers.
+//!
+//! Owns: the one pooled HTTP client, the host token, and turning every failure into a kind. Must never: decide what
+//! to do about a failure, or touch the database.
+
+pub mod client;
+mod error;
+pub mod guest;
+mod relay;
+
+use std::time::Duration;
+
+use http::HeaderValue;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+
+pub use client::{HostClient, HostPhase, HostReport, HostReports};
+pub use error::FleetError;
+pub use guest::GuestClient;
+use relay::{RelayBody, RelayTransport};
+
+type HttpClient = Client<HttpConnector, RelayBody>;
+
+/// The way to every host.
+#[derive(Clone)]
+pub struct Fleet {
+    http: HttpClient,
+    token: HeaderValue,
+    call_max: Duration,
+}
+
+/// The host token is not fit for a header.
+#[derive(Debug, thiserror::Error)]
+#[error("WRENN_HOST_TOKEN cannot be sent in a header")]
+pub struct UnfitToken;
+
+impl Fleet {
+    /// `call_max` bounds each lifecycle call.
+    pub fn new(token: &str, call_max: Duration) -> Result<Self, UnfitToken> {
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        connector.set_connect_timeout(Some(Duration::from_secs(3)));
+        connector.set_keepalive(Some(Duration::from_secs(30)));
+        let http = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(Duration::from_secs(60))
+            .pool_max_idle_per_host(64)
+            .build(connector);
+        let mut token = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| UnfitToken)?;
+        token.set_sensitive(true);
+        Ok(Self { http, token, call_max })
+    }
+
+    /// The agent at `address` (a base URL).
+    pub fn host(&self, address: &str) -> Result<HostClient, FleetError> {
+        HostClient::new(self.transport(), address, self.call_max)
+    }
+
+    /// The guest of a sandbox on the host at `address`.
+    pub fn guest(&self, address: &str, sandbox: &wrenn_domain::ids::SandboxId) -> Result<GuestClient, FleetError> {
+        GuestClient::new(self.transport(), address, sandbox)
+    }
+
+    fn transport(&self) -> RelayTransport {
+        RelayTransport { http: self.http.clone(), token: self.token.clone() }
+    }
+}

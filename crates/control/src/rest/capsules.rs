@@ -1,0 +1,138 @@
+//! `/v1/capsules`: create, list, get, delete, ping. Here "sandbox" becomes "capsule".
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
+use wrenn_contract::rest::capsules::{Capsule, CapsuleStatus, CreateCapsule};
+use wrenn_contract::rest::error::ErrorBody;
+use wrenn_domain::failure::Failure;
+use wrenn_domain::metadata::Metadata;
+use wrenn_domain::sandbox::SandboxState;
+use wrenn_domain::sizes::{DiskMib, MemoryMib, TimeoutSec, Vcpus};
+use wrenn_store::pg::Sandbox;
+
+use super::ApiError;
+use super::extract::{Caller, CapsuleId, JsonBody};
+use crate::context::Context;
+use crate::service::sandboxes::{self, CreateSandbox};
+
+/// Template of a request that names none.
+const TEMPLATE_DEFAULT: &str = "minimal";
+
+/// Create a capsule
+///
+/// Answers at once with status `starting`; it becomes `running` or `error`.
+#[utoipa::path(post, path = "/v1/capsules", tag = "capsules", request_body = CreateCapsule, security(("api_key" = [])),
+    responses((status = 202, body = Capsule), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
+pub(super) async fn create(
+    State(ctx): State<Arc<Context>>,
+    Caller(actor): Caller,
+    JsonBody(body): JsonBody<CreateCapsule>,
+) -> Result<(StatusCode, Json<Capsule>), ApiError> {
+    let sandbox = sandboxes::create(&ctx, &actor, parse(body)?).await?;
+    Ok((StatusCode::ACCEPTED, Json(capsule(sandbox))))
+}
+
+/// List capsules
+///
+/// The team's, newest first, without those that are over. At most 10000; `X-Truncated: true` says that there are more.
+#[utoipa::path(get, path = "/v1/capsules", tag = "capsules", security(("api_key" = [])),
+    responses((status = 200, body = Vec<Capsule>), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
+pub(super) async fn list(State(ctx): State<Arc<Context>>, Caller(actor): Caller) -> Result<Response, ApiError> {
+    let (sandboxes, more) = sandboxes::list(&ctx, &actor).await?;
+    let body = Json(sandboxes.into_iter().map(capsule).collect::<Vec<_>>());
+    Ok(if more { ([("x-truncated", "true")], body).into_response() } else { body.into_response() })
+}
+
+/// Get a capsule
+///
+/// Also after its end.
+#[utoipa::path(get, path = "/v1/capsules/{id}", tag = "capsules", security(("api_key" = [])),
+    params(("id" = String, Path, description = "cl- and 25 characters")),
+    responses((status = 200, body = Capsule), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
+pub(super) async fn get(
+    State(ctx): State<Arc<Context>>,
+    Caller(actor): Caller,
+    CapsuleId(id): CapsuleId,
+) -> Result<Json<Capsule>, ApiError> {
+    Ok(Json(capsule(sandboxes::get(&ctx, &actor, id).await?)))
+}
+
+/// Delete a capsule
+///
+/// In any state. Repeating it is no error.
+#[utoipa::path(delete, path = "/v1/capsules/{id}", tag = "capsules", security(("api_key" = [])),
+    params(("id" = String, Path, description = "cl- and 25 characters")),
+    responses((status = 202), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
+pub(super) async fn delete(
+    State(ctx): State<Arc<Context>>,
+    Caller(actor): Caller,
+    CapsuleId(id): CapsuleId,
+) -> Result<StatusCode, ApiError> {
+    sandboxes::delete(&ctx, &actor, id).await?;
+    Ok(StatusCode::ACCEPTED)
+}
+
+/// Ping a capsule
+///
+/// Proves that it answers, and counts as activity.
+#[utoipa::path(post, path = "/v1/capsules/{id}/ping", tag = "capsules", security(("api_key" = [])),
+    params(("id" = String, Path, description = "cl- and 25 characters")),
+    responses((status = 204), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
+pub(super) async fn ping(
+    State(ctx): State<Arc<Context>>,
+    Caller(actor): Caller,
+    CapsuleId(id): CapsuleId,
+) -> Result<StatusCode, ApiError> {
+    sandboxes::ping(&ctx, &actor, id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn parse(body: CreateCapsule) -> Result<CreateSandbox, Failure> {
+    Ok(CreateSandbox {
+        template: body.template.as_deref().unwrap_or(TEMPLATE_DEFAULT).parse()?,
+        vcpus: body.vcpus.map_or(Ok(Vcpus::DEFAULT), Vcpus::parse)?,
+        memory: body.memory_mb.map_or(Ok(MemoryMib::DEFAULT), MemoryMib::parse)?,
+        disk: body.disk_size_mb.map_or(Ok(DiskMib::DEFAULT), DiskMib::parse)?,
+        timeout: body.timeout_sec.map_or(Ok(TimeoutSec::NEVER), TimeoutSec::parse)?,
+        metadata: Metadata::parse(body.metadata.unwrap_or_default())?,
+    })
+}
+
+fn capsule(sandbox: Sandbox) -> Capsule {
+    let mut metadata = sandbox.metadata;
+    metadata.extend(sandbox.system_metadata);
+    Capsule {
+        id: sandbox.id.to_string(),
+        status: status(sandbox.state),
+        template: sandbox.template,
+        vcpus: sandbox.vcpus,
+        memory_mb: sandbox.memory_mib,
+        timeout_sec: sandbox.timeout_sec,
+        disk_size_mb: sandbox.disk_mib,
+        created_at: sandbox.created_at,
+        started_at: sandbox.started_at,
+        last_active_at: sandbox.last_active_at,
+        last_updated: sandbox.updated_at,
+        metadata,
+        error: sandbox.error,
+    }
+}
+
+fn status(state: SandboxState) -> CapsuleStatus {
+    match state {
+        SandboxState::Starting => CapsuleStatus::Starting,
+        SandboxState::Running => CapsuleStatus::Running,
+        SandboxState::Pausing => CapsuleStatus::Pausing,
+        SandboxState::Paused => CapsuleStatus::Paused,
+        SandboxState::Snapshotting => CapsuleStatus::Snapshotting,
+        SandboxState::Resuming => CapsuleStatus::Resuming,
+        SandboxState::Stopping => CapsuleStatus::Stopping,
+        SandboxState::Missing => CapsuleStatus::Missing,
+        SandboxState::Stopped => CapsuleStatus::Stopped,
+        SandboxState::Error => CapsuleStatus::Error,
+    }
+}

@@ -1,0 +1,127 @@
+//! What handlers take out of a request: the caller, ids, JSON bodies, queries. Every refusal is an [`ApiError`].
+
+use std::str::FromStr;
+use std::sync::Arc;
+
+use axum::extract::{FromRequest, FromRequestParts, OptionalFromRequestParts, Path, Query, Request};
+use axum::RequestPartsExt;
+use http::header::CONTENT_TYPE;
+use http::request::Parts;
+use http_body_util::{BodyExt, Limited};
+use serde::de::DeserializeOwned;
+use wrenn_contract::rest::error::ErrorCode;
+use wrenn_domain::ids::SandboxId;
+use wrenn_domain::limits::{JSON_BODY_BYTES_MAX, JSON_BODY_WAIT_MAX};
+
+use super::ApiError;
+use crate::context::Context;
+use crate::service::{Actor, keys};
+
+/// The caller, by X-API-Key.
+pub(super) struct Caller(pub(super) Arc<Actor>);
+
+impl FromRequestParts<Arc<Context>> for Caller {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, ctx: &Arc<Context>) -> Result<Self, ApiError> {
+        let Some(key) = parts.headers.get("x-api-key") else {
+            return Err(ApiError::new(ErrorCode::Unauthorized, "send your API key in the header X-API-Key"));
+        };
+        Ok(Self(keys::authenticate(ctx, key.to_str().unwrap_or_default()).await?))
+    }
+}
+
+impl OptionalFromRequestParts<Arc<Context>> for Caller {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, ctx: &Arc<Context>) -> Result<Option<Self>, ApiError> {
+        if !parts.headers.contains_key("x-api-key") {
+            return Ok(None);
+        }
+        <Self as FromRequestParts<_>>::from_request_parts(parts, ctx).await.map(Some)
+    }
+}
+
+/// `{id}` of a path, as a capsule's id.
+pub(super) struct CapsuleId(pub(super) SandboxId);
+
+impl<S: Send + Sync> FromRequestParts<S> for CapsuleId {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, ApiError> {
+        let text = path_part(parts, "id").await?;
+        SandboxId::from_str(&text).map(Self).map_err(|error| ApiError::invalid(error.to_string()))
+    }
+}
+
+/// `{selector}` of a path.
+pub(super) struct SelectorText(pub(super) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for SelectorText {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, ApiError> {
+        path_part(parts, "selector").await.map(Self)
+    }
+}
+
+async fn path_part(parts: &mut Parts, name: &str) -> Result<String, ApiError> {
+    let Path(all) = parts
+        .extract::<Path<Vec<(String, String)>>>()
+        .await
+        .map_err(|_| ApiError::invalid("the path is not valid UTF-8"))?;
+    all.into_iter()
+        .find(|(key, _)| key == name)
+        .map(|(_, value)| value)
+        .ok_or_else(|| ApiError::new(ErrorCode::InternalError, "this route has no such part"))
+}
+
+/// A query string.
+pub(super) struct Params<T>(pub(super) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, ApiError> {
+        let query = Query::<T>::try_from_uri(&parts.uri)
+            .map_err(|error| ApiError::invalid(format!("the query is not valid: {}", error.body_text())))?;
+        Ok(Self(query.0))
+    }
+}
+
+/// A JSON body.
+pub(super) struct JsonBody<T>(pub(super) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, _state: &S) -> Result<Self, ApiError> {
+        let kind = request.headers().get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        if kind != "application/json" && !(kind.starts_with("application/") && kind.ends_with("+json")) {
+            return Err(ApiError::invalid("send JSON with Content-Type: application/json"));
+        }
+        let body = Limited::new(request.into_body(), JSON_BODY_BYTES_MAX).collect();
+        let collected = tokio::time::timeout(JSON_BODY_WAIT_MAX, body)
+            .await
+            .map_err(|_| ApiError::new(ErrorCode::Timeout, "the body did not arrive in time"))?;
+        let bytes = collected.map_err(body_error)?.to_bytes();
+        // Every body is an object; serde would take an array for one too.
+        if bytes.iter().find(|b| !b.is_ascii_whitespace()) != Some(&b'{') {
+            return Err(ApiError::invalid("the JSON is not valid: send an object"));
+        }
+        let mut from = serde_json::Deserializer::from_slice(&bytes);
+        let value = serde_path_to_error::deserialize(&mut from)
+            .map_err(|error| ApiError::invalid(format!("the JSON is not valid: {error}")))?;
+        from.end().map_err(|error| ApiError::invalid(format!("the JSON is not valid: {error}")))?;
+        Ok(Self(value))
+    }
+}
+
+fn body_error(error: Box<dyn std::error::Error + Send + Sync>) -> ApiError {
+    if error.is::<http_body_util::LengthLimitError>() {
+        let text = format!("the body is larger than {JSON_BODY_BYTES_MAX} bytes");
+        return ApiError::new(ErrorCode::PayloadTooLarge, text);
+    }
+    ApiError::invalid("the body ended early")
+}

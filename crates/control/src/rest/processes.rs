@@ -1,0 +1,73 @@
+//! `/v1/capsules/{id}/processes`.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use http::StatusCode;
+use serde::Deserialize;
+use wrenn_contract::proto::process::{ProcessInfo, Signal};
+use wrenn_contract::rest::error::ErrorBody;
+use wrenn_contract::rest::processes::{Process, ProcessList};
+
+use super::ApiError;
+use super::extract::{Caller, CapsuleId, Params, SelectorText};
+use crate::context::Context;
+use crate::fleet::guest::Selector;
+use crate::service::processes;
+
+/// List running processes
+#[utoipa::path(get, path = "/v1/capsules/{id}/processes", tag = "processes", security(("api_key" = [])),
+    params(("id" = String, Path, description = "cl- and 25 characters")),
+    responses((status = 200, body = ProcessList), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
+pub(super) async fn list(
+    State(ctx): State<Arc<Context>>,
+    Caller(actor): Caller,
+    CapsuleId(id): CapsuleId,
+) -> Result<Json<ProcessList>, ApiError> {
+    let processes = processes::list(&ctx, &actor, id).await?;
+    Ok(Json(ProcessList { processes: processes.into_iter().map(process).collect() }))
+}
+
+/// Query of the kill route.
+#[derive(Deserialize, utoipa::IntoParams)]
+pub(super) struct Kill {
+    /// SIGKILL (default) or SIGTERM.
+    signal: Option<String>,
+}
+
+/// Kill a process
+///
+/// By pid or tag; its whole group gets the signal.
+#[utoipa::path(delete, path = "/v1/capsules/{id}/processes/{selector}", tag = "processes", security(("api_key" = [])),
+    params(("id" = String, Path, description = "cl- and 25 characters"),
+        ("selector" = String, Path, description = "All digits: a pid; else a tag"), Kill),
+    responses((status = 204), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
+pub(super) async fn kill(
+    State(ctx): State<Arc<Context>>,
+    Caller(actor): Caller,
+    CapsuleId(id): CapsuleId,
+    SelectorText(selector): SelectorText,
+    Params(query): Params<Kill>,
+) -> Result<StatusCode, ApiError> {
+    let signal = match query.signal.as_deref() {
+        None | Some("SIGKILL") => Signal::Sigkill,
+        Some("SIGTERM") => Signal::Sigterm,
+        Some(_) => return Err(ApiError::invalid("signal is SIGKILL or SIGTERM")),
+    };
+    processes::signal(&ctx, &actor, id, &parse(&selector)?, signal).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn parse(text: &str) -> Result<Selector, ApiError> {
+    if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
+        let pid = text.parse().ok().filter(|pid| *pid > 0);
+        return pid.map(Selector::Pid).ok_or_else(|| ApiError::invalid("a pid is a number above 0"));
+    }
+    Ok(Selector::Tag(text.parse()?))
+}
+
+fn process(info: ProcessInfo) -> Process {
+    let config = info.config.into_option().unwrap_or_default();
+    Process { pid: info.pid, tag: info.tag.filter(|tag| !tag.is_empty()), cmd: config.cmd, args: config.args }
+}

@@ -1,0 +1,219 @@
+//! A control plane from configuration to sockets.
+//!
+//! A distribution embeds it: `Server::builder().version("...").run()`. PostgreSQL and Redis may be away at the
+//! start; requests are answered all the same (with 503) and background work begins when the schema is in place.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+use wrenn_domain::ids::HostId;
+use wrenn_domain::limits::{CONNECTIONS_MAX, REQUEST_HEAD_MAX, SHUTDOWN_WAIT_MAX};
+
+use crate::config::Config;
+use crate::context::{Context, Tuning};
+use crate::fault::Faults;
+use crate::{rest, tasks};
+
+/// How a server is put together.
+#[derive(Default)]
+pub struct Builder {
+    version: Option<String>,
+    config: Option<Config>,
+    tuning: Tuning,
+    faults: Faults,
+}
+
+/// A server that listens.
+pub struct Server {
+    ctx: Arc<Context>,
+    listener: TcpListener,
+    host_agent: String,
+}
+
+impl Builder {
+    /// Shown by /health and in the API description; this crate's own when absent.
+    pub fn version(mut self, version: impl Into<String>) -> Self {
+        self.version = Some(version.into());
+        self
+    }
+
+    /// Settings; read from `.env` and the environment when absent.
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = Some(config);
+        self
+    }
+
+    /// Times of the background work.
+    pub fn tuning(mut self, tuning: Tuning) -> Self {
+        self.tuning = tuning;
+        self
+    }
+
+    /// Where tests end this control plane.
+    pub fn faults(mut self, faults: Faults) -> Self {
+        self.faults = faults;
+        self
+    }
+
+    /// Opens the listening socket.
+    pub async fn bind(self) -> anyhow::Result<Server> {
+        let config = match self.config {
+            Some(config) => config,
+            None => Config::load()?,
+        };
+        let version = self.version.unwrap_or_else(|| env!("CARGO_PKG_VERSION").to_owned());
+        let ctx = Arc::new(Context::new(&config, version, self.tuning, self.faults)?);
+        let listener = TcpListener::bind(config.listen)
+            .await
+            .with_context(|| format!("cannot listen on {} (WRENN_CP_LISTEN_ADDR)", config.listen))?;
+        Ok(Server { ctx, listener, host_agent: config.host_agent })
+    }
+
+    /// Binds and serves until SIGINT or SIGTERM.
+    pub async fn run(self) -> anyhow::Result<()> {
+        let server = self.bind().await?;
+        let stop = server.stop_token();
+        tokio::spawn(async move {
+            wait_for_signal().await;
+            tracing::info!("asked to end");
+            stop.cancel();
+        });
+        server.serve().await
+    }
+}
+
+impl Server {
+    /// Begins to put a server together.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// Where it listens.
+    pub fn local_addr(&self) -> anyhow::Result<SocketAddr> {
+        Ok(self.listener.local_addr()?)
+    }
+
+    /// Cancel it to end the server.
+    pub fn stop_token(&self) -> CancellationToken {
+        self.ctx.stop.clone()
+    }
+
+    /// The shared state.
+    pub fn context(&self) -> &Arc<Context> {
+        &self.ctx
+    }
+
+    /// Serves until stopped; then finishes what is under way, for a while.
+    pub async fn serve(self) -> anyhow::Result<()> {
+        let ctx = self.ctx;
+        tracing::info!(address = %self.listener.local_addr()?, version = ctx.version, "wrenn-cp listens");
+        let preparing = tokio::spawn(prepare(ctx.clone(), self.host_agent));
+        accept(&ctx, self.listener).await;
+        preparing.abort();
+        ctx.tasks.close();
+        if tokio::time::timeout(SHUTDOWN_WAIT_MAX, ctx.tasks.wait()).await.is_err() {
+            tracing::warn!("background work did not end in time; its leases will");
+        }
+        if let Err(error) = ctx.store.host_unwatch_all(ctx.owner).await {
+            tracing::debug!(%error, "watches end with their lease");
+        }
+        ctx.store.close().await;
+        tracing::info!("ended");
+        Ok(())
+    }
+}
+
+/// Waits for the database, brings the schema up to date, registers the host, starts the background work.
+async fn prepare(ctx: Arc<Context>, host_agent: String) {
+    let mut pause = Duration::from_millis(100);
+    loop {
+        let ready = async {
+            ctx.store.migrate().await?;
+            ctx.store.host_ensure(&host_agent, HostId::from_uuid(Uuid::new_v4())).await
+        };
+        match ready.await {
+            Ok(host) => {
+                tracing::info!(%host, address = host_agent, "the database is ready");
+                tasks::spawn_all(&ctx);
+                return;
+            }
+            Err(error) => {
+                let error = anyhow::Error::new(error);
+                tracing::warn!(error = format!("{error:#}"), "waiting for PostgreSQL (DATABASE_URL)");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(Duration::from_secs(2));
+            }
+        }
+    }
+}
+
+async fn accept(ctx: &Arc<Context>, listener: TcpListener) {
+    let app = rest::router(ctx.clone());
+    let connections = TaskTracker::new();
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let place = room.clone().acquire_owned().await;
+        let stream = tokio::select! {
+            // Stop first: a flood of connections must not hold the end up.
+            biased;
+            () = ctx.stop.cancelled() => break,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    // Out of descriptors, most likely: let some close.
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            },
+        };
+        let _ = stream.set_nodelay(true);
+        let service = TowerToHyperService::new(app.clone());
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(REQUEST_HEAD_MAX)
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades();
+        let stop = ctx.stop.clone();
+        connections.spawn(async move {
+            tokio::pin!(connection);
+            let ended = tokio::select! {
+                ended = connection.as_mut() => ended,
+                () = stop.cancelled() => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            };
+            if let Err(error) = ended {
+                tracing::debug!(%error, "a connection ended early");
+            }
+            drop(place);
+        });
+    }
+    drop(listener);
+    connections.close();
+    if tokio::time::timeout(SHUTDOWN_WAIT_MAX, connections.wait()).await.is_err() {
+        tracing::warn!("some requests did not end in time and are cut");
+    }
+}
+
+async fn wait_for_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut int), Ok(mut term)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = int.recv() => {}
+        _ = term.recv() => {}
+    }
+}

@@ -1,0 +1,127 @@
+//! Create, get, list, delete and ping of sandboxes.
+
+use std::sync::Arc;
+
+use uuid::Uuid;
+use wrenn_domain::failure::{Failure, FailureKind};
+use wrenn_domain::ids::SandboxId;
+use wrenn_domain::metadata::Metadata;
+use wrenn_domain::names::TemplateName;
+use wrenn_domain::sandbox::{SandboxEvent, SandboxState};
+use wrenn_domain::sizes::{DiskMib, MemoryMib, TimeoutSec, Vcpus};
+use wrenn_store::pg::{Change, Changed, Desired, NewSandbox, PlacedSandbox, Sandbox};
+
+use super::{Actor, ServiceError, guest_error};
+use crate::context::Context;
+use crate::fault::FaultPoint;
+use crate::fleet::{FleetError, GuestClient};
+use crate::scheduler;
+
+/// A valid wish for a sandbox.
+#[derive(Debug, Clone)]
+pub struct CreateSandbox {
+    pub template: TemplateName,
+    pub vcpus: Vcpus,
+    pub memory: MemoryMib,
+    pub disk: DiskMib,
+    pub timeout: TimeoutSec,
+    pub metadata: Metadata,
+}
+
+/// Writes the wish onto a host and hands it to the starter. The sandbox is starting when this returns.
+pub async fn create(ctx: &Arc<Context>, actor: &Actor, wish: CreateSandbox) -> Result<Sandbox, ServiceError> {
+    let template = ctx.store.template_get(actor.team, &wish.template).await?.ok_or_else(|| {
+        Failure::not_found(format!("there is no template {}; GET /v1/snapshots lists those there are", wish.template))
+    })?;
+    ctx.faults.reach(FaultPoint::CreateAccepted).await;
+    let sized = |stored: Option<u32>| stored.map(i64::from);
+    let new = NewSandbox {
+        id: SandboxId::from_uuid(Uuid::new_v4()),
+        team: actor.team,
+        key: actor.key,
+        template: wish.template,
+        template_id: template.id,
+        // A memory snapshot fixes the sizes of what is made from it.
+        vcpus: sized(template.vcpus).map(Vcpus::parse).transpose()?.unwrap_or(wish.vcpus),
+        memory: sized(template.memory_mib).map(MemoryMib::parse).transpose()?.unwrap_or(wish.memory),
+        disk: wish.disk,
+        timeout: wish.timeout,
+        metadata: wish.metadata.into_map(),
+    };
+    let (sandbox, address) = scheduler::place(&ctx.store, &new, ctx.owner, ctx.tuning.lease).await?;
+    ctx.faults.reach(FaultPoint::CreateStored).await;
+    ctx.starts.hand_over(PlacedSandbox { sandbox: sandbox.clone(), host_address: Some(address) });
+    tracing::info!(sandbox = %sandbox.id, team = %actor.team, template = %sandbox.template, "{} is wanted", sandbox.id);
+    Ok(sandbox)
+}
+
+/// One sandbox of the caller's team.
+pub async fn get(ctx: &Context, actor: &Actor, id: SandboxId) -> Result<Sandbox, ServiceError> {
+    Ok(ctx.store.sandbox_get(actor.team, id).await?.ok_or_else(|| not_found(id))?)
+}
+
+/// The team's sandboxes that are not over, newest first, and whether there are more than the list may hold.
+pub async fn list(ctx: &Context, actor: &Actor) -> Result<(Vec<Sandbox>, bool), ServiceError> {
+    Ok(ctx.store.sandbox_list(actor.team).await?)
+}
+
+/// Writes the wish that a sandbox ends and hands it to the stopper. Repeating it changes nothing.
+pub async fn delete(ctx: &Arc<Context>, actor: &Actor, id: SandboxId) -> Result<Sandbox, ServiceError> {
+    let mut sandbox = get(ctx, actor, id).await?;
+    ctx.faults.reach(FaultPoint::DeleteAccepted).await;
+    loop {
+        let next = sandbox.state.after(SandboxEvent::Delete).map_err(|refused| {
+            Failure::new(FailureKind::Conflict, refused.to_string())
+        })?;
+        if next == sandbox.state {
+            return Ok(sandbox);
+        }
+        let change =
+            Change { state: Some(next), desired: Some(Desired::Stopped), due_now: true, ..Change::default() };
+        match ctx.store.sandbox_change(id, sandbox.generation, &change).await? {
+            Changed::Applied(now) => {
+                ctx.faults.reach(FaultPoint::DeleteStored).await;
+                ctx.stops.wake_for(id);
+                tracing::info!(sandbox = %id, was = %sandbox.state, "{id} is to end");
+                return Ok(*now);
+            }
+            // Every change moves the state machine on, so this ends.
+            Changed::Stale(now) => sandbox = *now,
+            Changed::Gone => return Err(not_found(id).into()),
+        }
+    }
+}
+
+/// Proves that the guest answers, and counts as activity.
+pub async fn ping(ctx: &Context, actor: &Actor, id: SandboxId) -> Result<(), ServiceError> {
+    let (address, _) = running(ctx, actor, id).await?;
+    let host = ctx.fleet.host(&address).map_err(guest_error)?;
+    host.ping_sandbox(id).await.map_err(|error| match error {
+        FleetError::Answered { code: connectrpc::ErrorCode::NotFound | connectrpc::ErrorCode::FailedPrecondition, .. } => {
+            Failure::new(FailureKind::NotRunning, "the capsule is not running on its host").into()
+        }
+        other => guest_error(other),
+    })
+}
+
+/// The guest of a running sandbox. Counts as activity.
+pub async fn guest(ctx: &Context, actor: &Actor, id: SandboxId) -> Result<GuestClient, ServiceError> {
+    let (address, _) = running(ctx, actor, id).await?;
+    ctx.fleet.guest(&address, &id).map_err(guest_error)
+}
+
+async fn running(ctx: &Context, actor: &Actor, id: SandboxId) -> Result<(String, Sandbox), ServiceError> {
+    let placed = ctx.store.sandbox_get_placed(actor.team, id).await?.ok_or_else(|| not_found(id))?;
+    let state = placed.sandbox.state;
+    match (state, placed.host_address) {
+        (SandboxState::Running, Some(address)) => {
+            ctx.touches.sandbox(id);
+            Ok((address, placed.sandbox))
+        }
+        _ => Err(Failure::new(FailureKind::NotRunning, format!("the capsule is {state}; this needs it running")).into()),
+    }
+}
+
+fn not_found(id: SandboxId) -> Failure {
+    Failure::not_found(format!("there is no capsule {id}"))
+}

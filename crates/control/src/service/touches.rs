@@ -1,0 +1,44 @@
+//! Marks of use gathered off the path: which keys were used, which sandboxes were active. Written in batches by
+//! `tasks/touch_writer`; losing the last seconds of them in a crash is of no matter.
+
+use std::collections::HashSet;
+use std::sync::Mutex;
+
+use wrenn_domain::ids::{KeyId, SandboxId};
+use wrenn_domain::limits::TOUCHES_MAX;
+
+/// Gathered marks.
+#[derive(Default)]
+pub struct Touches {
+    keys: Mutex<HashSet<KeyId>>,
+    sandboxes: Mutex<HashSet<SandboxId>>,
+}
+
+impl Touches {
+    /// A key was used.
+    pub fn key(&self, id: KeyId) {
+        note(&self.keys, id);
+    }
+
+    /// A sandbox was active.
+    pub fn sandbox(&self, id: SandboxId) {
+        note(&self.sandboxes, id);
+    }
+
+    /// Takes the marked keys.
+    pub fn take_keys(&self) -> Vec<KeyId> {
+        self.keys.lock().expect("no panic while held").drain().collect()
+    }
+
+    /// Takes the marked sandboxes.
+    pub fn take_sandboxes(&self) -> Vec<SandboxId> {
+        self.sandboxes.lock().expect("no panic while held").drain().collect()
+    }
+}
+
+fn note<T: std::hash::Hash + Eq>(marks: &Mutex<HashSet<T>>, id: T) {
+    let mut marks = marks.lock().expect("no panic while held");
+    if marks.len() < TOUCHES_MAX {
+        marks.insert(id);
+    }
+}

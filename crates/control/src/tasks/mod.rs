@@ -1,0 +1,44 @@
+//! Background work: each task reads the world and moves it one step towards the wishes in the database. Any of them
+//! may be killed anywhere, and any number of control planes may run them side by side.
+//!
+//! Signals ([`WorkQueue`], LISTEN/NOTIFY, long polls) only make things sooner. Nothing calls into here but [`spawn_all`].
+
+mod host_watcher;
+mod key_forgetter;
+mod sandbox_reconciler;
+mod sandbox_starter;
+mod sandbox_stopper;
+mod signal_listener;
+mod touch_writer;
+mod work;
+
+use std::future::Future;
+use std::sync::Arc;
+
+use crate::context::Context;
+
+pub use work::WorkQueue;
+
+/// Starts every task. They end when the context's stop token is set.
+pub fn spawn_all(ctx: &Arc<Context>) {
+    spawn(ctx, "sandbox_starter", sandbox_starter::run(ctx.clone()));
+    spawn(ctx, "sandbox_stopper", sandbox_stopper::run(ctx.clone()));
+    spawn(ctx, "host_watcher", host_watcher::run(ctx.clone()));
+    spawn(ctx, "sandbox_reconciler", sandbox_reconciler::run(ctx.clone()));
+    spawn(ctx, "signal_listener", signal_listener::run(ctx.clone()));
+    spawn(ctx, "touch_writer", touch_writer::run(ctx.clone()));
+    spawn(ctx, "key_forgetter", key_forgetter::run(ctx.clone()));
+}
+
+/// Starts one named, counted task that hears the stop signal.
+fn spawn(ctx: &Arc<Context>, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+    let stop = ctx.stop.clone();
+    ctx.tasks.spawn(async move {
+        tokio::select! {
+            // Stop first: a task that is always ready must still end.
+            biased;
+            () = stop.cancelled() => {}
+            () = task => tracing::error!(task = name, "a background task ended by itself"),
+        }
+    });
+}

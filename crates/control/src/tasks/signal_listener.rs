@@ -1,0 +1,34 @@
+//! Hears of work that other control planes wrote down, so that it need not wait for the next look.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use wrenn_store::StoreError;
+use wrenn_store::pg::Signal;
+
+use super::work::chain;
+use crate::context::Context;
+
+pub(super) async fn run(ctx: Arc<Context>) {
+    loop {
+        if let Err(error) = listen(&ctx).await {
+            tracing::warn!(error = %chain(&error), "cannot hear of other control planes' work now");
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        ctx.starts.wake();
+        ctx.stops.wake();
+    }
+}
+
+async fn listen(ctx: &Context) -> Result<(), StoreError> {
+    let mut signals = ctx.store.listen().await?;
+    loop {
+        match signals.next().await? {
+            Signal::Sandbox(id) => ctx.stops.wake_for(id),
+            Signal::Lost => {
+                ctx.starts.wake();
+                ctx.stops.wake();
+            }
+        }
+    }
+}

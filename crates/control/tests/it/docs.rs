@@ -1,0 +1,39 @@
+//! The API description and its viewer.
+
+use crate::harness::World;
+
+#[tokio::test]
+async fn the_description_is_generated_and_complete() {
+    let world = World::start().await;
+    let answer = world.api.get("/openapi.yaml").await;
+    assert_eq!(answer.headers["content-type"], "application/yaml");
+    let text = String::from_utf8(answer.body.to_vec()).expect("UTF-8");
+    assert!(text.contains("version: test"), "the running version is shown");
+    insta::assert_snapshot!("openapi", text);
+}
+
+#[tokio::test]
+async fn the_viewer_needs_nothing_from_elsewhere() {
+    let world = World::start().await;
+    let page = world.api.get("/docs/").await;
+    assert_eq!(page.status, 200);
+    let html = String::from_utf8(page.body.to_vec()).expect("UTF-8");
+    assert!(!html.contains("//"), "the page names another place:\n{html}");
+    let mut names = Vec::new();
+    for piece in html.split("src=\"").skip(1).chain(html.split("href=\"").skip(1)) {
+        let name = piece.split('"').next().expect("a value");
+        names.push(name.trim_start_matches("./").to_owned());
+    }
+    assert!(names.len() >= 4, "{names:?}");
+    for name in &names {
+        let file = world.api.get(&format!("/docs/{name}")).await;
+        assert_eq!(file.status, 200, "{name}");
+        assert!(!file.body.is_empty(), "{name}");
+    }
+    let start = world.api.get("/docs/swagger-initializer.js").await;
+    let script = String::from_utf8(start.body.to_vec()).expect("UTF-8");
+    assert!(script.contains("/openapi.yaml"), "{script}");
+    let policy = page.headers["content-security-policy"].to_str().expect("text");
+    assert!(policy.starts_with("default-src 'self'"), "{policy}");
+    assert_eq!(world.api.get("/docs").await.status, 308);
+}

@@ -1,0 +1,12 @@
+//! The control plane over HTTP: real PostgreSQL, real Redis, a simulated host with a real envd.
+
+mod bad_days;
+mod capsules;
+mod docs;
+mod envelope;
+mod exec;
+mod exec_stream;
+mod faults;
+mod files;
+mod harness;
+mod keys;

@@ -1,0 +1,158 @@
+//! Giving a new sandbox a place: what hosts carry, and the insert that reserves in the same transaction.
+//!
+//! Owner of: the birth of a sandboxes row. The host's row is locked while its load is counted, so that two creates
+//! can never both take the last room.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use sqlx::Row;
+use sqlx::postgres::PgRow;
+use sqlx::types::Json;
+use uuid::Uuid;
+use wrenn_domain::ids::{HostId, KeyId, SandboxId, TeamId};
+use wrenn_domain::names::TemplateName;
+use wrenn_domain::sizes::{DiskMib, MemoryMib, TimeoutSec, Vcpus};
+
+use super::sandboxes::sandbox;
+use super::Sandbox;
+use crate::{Store, StoreError};
+
+/// A host that can take sandboxes, and what it carries now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostLoad {
+    pub host: HostId,
+    pub address: String,
+    pub cpu_cores: u32,
+    pub memory_mib: u64,
+    pub disk_total_mib: u64,
+    pub disk_free_mib: u64,
+    /// Images it holds.
+    pub templates: Vec<String>,
+    /// Sandboxes that are not over.
+    pub sandboxes: u64,
+    /// vCPUs promised.
+    pub vcpus: u64,
+    /// MiB promised.
+    pub memory_promised_mib: u64,
+}
+
+/// A sandbox to be made.
+#[derive(Debug, Clone)]
+pub struct NewSandbox {
+    pub id: SandboxId,
+    pub team: TeamId,
+    pub key: KeyId,
+    pub template: TemplateName,
+    pub template_id: Uuid,
+    pub vcpus: Vcpus,
+    pub memory: MemoryMib,
+    pub disk: DiskMib,
+    pub timeout: TimeoutSec,
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// How a placement ended.
+#[derive(Debug, Clone)]
+pub enum Placed {
+    /// The row stands, in state starting, leased to the caller.
+    Here(Box<Sandbox>),
+    /// The host has no room any more, or is no longer online: choose again.
+    Full,
+}
+
+const LOAD: &str = "SELECT h.id, h.address, h.cpu_cores, h.memory_mib, h.disk_total_mib, h.disk_free_mib, h.templates,
+       count(s.id) AS sandboxes, coalesce(sum(s.vcpus), 0)::bigint AS vcpus,
+       coalesce(sum(s.memory_mib), 0)::bigint AS memory_promised_mib
+     FROM hosts h LEFT JOIN sandboxes s ON s.host_id = h.id AND s.state NOT IN ('stopped', 'error')
+     WHERE h.status = 'online' AND h.type = 'regular' AND ($1::uuid IS NULL OR h.id = $1)
+     GROUP BY h.id ORDER BY h.created_at, h.id";
+
+impl Store {
+    /// Online hosts with what they carry, oldest first.
+    pub async fn host_loads(&self) -> Result<Vec<HostLoad>, StoreError> {
+        self.run("read the load of hosts", || async {
+            let rows = sqlx::query(LOAD).bind(None::<Uuid>).fetch_all(&self.pool).await?;
+            rows.iter().map(load).collect()
+        })
+        .await
+    }
+
+    /// Writes a new sandbox onto a host if `fits` still says so under the host's lock. The row is leased to `owner` for `keep`: the
+    /// caller goes on with it at once. Inserting an id that is there already answers the row there is.
+    pub async fn sandbox_place(
+        &self,
+        new: &NewSandbox,
+        host: HostId,
+        fits: impl Fn(&HostLoad) -> bool,
+        owner: Uuid,
+        keep: Duration,
+    ) -> Result<Placed, StoreError> {
+        let fits = &fits;
+        self.run("place a sandbox", || async move {
+            let mut tx = self.pool.begin().await?;
+            sqlx::query("SELECT id FROM hosts WHERE id = $1 FOR UPDATE").bind(host.uuid()).execute(&mut *tx).await?;
+            let known = sqlx::query("SELECT * FROM sandboxes WHERE id = $1")
+                .bind(new.id.uuid())
+                .fetch_optional(&mut *tx)
+                .await?;
+            if let Some(row) = known {
+                return Ok(Placed::Here(Box::new(sandbox(&row)?)));
+            }
+            let row = sqlx::query(LOAD).bind(host.uuid()).fetch_optional(&mut *tx).await?;
+            match row.as_ref().map(load).transpose()? {
+                Some(load) if fits(&load) => {}
+                _ => return Ok(Placed::Full),
+            }
+            let row = insert(new, host, owner, keep).fetch_one(&mut *tx).await?;
+            tx.commit().await?;
+            Ok(Placed::Here(Box::new(sandbox(&row)?)))
+        })
+        .await
+    }
+}
+
+fn insert(
+    new: &NewSandbox,
+    host: HostId,
+    owner: Uuid,
+    keep: Duration,
+) -> sqlx::query::Query<'_, sqlx::Postgres, sqlx::postgres::PgArguments> {
+    sqlx::query(
+        "INSERT INTO sandboxes (id, team_id, host_id, template, template_id, state, desired, vcpus, memory_mib,
+           disk_mib, timeout_sec, metadata, created_by_key, lease_owner, lease_until)
+         VALUES ($1, $2, $3, $4, $5, 'starting', 'running', $6, $7, $8, $9, $10, $11, $12,
+           now() + $13 * interval '1 millisecond') RETURNING *",
+    )
+    .bind(new.id.uuid())
+    .bind(new.team.uuid())
+    .bind(host.uuid())
+    .bind(new.template.as_str().to_owned())
+    .bind(new.template_id)
+    .bind(new.vcpus.get() as i32)
+    .bind(new.memory.get() as i32)
+    .bind(new.disk.get() as i32)
+    .bind(new.timeout.get() as i32)
+    .bind(Json(new.metadata.clone()))
+    .bind(new.key.uuid())
+    .bind(owner)
+    .bind(keep.as_millis() as f64)
+}
+
+fn load(row: &PgRow) -> Result<HostLoad, sqlx::Error> {
+    let count = |column: &'static str| -> Result<u64, sqlx::Error> {
+        Ok(u64::try_from(row.try_get::<i64, _>(column)?).unwrap_or(0))
+    };
+    Ok(HostLoad {
+        host: HostId::from_uuid(row.try_get("id")?),
+        address: row.try_get("address")?,
+        cpu_cores: u32::try_from(row.try_get::<i32, _>("cpu_cores")?).unwrap_or(0),
+        memory_mib: count("memory_mib")?,
+        disk_total_mib: count("disk_total_mib")?,
+        disk_free_mib: count("disk_free_mib")?,
+        templates: row.try_get("templates")?,
+        sandboxes: count("sandboxes")?,
+        vcpus: count("vcpus")?,
+        memory_promised_mib: count("memory_promised_mib")?,
+    })
+}

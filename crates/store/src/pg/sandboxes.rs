@@ -1,0 +1,282 @@
+//! Sandboxes: reading them, and the one way to change their state: compare-and-set on the generation.
+//!
+//! Owner of: every column of sandboxes but the lease ones (leases.rs) and the row's birth (placement.rs).
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use sqlx::Row;
+use sqlx::postgres::PgRow;
+use sqlx::types::Json;
+use uuid::Uuid;
+use wrenn_domain::ids::{HostId, SandboxId, TeamId};
+use wrenn_domain::limits::LIST_CAPSULES_MAX;
+use wrenn_domain::sandbox::SandboxState;
+
+use super::signals::DUE_CHANNEL;
+use crate::error::corrupt;
+use crate::{Store, StoreError};
+
+/// What a sandbox's user wants of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Desired {
+    Running,
+    Paused,
+    Stopped,
+}
+
+/// A sandbox as stored.
+#[derive(Debug, Clone)]
+pub struct Sandbox {
+    pub id: SandboxId,
+    pub team: TeamId,
+    pub host: Option<HostId>,
+    pub template: String,
+    pub state: SandboxState,
+    /// Grows with every change of state; what compare-and-set compares.
+    pub generation: i64,
+    pub desired: Desired,
+    pub vcpus: u32,
+    pub memory_mib: u32,
+    pub disk_mib: u32,
+    pub timeout_sec: u32,
+    /// The user's labels.
+    pub metadata: BTreeMap<String, String>,
+    /// What the host reports (versions).
+    pub system_metadata: BTreeMap<String, String>,
+    /// Newest host report taken.
+    pub report_generation: i64,
+    pub error: Option<String>,
+    pub created_at: DateTime<Utc>,
+    pub started_at: Option<DateTime<Utc>>,
+    pub last_active_at: Option<DateTime<Utc>>,
+    pub updated_at: DateTime<Utc>,
+    pub attempts: u32,
+}
+
+/// A sandbox with the address of its host's agent.
+#[derive(Debug, Clone)]
+pub struct PlacedSandbox {
+    pub sandbox: Sandbox,
+    pub host_address: Option<String>,
+}
+
+/// What a change sets; what is absent stays.
+#[derive(Debug, Clone, Default)]
+pub struct Change {
+    pub state: Option<SandboxState>,
+    pub desired: Option<Desired>,
+    /// Text for the user and code, of a failure.
+    pub error: Option<(String, String)>,
+    pub report: Option<ReportMark>,
+    /// Frees the lease, makes the row due at once, and tells every control plane.
+    pub due_now: bool,
+}
+
+/// What a host report says, fit to be stored.
+#[derive(Debug, Clone, Default)]
+pub struct ReportMark {
+    pub generation: i64,
+    pub disk_mib: Option<u32>,
+    pub started_at: Option<DateTime<Utc>>,
+    pub last_active_at: Option<DateTime<Utc>>,
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// How a compare-and-set ended.
+#[derive(Debug, Clone)]
+pub enum Changed {
+    /// Done; the row as it is now.
+    Applied(Box<Sandbox>),
+    /// Somebody changed it meanwhile; the row as it is now.
+    Stale(Box<Sandbox>),
+    /// No such row.
+    Gone,
+}
+
+impl Store {
+    /// One sandbox of a team.
+    pub async fn sandbox_get(&self, team: TeamId, id: SandboxId) -> Result<Option<Sandbox>, StoreError> {
+        self.run("look up a sandbox", || async {
+            let row = sqlx::query("SELECT * FROM sandboxes WHERE id = $1 AND team_id = $2")
+                .bind(id.uuid())
+                .bind(team.uuid())
+                .fetch_optional(&self.pool)
+                .await?;
+            row.as_ref().map(sandbox).transpose()
+        })
+        .await
+    }
+
+    /// One sandbox of a team with its host's address.
+    pub async fn sandbox_get_placed(&self, team: TeamId, id: SandboxId) -> Result<Option<PlacedSandbox>, StoreError> {
+        self.run("look up a sandbox and its host", || async {
+            let row = sqlx::query(
+                "SELECT s.*, h.address FROM sandboxes s LEFT JOIN hosts h ON h.id = s.host_id
+                 WHERE s.id = $1 AND s.team_id = $2",
+            )
+            .bind(id.uuid())
+            .bind(team.uuid())
+            .fetch_optional(&self.pool)
+            .await?;
+            row.as_ref().map(placed).transpose()
+        })
+        .await
+    }
+
+    /// A team's sandboxes that are not over, newest first, and whether there are more than shown.
+    pub async fn sandbox_list(&self, team: TeamId) -> Result<(Vec<Sandbox>, bool), StoreError> {
+        self.run("list sandboxes", || async {
+            let rows = sqlx::query(
+                "SELECT * FROM sandboxes WHERE team_id = $1 AND state NOT IN ('stopped', 'error')
+                 ORDER BY created_at DESC, id LIMIT $2",
+            )
+            .bind(team.uuid())
+            .bind(LIST_CAPSULES_MAX + 1)
+            .fetch_all(&self.pool)
+            .await?;
+            let more = rows.len() as i64 > LIST_CAPSULES_MAX;
+            let shown = rows.iter().take(LIST_CAPSULES_MAX as usize).map(sandbox).collect::<Result<_, _>>()?;
+            Ok((shown, more))
+        })
+        .await
+    }
+
+    /// Those of the given sandboxes that are rows here, whatever their team and state.
+    pub async fn sandbox_list_by_id(&self, ids: &[SandboxId]) -> Result<Vec<Sandbox>, StoreError> {
+        let ids: Vec<Uuid> = ids.iter().map(|id| id.uuid()).collect();
+        self.run("look up sandboxes", || async {
+            let rows =
+                sqlx::query("SELECT * FROM sandboxes WHERE id = ANY($1)").bind(&ids).fetch_all(&self.pool).await?;
+            rows.iter().map(sandbox).collect()
+        })
+        .await
+    }
+
+    /// A host's sandboxes that are not over.
+    pub async fn sandbox_list_by_host(&self, host: HostId) -> Result<Vec<Sandbox>, StoreError> {
+        self.run("list a host's sandboxes", || async {
+            let rows = sqlx::query("SELECT * FROM sandboxes WHERE host_id = $1 AND state NOT IN ('stopped', 'error')")
+                .bind(host.uuid())
+                .fetch_all(&self.pool)
+                .await?;
+            rows.iter().map(sandbox).collect()
+        })
+        .await
+    }
+
+    /// Changes a sandbox if its generation is still `seen`.
+    pub async fn sandbox_change(&self, id: SandboxId, seen: i64, change: &Change) -> Result<Changed, StoreError> {
+        let state = change.state.map(SandboxState::as_str);
+        let desired = change.desired.map(Desired::as_str);
+        let (error, error_code) = change.error.clone().unzip();
+        let report = change.report.clone();
+        let mark = report.clone().unwrap_or_default();
+        self.run("change a sandbox", || async {
+            let row = sqlx::query(
+                "WITH changed AS (UPDATE sandboxes SET
+                   state = coalesce($3, state), desired = coalesce($4, desired), generation = generation + 1,
+                   error = coalesce($5, error), error_code = coalesce($6, error_code),
+                   report_generation = CASE WHEN $7 THEN $8 ELSE report_generation END,
+                   disk_mib = coalesce($9, disk_mib), started_at = coalesce($10, started_at),
+                   last_active_at = greatest(last_active_at, $11),
+                   system_metadata = CASE WHEN $7 AND $12 <> '{}'::jsonb THEN $12 ELSE system_metadata END,
+                   updated_at = now(),
+                   lease_owner = CASE WHEN $13 THEN NULL ELSE lease_owner END,
+                   lease_until = CASE WHEN $13 THEN NULL ELSE lease_until END,
+                   attempts = CASE WHEN $13 THEN 0 ELSE attempts END,
+                   next_attempt_at = CASE WHEN $13 THEN now() ELSE next_attempt_at END
+                 WHERE id = $1 AND generation = $2 RETURNING *)
+                 SELECT changed.*, CASE WHEN $13 THEN pg_notify($14, $15)::text END AS told FROM changed",
+            )
+            .bind(id.uuid())
+            .bind(seen)
+            .bind(state)
+            .bind(desired)
+            .bind(&error)
+            .bind(&error_code)
+            .bind(report.is_some())
+            .bind(mark.generation)
+            .bind(mark.disk_mib.map(|v| v as i32))
+            .bind(mark.started_at)
+            .bind(mark.last_active_at)
+            .bind(Json(&mark.metadata))
+            .bind(change.due_now)
+            .bind(DUE_CHANNEL)
+            .bind(id.to_string())
+            .fetch_optional(&self.pool)
+            .await?;
+            if let Some(row) = row {
+                return Ok(Changed::Applied(Box::new(sandbox(&row)?)));
+            }
+            let row =
+                sqlx::query("SELECT * FROM sandboxes WHERE id = $1").bind(id.uuid()).fetch_optional(&self.pool).await?;
+            match row {
+                Some(row) => Ok(Changed::Stale(Box::new(sandbox(&row)?))),
+                None => Ok(Changed::Gone),
+            }
+        })
+        .await
+    }
+
+    /// Notes activity. Changes no generation: nothing depends on it.
+    pub async fn sandbox_touch(&self, ids: &[SandboxId]) -> Result<(), StoreError> {
+        let ids: Vec<Uuid> = ids.iter().map(|id| id.uuid()).collect();
+        self.run("note activity", || async {
+            sqlx::query("UPDATE sandboxes SET last_active_at = now() WHERE id = ANY($1)")
+                .bind(&ids)
+                .execute(&self.pool)
+                .await
+                .map(|_| ())
+        })
+        .await
+    }
+}
+
+impl Desired {
+    /// The word stored.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+pub(super) fn placed(row: &PgRow) -> Result<PlacedSandbox, sqlx::Error> {
+    Ok(PlacedSandbox { sandbox: sandbox(row)?, host_address: row.try_get("address")? })
+}
+
+pub(super) fn sandbox(row: &PgRow) -> Result<Sandbox, sqlx::Error> {
+    let size = |column: &'static str| -> Result<u32, sqlx::Error> {
+        u32::try_from(row.try_get::<i32, _>(column)?).map_err(|_| corrupt("sandboxes.size"))
+    };
+    Ok(Sandbox {
+        id: SandboxId::from_uuid(row.try_get("id")?),
+        team: TeamId::from_uuid(row.try_get("team_id")?),
+        host: row.try_get::<Option<Uuid>, _>("host_id")?.map(HostId::from_uuid),
+        template: row.try_get("template")?,
+        state: row.try_get::<&str, _>("state")?.parse().map_err(|_| corrupt("sandboxes.state"))?,
+        generation: row.try_get("generation")?,
+        desired: match row.try_get::<&str, _>("desired")? {
+            "running" => Desired::Running,
+            "paused" => Desired::Paused,
+            "stopped" => Desired::Stopped,
+            _ => return Err(corrupt("sandboxes.desired")),
+        },
+        vcpus: size("vcpus")?,
+        memory_mib: size("memory_mib")?,
+        disk_mib: size("disk_mib")?,
+        timeout_sec: size("timeout_sec")?,
+        metadata: row.try_get::<Json<_>, _>("metadata")?.0,
+        system_metadata: row.try_get::<Json<_>, _>("system_metadata")?.0,
+        report_generation: row.try_get("report_generation")?,
+        error: row.try_get("error")?,
+        created_at: row.try_get("created_at")?,
+        started_at: row.try_get("started_at")?,
+        last_active_at: row.try_get("last_active_at")?,
+        updated_at: row.try_get("updated_at")?,
+        attempts: size("attempts")?,
+    })
+}

@@ -1,0 +1,113 @@
+//! Templates a sandbox can be made from: the team's own and the platform's.
+//!
+//! Owner of: every column of templates (hosts add the platform's images when they report them).
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use sqlx::Row;
+use sqlx::postgres::PgRow;
+use sqlx::types::Json;
+use uuid::Uuid;
+use wrenn_domain::ids::{PLATFORM_TEAM, TeamId};
+use wrenn_domain::limits::LIST_TEMPLATES_MAX;
+use wrenn_domain::names::TemplateName;
+
+use crate::error::corrupt;
+use crate::{Store, StoreError};
+
+/// A template.
+#[derive(Debug, Clone)]
+pub struct Template {
+    pub id: Uuid,
+    pub name: TemplateName,
+    pub kind: TemplateKind,
+    pub vcpus: Option<u32>,
+    /// MiB.
+    pub memory_mib: Option<u32>,
+    pub size_bytes: i64,
+    pub default_user: String,
+    pub default_env: BTreeMap<String, String>,
+    pub metadata: BTreeMap<String, String>,
+    pub protected: bool,
+    /// The platform's, not the team's own.
+    pub platform: bool,
+    pub created_at: DateTime<Utc>,
+}
+
+/// base: an image only. snapshot: memory too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TemplateKind {
+    Base,
+    Snapshot,
+}
+
+impl TemplateKind {
+    /// The word stored.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Base => "base",
+            Self::Snapshot => "snapshot",
+        }
+    }
+}
+
+impl Store {
+    /// The template a name means to a team: its own first, else the platform's.
+    pub async fn template_get(&self, team: TeamId, name: &TemplateName) -> Result<Option<Template>, StoreError> {
+        self.run("look up a template", || async {
+            let row = sqlx::query(
+                "SELECT * FROM templates WHERE name = $1 AND team_id IN ($2, $3) ORDER BY team_id = $3 LIMIT 1",
+            )
+            .bind(name.as_str())
+            .bind(team.uuid())
+            .bind(PLATFORM_TEAM.uuid())
+            .fetch_optional(&self.pool)
+            .await?;
+            row.as_ref().map(template).transpose()
+        })
+        .await
+    }
+
+    /// The team's and the platform's templates, newest first.
+    pub async fn template_list(&self, team: TeamId, kind: Option<TemplateKind>) -> Result<Vec<Template>, StoreError> {
+        self.run("list templates", || async {
+            let rows = sqlx::query(
+                "SELECT * FROM templates WHERE team_id IN ($1, $2) AND ($3::text IS NULL OR type = $3)
+                 ORDER BY created_at DESC, name LIMIT $4",
+            )
+            .bind(team.uuid())
+            .bind(PLATFORM_TEAM.uuid())
+            .bind(kind.map(TemplateKind::as_str))
+            .bind(LIST_TEMPLATES_MAX)
+            .fetch_all(&self.pool)
+            .await?;
+            rows.iter().map(template).collect()
+        })
+        .await
+    }
+}
+
+fn template(row: &PgRow) -> Result<Template, sqlx::Error> {
+    let size = |column: &'static str| -> Result<Option<u32>, sqlx::Error> {
+        row.try_get::<Option<i32>, _>(column)?.map(u32::try_from).transpose().map_err(|_| corrupt("templates.size"))
+    };
+    Ok(Template {
+        id: row.try_get("id")?,
+        name: row.try_get::<&str, _>("name")?.parse().map_err(|_| corrupt("templates.name"))?,
+        kind: match row.try_get::<&str, _>("type")? {
+            "base" => TemplateKind::Base,
+            "snapshot" => TemplateKind::Snapshot,
+            _ => return Err(corrupt("templates.type")),
+        },
+        vcpus: size("vcpus")?,
+        memory_mib: size("memory_mib")?,
+        size_bytes: row.try_get("size_bytes")?,
+        default_user: row.try_get("default_user")?,
+        default_env: row.try_get::<Json<_>, _>("default_env")?.0,
+        metadata: row.try_get::<Json<_>, _>("metadata")?.0,
+        protected: row.try_get("protected")?,
+        platform: row.try_get::<Uuid, _>("team_id")? == PLATFORM_TEAM.uuid(),
+        created_at: row.try_get("created_at")?,
+    })
+}

@@ -1,0 +1,203 @@
+//! HostService of the simulated host.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use connectrpc::{ConnectError, ErrorCode, RequestContext, Response, ServiceRequest, ServiceResult};
+use wrenn_contract::proto::wrenn::host::v1::{
+    CreateSandboxRequest, CreateSandboxResponse, DeleteSandboxRequest, DeleteSandboxResponse, GetConsoleRequest,
+    GetConsoleResponse, GetHostRequest, GetHostResponse, HostImage, HostService, ListSandboxesRequest,
+    ListSandboxesResponse, PingSandboxRequest, PingSandboxResponse, SandboxPhase, SandboxReport,
+};
+
+use super::guest::GuestProcess;
+use super::{Guest, Inner, Sim};
+
+pub(super) struct Rpc(pub(super) Arc<Inner>);
+
+#[allow(refining_impl_trait)]
+impl HostService for Rpc {
+    async fn get_host(
+        &self,
+        _ctx: RequestContext,
+        _request: ServiceRequest<'_, GetHostRequest>,
+    ) -> ServiceResult<GetHostResponse> {
+        let behaviour = self.0.behaviour();
+        tokio::time::sleep(behaviour.delay).await;
+        Response::ok(GetHostResponse {
+            agent_version: "sim".to_owned(),
+            vmm: "none".to_owned(),
+            vmm_version: "0".to_owned(),
+            acceleration: "none".to_owned(),
+            cpu_cores: 16,
+            memory_mib: if behaviour.memory_mib == 0 { 65_536 } else { behaviour.memory_mib },
+            disk_total_mib: 1_000_000,
+            disk_free_mib: 900_000,
+            templates: vec!["minimal".to_owned(), "second".to_owned()],
+            images: vec![HostImage { name: "minimal".to_owned(), size_bytes: 5_368_709_120, ..Default::default() }],
+            ..Default::default()
+        })
+    }
+
+    async fn create_sandbox(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, CreateSandboxRequest>,
+    ) -> ServiceResult<CreateSandboxResponse> {
+        let wish = request.to_owned_message();
+        // Goes on when the caller hangs up, as a real host does.
+        let report = tokio::spawn(create(self.0.clone(), wish)).await.map_err(|_| ConnectError::internal("panicked"))??;
+        Response::ok(CreateSandboxResponse { report: report.into(), ..Default::default() })
+    }
+
+    async fn delete_sandbox(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, DeleteSandboxRequest>,
+    ) -> ServiceResult<DeleteSandboxResponse> {
+        let id = request.to_owned_message().sandbox_id;
+        let behaviour = self.0.behaviour();
+        tokio::time::sleep(behaviour.delay).await;
+        {
+            let mut state = self.0.state.lock().expect("no panic while held");
+            *state.deletes.entry(id.clone()).or_default() += 1;
+            if let Some(code) = behaviour.refuse_delete {
+                return Err(ConnectError::new(code, "refused on purpose"));
+            }
+            state.tombstones.insert(id.clone());
+        }
+        let report = if behaviour.hold_deletes {
+            self.0.change(&id, |sim| {
+                sim.guest = None;
+                sim.report.phase = SandboxPhase::Stopping.into();
+            })
+        } else {
+            self.0.finish_delete(&id)
+        };
+        let report = report.unwrap_or_else(|| SandboxReport {
+            sandbox_id: id,
+            generation: 1,
+            phase: SandboxPhase::Gone.into(),
+            ..Default::default()
+        });
+        Response::ok(DeleteSandboxResponse { report: report.into(), ..Default::default() })
+    }
+
+    async fn list_sandboxes(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, ListSandboxesRequest>,
+    ) -> ServiceResult<ListSandboxesResponse> {
+        let ask = request.to_owned_message();
+        let mut news = self.0.revision.subscribe();
+        if ask.since_revision > 0 {
+            let wait = Duration::from_millis(u64::from(ask.wait_ms.min(30_000)));
+            let _ = tokio::time::timeout(wait, news.wait_for(|revision| *revision > ask.since_revision)).await;
+        }
+        tokio::time::sleep(self.0.behaviour().delay).await;
+        let state = self.0.state.lock().expect("no panic while held");
+        Response::ok(ListSandboxesResponse {
+            revision: state.revision.max(1),
+            sandboxes: state.sandboxes.values().map(|sim| sim.report.clone()).collect(),
+            ..Default::default()
+        })
+    }
+
+    async fn ping_sandbox(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, PingSandboxRequest>,
+    ) -> ServiceResult<PingSandboxResponse> {
+        let id = request.to_owned_message().sandbox_id;
+        tokio::time::sleep(self.0.behaviour().delay).await;
+        let state = self.0.state.lock().expect("no panic while held");
+        match state.sandboxes.get(&id).and_then(|sim| sim.report.phase.as_known()) {
+            None | Some(SandboxPhase::Gone) => Err(ConnectError::new(ErrorCode::NotFound, "no such sandbox")),
+            Some(SandboxPhase::Running) => Response::ok(PingSandboxResponse::default()),
+            Some(_) => Err(ConnectError::new(ErrorCode::FailedPrecondition, "not running")),
+        }
+    }
+
+    async fn get_console(
+        &self,
+        _ctx: RequestContext,
+        _request: ServiceRequest<'_, GetConsoleRequest>,
+    ) -> ServiceResult<GetConsoleResponse> {
+        Response::ok(GetConsoleResponse::default())
+    }
+}
+
+async fn create(inner: Arc<Inner>, wish: CreateSandboxRequest) -> Result<SandboxReport, ConnectError> {
+    let behaviour = inner.behaviour();
+    tokio::time::sleep(behaviour.delay).await;
+    let report = {
+        let mut state = inner.state.lock().expect("no panic while held");
+        *state.creates.entry(wish.sandbox_id.clone()).or_default() += 1;
+        if let Some(code) = behaviour.refuse_create {
+            return Err(ConnectError::new(code, "refused on purpose"));
+        }
+        if state.tombstones.contains(&wish.sandbox_id) {
+            return Err(ConnectError::new(ErrorCode::FailedPrecondition, "this sandbox was deleted"));
+        }
+        if let Some(sim) = state.sandboxes.get(&wish.sandbox_id) {
+            return Ok(sim.report.clone());
+        }
+        let report = SandboxReport {
+            sandbox_id: wish.sandbox_id.clone(),
+            generation: 1,
+            phase: SandboxPhase::Starting.into(),
+            template: wish.template,
+            vcpus: wish.vcpus,
+            memory_mib: wish.memory_mib,
+            disk_mib: wish.disk_mib,
+            ..Default::default()
+        };
+        state.sandboxes.insert(wish.sandbox_id.clone(), Sim { report: report.clone(), guest: None });
+        state.revision += 1;
+        inner.revision.send_replace(state.revision);
+        report
+    };
+    // Read after the sandbox stands: one that is released meanwhile must not be held for ever.
+    if !inner.behaviour().hold_starts {
+        tokio::spawn(boot(inner.clone(), wish.sandbox_id));
+    }
+    Ok(report)
+}
+
+/// Takes a sandbox from STARTING to RUNNING or FAILED.
+pub(super) async fn boot(inner: Arc<Inner>, id: String) {
+    let failure = inner.behaviour().fail_starts;
+    let guest = match (&inner.guest, failure) {
+        (_, Some((code, text))) => Err((code, text)),
+        (Guest::None, None) => Ok(None),
+        (Guest::Envd(program), None) => match GuestProcess::start(program).await {
+            Ok(guest) => Ok(Some(guest)),
+            Err(error) => Err(("internal_error".to_owned(), format!("{error:#}"))),
+        },
+    };
+    inner.change(&id, |sim| {
+        if sim.report.phase.as_known() != Some(SandboxPhase::Starting) {
+            return;
+        }
+        match guest {
+            Ok(guest) => {
+                sim.guest = guest;
+                sim.report.phase = SandboxPhase::Running.into();
+                sim.report.started_at_ms = now_ms();
+                sim.report.last_active_at_ms = now_ms();
+                for (key, value) in [("envd_version", "0.1.0"), ("kernel_version", "6.1.0-sim")] {
+                    sim.report.metadata.insert(key.to_owned(), value.to_owned());
+                }
+            }
+            Err((code, text)) => {
+                sim.report.phase = SandboxPhase::Failed.into();
+                sim.report.reason_code = code;
+                sim.report.reason = text;
+            }
+        }
+    });
+}
+
+fn now_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| i64::try_from(t.as_millis()).unwrap_or(0))
+}
