@@ -52,9 +52,9 @@ fn privileges() -> Finding {
 
 async fn qemu(config: &Config) -> Finding {
     match Qemu::find(&config.qemu, Acceleration::Tcg).await {
-        Ok(_) => {
-            let version = Qemu::find(&config.qemu, Acceleration::Tcg).await.map(|q| wrenn_vmm::Driver::version(&q).to_owned());
-            finding("qemu", Verdict::Ok, format!("{} {}", config.qemu.display(), version.unwrap_or_default()), "")
+        Ok(found) => {
+            let version = wrenn_vmm::Driver::version(&found).to_owned();
+            finding("qemu", Verdict::Ok, format!("{} {version}", config.qemu.display()), "")
         }
         Err(_) => finding(
             "qemu",

@@ -3,7 +3,7 @@
 //! The only crate that may hold unsafe code or start processes. Knows no sandbox, no RPC and no configuration.
 //! Guest side (envd and wrenn-init): [`boot`], [`kmod`], [`link`], [`entropy`], [`clock`], [`ext4`], [`hostname`].
 //! Host side (agent and vmm, feature `host`): [`netns`], [`links`], [`nft`], [`tap`], [`process`], [`tool`], [`files`],
-//! [`loopdev`], [`mounts`].
+//! [`loopdev`], [`mounts`], [`tsc`].
 
 pub mod boot;
 pub mod clock;
@@ -33,5 +33,7 @@ pub mod process;
 pub mod tap;
 #[cfg(feature = "host")]
 pub mod tool;
+#[cfg(feature = "host")]
+pub mod tsc;
 
 pub use syscall::SyscallError;

@@ -17,6 +17,14 @@ pub enum MemoryMapping {
     PrivateIncoming,
 }
 
+/// What the host offers.
+#[derive(Debug, Clone, Copy)]
+pub struct Host {
+    pub acceleration: Acceleration,
+    /// Frequency of the time stamp counter, kHz.
+    pub tsc_khz: u64,
+}
+
 /// Numbers of inherited files.
 #[derive(Debug, Clone, Copy)]
 pub struct Files {
@@ -25,8 +33,8 @@ pub struct Files {
 }
 
 /// Everything after the program's name.
-pub fn command_line(spec: &Spec, acceleration: Acceleration, memory: MemoryMapping, files: Files) -> Vec<OsString> {
-    let (accel, cpu) = match acceleration {
+pub fn command_line(spec: &Spec, host: Host, memory: MemoryMapping, files: Files) -> Vec<OsString> {
+    let (accel, cpu) = match host.acceleration {
         Acceleration::Kvm => ("kvm", "host"),
         Acceleration::Tcg => ("tcg,thread=multi", "max"),
     };
@@ -34,7 +42,7 @@ pub fn command_line(spec: &Spec, acceleration: Acceleration, memory: MemoryMappi
     let mac = spec.mac.map(|byte| format!("{byte:02x}")).join(":");
     let mut args: Vec<OsString> = Vec::new();
     let mut option = |name: &str, value: String| args.extend([OsString::from(name), OsString::from(value)]);
-    option("-machine", "microvm,acpi=on,rtc=on,pcie=off,pic=off,pit=off,memory-backend=memory0".into());
+    option("-machine", "microvm,acpi=on,rtc=on,pcie=off,memory-backend=memory0".into());
     option("-accel", accel.into());
     option("-cpu", cpu.into());
     option("-smp", spec.vcpus.to_string());
@@ -45,7 +53,7 @@ pub fn command_line(spec: &Spec, acceleration: Acceleration, memory: MemoryMappi
     if let Some(initramfs) = &spec.initramfs {
         option("-initrd", initramfs.display().to_string());
     }
-    option("-append", format!("console=ttyS0 root=/dev/vda rw reboot=t panic=-1 quiet loglevel=1 {}", spec.command_line));
+    option("-append", kernel_command_line(spec, host));
     let path = escaped(&spec.disk);
     option("-blockdev", format!("driver=raw,node-name=disk0,discard=unmap,file.driver=file,file.filename={path}"));
     option("-device", "virtio-blk-device,drive=disk0,discard=on".into());
@@ -66,6 +74,18 @@ pub fn command_line(spec: &Spec, acceleration: Acceleration, memory: MemoryMappi
     }
     args.extend(["-nodefaults", "-no-user-config", "-no-reboot", "-no-shutdown"].map(OsString::from));
     args
+}
+
+/// A software-run guest counts the host's time stamps but cannot find out how fast they are: its calibration against a
+/// timer that is emulated in bursts fails, and the kernel then waits for a tick that never comes. So it is told.
+fn kernel_command_line(spec: &Spec, host: Host) -> String {
+    let mut line = String::from("console=ttyS0 root=/dev/vda rw reboot=t panic=-1 quiet loglevel=1 ");
+    if host.acceleration == Acceleration::Tcg {
+        // Mitigations guard against a speculating processor; a translated guest does not run on one directly.
+        line.push_str(&format!("tsc_early_khz={} mitigations=off ", host.tsc_khz));
+    }
+    line.push_str(&spec.command_line);
+    line.trim_end().to_owned()
 }
 
 /// A path inside an option list: a comma is written twice.

@@ -33,7 +33,7 @@ const VERSION_WAIT: Duration = Duration::from_secs(10);
 pub struct Qemu {
     program: PathBuf,
     version: String,
-    acceleration: Acceleration,
+    host: args::Host,
 }
 
 impl Qemu {
@@ -47,8 +47,12 @@ impl Qemu {
             .map_err(|error| VmmError::new("find a VMM for", error))?;
         let text = String::from_utf8_lossy(&printed);
         let version = text.split_whitespace().skip_while(|word| *word != "version").nth(1);
+        let tsc_khz = tokio::task::spawn_blocking(wrenn_linux::tsc::measure_khz)
+            .await
+            .map_err(|error| VmmError::new("measure the clock for", error))?;
+        let host = args::Host { acceleration, tsc_khz };
         let version = version.ok_or_else(|| VmmError::new("read the VMM's version for", text.clone().into_owned()))?;
-        Ok(Self { program: program.to_owned(), version: version.to_owned(), acceleration })
+        Ok(Self { program: program.to_owned(), version: version.to_owned(), host })
     }
 
     fn start(&self, spec: &Spec, memory: args::MemoryMapping, tap: OwnedFd) -> Result<(Process, PathBuf), VmmError> {
@@ -61,7 +65,7 @@ impl Qemu {
         let files = args::Files { qmp: listener.as_raw_fd(), tap: tap.as_raw_fd() };
         let process = Detached {
             program: self.program.clone(),
-            args: args::command_line(spec, self.acceleration, memory, files),
+            args: args::command_line(spec, self.host, memory, files),
             inherited: vec![listener, tap],
             output,
         }
@@ -110,7 +114,7 @@ impl Driver for Qemu {
     }
 
     fn acceleration(&self) -> Acceleration {
-        self.acceleration
+        self.host.acceleration
     }
 
     fn boot(&self, spec: Spec) -> BoxFuture<'_, Result<Arc<dyn Machine>, VmmError>> {
