@@ -42,8 +42,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// CP_HOST_AGENT_ADDR: base URL of the one host's agent.
     pub host_agent: String,
-    /// WRENN_HOST_TOKEN: shared with the agent. Never logged.
-    pub host_token: String,
+    /// WRENN_HOST_TOKEN: shared with the agent; may be absent only while the agent is on this machine. Never logged.
+    pub host_token: Option<String>,
     /// WRENN_DIR
     pub dir: PathBuf,
     /// LOG_LEVEL
@@ -63,6 +63,7 @@ impl Config {
     /// Reads settings from a map of variables.
     pub fn parse(values: &BTreeMap<String, String>) -> Result<Self, ConfigError> {
         let read = Reader(values);
+        let host_agent = read.host_agent("CP_HOST_AGENT_ADDR")?;
         Ok(Self {
             database_url: read.url(
                 "DATABASE_URL",
@@ -86,16 +87,8 @@ impl Config {
             )?,
             redis_prefix: read.text("WRENN_REDIS_PREFIX").unwrap_or("wrenn:").to_owned(),
             listen: read.listen("WRENN_CP_LISTEN_ADDR", ":8000")?,
-            host_agent: read
-                .url(
-                    "CP_HOST_AGENT_ADDR",
-                    "http://localhost:50051",
-                    &["http://"],
-                    "the base URL of the host agent, such as http://localhost:50051",
-                )?
-                .trim_end_matches('/')
-                .to_owned(),
-            host_token: read.secret("WRENN_HOST_TOKEN")?,
+            host_token: read.secret("WRENN_HOST_TOKEN", is_loopback(&host_agent))?,
+            host_agent,
             dir: PathBuf::from(read.text("WRENN_DIR").unwrap_or("/var/lib/wrenn")),
             log_level: read.level("LOG_LEVEL")?,
             log_json: match read.text("WRENN_LOG_FORMAT") {
@@ -161,11 +154,26 @@ impl Reader<'_> {
         full.parse().map_err(|_| refuse(variable, format!("is {text:?}"), "an address and port such as :8000 or 127.0.0.1:8000"))
     }
 
-    fn secret(&self, variable: &'static str) -> Result<String, ConfigError> {
+    fn host_agent(&self, variable: &'static str) -> Result<String, ConfigError> {
+        let expected = "the base URL of the host agent, such as http://localhost:50051";
+        let url = self.url(variable, "http://localhost:50051", &["http://"], expected)?;
+        let url = url.trim_end_matches('/');
+        match url.parse::<http::Uri>() {
+            Ok(uri) if uri.authority().is_some() && uri.path() == "/" && uri.query().is_none() => Ok(url.to_owned()),
+            _ => Err(refuse(variable, format!("is {url:?}"), expected)),
+        }
+    }
+
+    fn secret(&self, variable: &'static str, may_be_absent: bool) -> Result<Option<String>, ConfigError> {
         let expected = "the secret shared with the host agent: 16 to 512 printable ASCII characters without blanks";
-        let Some(text) = self.text(variable) else { return Err(refuse(variable, "is not set".to_owned(), expected)) };
+        let Some(text) = self.text(variable) else {
+            return match may_be_absent {
+                true => Ok(None),
+                false => Err(refuse(variable, "is not set, but the host agent is not on this machine".to_owned(), expected)),
+            };
+        };
         if (16..=512).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic()) {
-            return Ok(text.to_owned());
+            return Ok(Some(text.to_owned()));
         }
         Err(refuse(variable, "is not such a text".to_owned(), expected))
     }
@@ -180,6 +188,11 @@ impl Reader<'_> {
             other => Err(refuse(variable, format!("is {other:?}"), "trace, debug, info, warn or error")),
         }
     }
+}
+
+fn is_loopback(url: &str) -> bool {
+    let host = url.parse::<http::Uri>().ok().and_then(|uri| uri.host().map(|h| h.trim_matches(['[', ']']).to_owned()));
+    host.is_some_and(|host| host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback()))
 }
 
 fn refuse(variable: &'static str, problem: String, expected: &'static str) -> ConfigError {
@@ -219,6 +232,7 @@ mod tests {
             ("REDIS_URL", "localhost"),
             ("WRENN_CP_LISTEN_ADDR", "8000"),
             ("CP_HOST_AGENT_ADDR", "localhost:50051"),
+            ("CP_HOST_AGENT_ADDR", "http://host/path"),
             ("WRENN_HOST_TOKEN", "short"),
             ("LOG_LEVEL", "loud"),
             ("WRENN_LOG_FORMAT", "xml"),
@@ -229,6 +243,19 @@ mod tests {
             let all = [(TOKEN.0.to_owned(), TOKEN.1.to_owned())].into_iter().chain(values).collect();
             let error = Config::parse(&all).expect_err(variable).to_string();
             assert!(error.starts_with(variable) && error.contains("it takes"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_host_token_may_be_absent_only_on_this_machine() {
+        let with = |address: &str| {
+            Config::parse(&[("CP_HOST_AGENT_ADDR".to_owned(), address.to_owned())].into_iter().collect())
+        };
+        for here in ["http://localhost:1", "http://127.0.0.1:1", "http://[::1]:1/"] {
+            assert!(with(here).is_ok_and(|config| config.host_token.is_none()), "{here}");
+        }
+        for away in ["http://10.0.0.1:1", "http://host:1"] {
+            assert!(with(away).expect_err(away).to_string().starts_with("WRENN_HOST_TOKEN"), "{away}");
         }
     }
 

@@ -96,7 +96,7 @@ impl Context {
             version,
             store,
             haste: Haste::new(&config.redis_url, &config.redis_prefix)?,
-            fleet: Fleet::new(&config.host_token, tuning.host_call)?,
+            fleet: Fleet::new(config.host_token.as_deref(), tuning.host_call)?,
             keys: KeyCache::default(),
             touches: Touches::default(),
             starts: WorkQueue::default(),

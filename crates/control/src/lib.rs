@@ -6,6 +6,7 @@
 //! Must never: speak SQL (that is `wrenn_store`), interpret a guest's bytes beyond envd's protocol, or hold a state
 //! that a restart would lose.
 
+mod causes;
 pub mod config;
 pub mod context;
 pub mod fault;

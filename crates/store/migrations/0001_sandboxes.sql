@@ -66,9 +66,7 @@ CREATE TABLE templates (
     created_at    timestamptz NOT NULL DEFAULT now(),
     UNIQUE (team_id, name)
 );
-
-INSERT INTO templates (id, team_id, name, protected)
-VALUES ('00000000-0000-0000-0000-000000000000', '00000000-0000-0000-0000-000000000000', 'minimal', true);
+-- The platform's own come with the first host that reports their images.
 
 CREATE TABLE sandboxes (
     id                 uuid PRIMARY KEY,

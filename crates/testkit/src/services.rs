@@ -5,12 +5,11 @@
 //! directory. So this works for `cargo test` (one process per binary) and for nextest (one per test) alike, and a
 //! kill -9 of a test leaves nothing behind.
 //!
-//! A runner that wants one cluster for its whole run calls [`shared`] first and keeps its process alive, then calls
-//! [`stop_and_wait`].
+//! A runner that wants one cluster for its whole run holds what [`join_or_start`] gives and ends with [`stop_and_wait`]; the program
+//! `with-services` does this around any command.
 
 use std::fs::{self, File, TryLockError};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -180,10 +179,4 @@ fn postgres_bin() -> anyhow::Result<PathBuf> {
 
 pub(crate) fn rand_u32() -> u32 {
     getrandom::u32().expect("the kernel gives random numbers")
-}
-
-/// Prints what a runner should export, for use from a shell.
-pub fn describe(services: &Services, mut to: impl Write) -> std::io::Result<()> {
-    writeln!(to, "DATABASE_URL={}", services.database_url("postgres"))?;
-    writeln!(to, "REDIS_URL={}", services.redis_url())
 }

@@ -26,7 +26,7 @@ type HttpClient = Client<HttpConnector, RelayBody>;
 #[derive(Clone)]
 pub struct Fleet {
     http: HttpClient,
-    token: HeaderValue,
+    token: Option<HeaderValue>,
     call_max: Duration,
 }
 
@@ -36,8 +36,8 @@ pub struct Fleet {
 pub struct UnfitToken;
 
 impl Fleet {
-    /// `call_max` bounds each lifecycle call.
-    pub fn new(token: &str, call_max: Duration) -> Result<Self, UnfitToken> {
+    /// `token` goes with every call; `call_max` bounds each lifecycle call.
+    pub fn new(token: Option<&str>, call_max: Duration) -> Result<Self, UnfitToken> {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(Duration::from_secs(3)));
@@ -47,8 +47,12 @@ impl Fleet {
             .pool_idle_timeout(Duration::from_secs(60))
             .pool_max_idle_per_host(64)
             .build(connector);
-        let mut token = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| UnfitToken)?;
-        token.set_sensitive(true);
+        let header = |token| {
+            let mut header = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| UnfitToken)?;
+            header.set_sensitive(true);
+            Ok(header)
+        };
+        let token = token.map(header).transpose()?;
         Ok(Self { http, token, call_max })
     }
 

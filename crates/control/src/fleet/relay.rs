@@ -27,13 +27,15 @@ pub(super) enum RelayFailure {
 #[derive(Clone)]
 pub(super) struct RelayTransport {
     pub(super) http: HttpClient,
-    pub(super) token: HeaderValue,
+    pub(super) token: Option<HeaderValue>,
 }
 
 impl RelayTransport {
     /// Sends a request; an answer made by the relay itself is an error.
     pub(super) async fn request(self, mut request: Request<RelayBody>) -> Result<Response<Incoming>, RelayFailure> {
-        request.headers_mut().insert(AUTH_HEADER, self.token);
+        if let Some(token) = self.token {
+            request.headers_mut().insert(AUTH_HEADER, token);
+        }
         let response = self.http.request(request).await.map_err(RelayFailure::Transport)?;
         let mark = response.headers().get(RELAY_ERROR_HEADER).and_then(|v| v.to_str().ok());
         if let Some(code) = mark {

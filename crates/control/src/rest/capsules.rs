@@ -17,10 +17,7 @@ use wrenn_store::pg::Sandbox;
 use super::ApiError;
 use super::extract::{Caller, CapsuleId, JsonBody};
 use crate::context::Context;
-use crate::service::sandboxes::{self, CreateSandbox};
-
-/// Template of a request that names none.
-const TEMPLATE_DEFAULT: &str = "minimal";
+use crate::service::sandboxes::{self, CreateSandbox, TEMPLATE_DEFAULT};
 
 /// Create a capsule
 ///

@@ -7,6 +7,7 @@ use wrenn_contract::rest::error::{ErrorBody, ErrorCode, ErrorDetail};
 use wrenn_domain::failure::{Failure, FailureKind};
 
 use super::request;
+use crate::causes::chain;
 use crate::service::ServiceError;
 
 /// An error answer.
@@ -103,11 +104,6 @@ fn log(api: &ApiError, error: &ServiceError) {
         502..=504 => tracing::warn!(request_id = id, error = chain, "request failed"),
         _ => tracing::debug!(request_id = id, error = chain, "request refused"),
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 pub(super) async fn no_such_route() -> ApiError {

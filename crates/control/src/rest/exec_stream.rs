@@ -7,8 +7,8 @@
 //! A slow client slows the process: nothing is read from the guest that was not sent on. When the socket ends, the
 //! process group is killed.
 
+use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::extract::ws::{CloseFrame, Message, WebSocket, close_code};
 use axum::extract::{State, WebSocketUpgrade, ws::rejection::WebSocketUpgradeRejection};
@@ -25,10 +25,8 @@ use super::ApiError;
 use super::exec::command;
 use super::extract::{Caller, CapsuleId};
 use crate::context::Context;
-use crate::fleet::guest::{ProcessNews, ProcessStream};
-use crate::fleet::GuestClient;
-use crate::service::exec::{self, Command};
-use crate::service::{Actor, guest_error};
+use crate::service::Actor;
+use crate::service::exec::{self, Command, Input, News, ProcessNews};
 
 /// Input frames waiting for the process at most; then the client waits.
 const INPUT_FRAMES_MAX: usize = 16;
@@ -98,21 +96,17 @@ async fn converse(
     from: &mut SplitStream<WebSocket>,
 ) -> Result<(), End> {
     let (command, stdin) = first_frame(out, from).await?;
-    let (guest, mut stream, pid) = exec::open(ctx, actor, id, command, stdin).await?;
-    out.send(&ExecServerFrame::Start { pid }).await?;
+    let mut session = exec::open(ctx, actor, id, command, stdin).await?;
+    out.send(&ExecServerFrame::Start { pid: session.pid() }).await?;
+    let (mut news, input) = session.split();
     let (feed, food) = mpsc::channel(INPUT_FRAMES_MAX);
-    // Each arm is driven until one ends the session: output to its end, the client's hang-up or stop. Feeding only ends
-    // when the input does.
+    // All arms are driven until one ends the session: the end of the output, or the client's stop or hang-up. In any
+    // order: each waits for another party.
     tokio::select! {
-        done = pump(out, &mut stream) => done,
+        done = pump(out, &mut news) => done,
         heard = hear(from, feed, stdin) => heard,
-        () = feed_process(&guest, pid, food) => unreachable_feed().await,
+        never = feed_process(&input, food) => match never {},
     }
-}
-
-/// Never ends: a session is not over because its input is.
-async fn unreachable_feed() -> Result<(), End> {
-    std::future::pending().await
 }
 
 async fn first_frame(out: &mut Out, from: &mut SplitStream<WebSocket>) -> Result<(Command, bool), End> {
@@ -140,25 +134,22 @@ async fn next_text(from: &mut SplitStream<WebSocket>) -> Result<String, End> {
 }
 
 /// Sends output until the process ended.
-async fn pump(out: &mut Out, stream: &mut ProcessStream) -> Result<(), End> {
+async fn pump(out: &mut Out, from: &mut News<'_>) -> Result<(), End> {
     loop {
-        let news = match tokio::time::timeout(KEEPALIVE_EVERY, stream.next()).await {
-            Ok(news) => news.map_err(guest_error)?,
+        let news = match tokio::time::timeout(KEEPALIVE_EVERY, from.next()).await {
+            Ok(news) => news?,
             Err(_) => {
                 out.raw(Message::Ping(Default::default())).await?;
                 continue;
             }
         };
         match news {
-            Some(ProcessNews::Started { .. }) => {}
-            Some(ProcessNews::Stdout(bytes)) => out.bytes(1, bytes).await?,
-            Some(ProcessNews::Stderr(bytes)) => out.bytes(2, bytes).await?,
-            Some(ProcessNews::Ended(ended)) => {
+            ProcessNews::Started { .. } => {}
+            ProcessNews::Stdout(bytes) => out.bytes(1, bytes).await?,
+            ProcessNews::Stderr(bytes) => out.bytes(2, bytes).await?,
+            ProcessNews::Ended(ended) => {
                 out.flush_text().await?;
                 return out.send(&ExecServerFrame::Exit { exit_code: ended.exit_code }).await;
-            }
-            None => {
-                return Err(guest_error(crate::fleet::FleetError::Nonsense("the stream ended early".to_owned())).into());
             }
         }
     }
@@ -196,14 +187,15 @@ enum Food {
     End,
 }
 
-async fn feed_process(guest: &GuestClient, pid: u32, mut food: mpsc::Receiver<Food>) {
+/// Feeds the process in order. Never ends: a session is not over because its input is.
+async fn feed_process(input: &Input<'_>, mut food: mpsc::Receiver<Food>) -> Infallible {
     while let Some(piece) = food.recv().await {
-        // A process that closed its input is no failure: what it prints and how it ends tells the story.
-        let _ = match piece {
-            Food::Bytes(bytes) => guest.send_input(pid, bytes).await,
-            Food::End => guest.close_stdin(pid).await,
-        };
+        match piece {
+            Food::Bytes(bytes) => input.feed(bytes).await,
+            Food::End => input.close().await,
+        }
     }
+    std::future::pending().await
 }
 
 impl Out {
@@ -277,9 +269,6 @@ fn unfinished(bytes: &[u8]) -> usize {
     }
     0
 }
-
-/// Longest silence before a ping; also documents that the guest's own keepalive is swallowed.
-const _: Duration = KEEPALIVE_EVERY;
 
 #[cfg(test)]
 mod tests {

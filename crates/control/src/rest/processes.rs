@@ -13,8 +13,7 @@ use wrenn_contract::rest::processes::{Process, ProcessList};
 use super::ApiError;
 use super::extract::{Caller, CapsuleId, Params, SelectorText};
 use crate::context::Context;
-use crate::fleet::guest::Selector;
-use crate::service::processes;
+use crate::service::processes::{self, Selector};
 
 /// List running processes
 #[utoipa::path(get, path = "/v1/capsules/{id}/processes", tag = "processes", security(("api_key" = [])),

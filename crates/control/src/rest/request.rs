@@ -48,3 +48,31 @@ pub(super) async fn envelop(request: Request, next: Next) -> Response {
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
     panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("?")
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::body::Body;
+    use axum::middleware::from_fn;
+    use axum::routing::get;
+    use http_body_util::BodyExt;
+    use tower::ServiceExt;
+    use wrenn_contract::rest::error::ErrorBody;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_in_a_handler_is_answered_in_the_envelope() {
+        async fn broken() -> &'static str {
+            panic!("on purpose")
+        }
+        let app = Router::new().route("/", get(broken)).layer(from_fn(envelop));
+        let response = app.oneshot(Request::new(Body::empty())).await.expect("infallible");
+        assert_eq!(response.status(), 500);
+        let id = response.headers()[REQUEST_ID].to_str().expect("text").to_owned();
+        let body = response.into_body().collect().await.expect("whole").to_bytes();
+        let body: ErrorBody = serde_json::from_slice(&body).expect("the envelope");
+        assert_eq!((body.error.code, body.error.request_id), (ErrorCode::InternalError, id));
+        assert!(!body.error.message.contains("on purpose"), "{}", body.error.message);
+    }
+}

@@ -14,7 +14,8 @@ use wrenn_domain::names::ProcessTag;
 
 use super::{Actor, ServiceError, guest_error, sandboxes};
 use crate::context::Context;
-use crate::fleet::guest::{Ended, ProcessNews, ProcessStream, Start};
+pub use crate::fleet::guest::ProcessNews;
+use crate::fleet::guest::{Ended, ProcessStream, Start};
 use crate::fleet::{FleetError, GuestClient};
 
 /// A valid command.
@@ -79,14 +80,62 @@ pub async fn start(
     tokio::time::timeout(Duration::from_secs(30), begin).await.map_err(|_| guest_error(FleetError::TimedOut))?
 }
 
-/// Starts a process and hands its stream over.
+/// A process whose output is taken as it comes. Dropping it ends the process.
+pub struct Session {
+    guest: GuestClient,
+    stream: ProcessStream,
+    pid: u32,
+}
+
+/// The way into a session's standard input.
+pub struct Input<'a> {
+    guest: &'a GuestClient,
+    pid: u32,
+}
+
+impl Session {
+    /// The process's pid.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Output and input, to be driven side by side.
+    pub fn split(&mut self) -> (News<'_>, Input<'_>) {
+        (News(&mut self.stream), Input { guest: &self.guest, pid: self.pid })
+    }
+}
+
+/// The way out of a session.
+pub struct News<'a>(&'a mut ProcessStream);
+
+impl News<'_> {
+    /// The next piece of news. The end of the process is the last one.
+    pub async fn next(&mut self) -> Result<ProcessNews, ServiceError> {
+        let news = self.0.next().await.map_err(guest_error)?;
+        news.ok_or_else(|| guest_error(FleetError::Nonsense("the stream ended before the process".to_owned())))
+    }
+}
+
+impl Input<'_> {
+    /// Feeds bytes. A process that closed its input is no failure: what it prints and how it ends tells the story.
+    pub async fn feed(&self, bytes: Vec<u8>) {
+        let _ = self.guest.send_input(self.pid, bytes).await;
+    }
+
+    /// No more input.
+    pub async fn close(&self) {
+        let _ = self.guest.close_stdin(self.pid).await;
+    }
+}
+
+/// Starts a process as a session.
 pub async fn open(
     ctx: &Context,
     actor: &Actor,
     id: SandboxId,
     command: Command,
     stdin: bool,
-) -> Result<(GuestClient, ProcessStream, u32), ServiceError> {
+) -> Result<Session, ServiceError> {
     let guest = sandboxes::guest(ctx, actor, id).await?;
     let start = Start { config: config(command), tag: None, stdin, detach: false };
     let begin = async {
@@ -96,7 +145,7 @@ pub async fn open(
     };
     let (stream, pid) =
         tokio::time::timeout(Duration::from_secs(30), begin).await.map_err(|_| guest_error(FleetError::TimedOut))??;
-    Ok((guest, stream, pid))
+    Ok(Session { guest, stream, pid })
 }
 
 async fn collect(

@@ -6,7 +6,7 @@ use wrenn_domain::limits::GUEST_PROCESSES_MAX;
 
 use super::{Actor, ServiceError, guest_error, sandboxes};
 use crate::context::Context;
-use crate::fleet::guest::Selector;
+pub use crate::fleet::guest::Selector;
 
 /// Processes that run now.
 pub async fn list(ctx: &Context, actor: &Actor, id: SandboxId) -> Result<Vec<ProcessInfo>, ServiceError> {

@@ -17,6 +17,9 @@ use crate::fault::FaultPoint;
 use crate::fleet::{FleetError, GuestClient};
 use crate::scheduler;
 
+/// Template of a wish that names none.
+pub const TEMPLATE_DEFAULT: &str = "minimal";
+
 /// A valid wish for a sandbox.
 #[derive(Debug, Clone)]
 pub struct CreateSandbox {
@@ -30,9 +33,8 @@ pub struct CreateSandbox {
 
 /// Writes the wish onto a host and hands it to the starter. The sandbox is starting when this returns.
 pub async fn create(ctx: &Arc<Context>, actor: &Actor, wish: CreateSandbox) -> Result<Sandbox, ServiceError> {
-    let template = ctx.store.template_get(actor.team, &wish.template).await?.ok_or_else(|| {
-        Failure::not_found(format!("there is no template {}; GET /v1/snapshots lists those there are", wish.template))
-    })?;
+    let template = ctx.store.template_get(actor.team, &wish.template).await?;
+    let template = template.ok_or_else(|| no_template(&wish.template))?;
     ctx.faults.reach(FaultPoint::CreateAccepted).await;
     let sized = |stored: Option<u32>| stored.map(i64::from);
     let new = NewSandbox {
@@ -120,6 +122,14 @@ async fn running(ctx: &Context, actor: &Actor, id: SandboxId) -> Result<(String,
         }
         _ => Err(Failure::new(FailureKind::NotRunning, format!("the capsule is {state}; this needs it running")).into()),
     }
+}
+
+fn no_template(name: &TemplateName) -> Failure {
+    // Images are known from the hosts that hold them: before the first host answers there is not even this one.
+    if name.as_str() == TEMPLATE_DEFAULT {
+        return Failure::new(FailureKind::NoCapacity, format!("no host has reported the template {name} yet; try again"));
+    }
+    Failure::not_found(format!("there is no template {name}; GET /v1/snapshots lists those there are"))
 }
 
 fn not_found(id: SandboxId) -> Failure {

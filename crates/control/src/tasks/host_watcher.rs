@@ -12,7 +12,7 @@ use wrenn_domain::sandbox::{SandboxEvent, SandboxState};
 use wrenn_store::StoreError;
 use wrenn_store::pg::{Host, Sandbox};
 
-use super::work::chain;
+use crate::causes::chain;
 use crate::context::Context;
 use crate::fleet::{FleetError, HostClient, HostPhase, HostReport, HostReports};
 use crate::service::reports;

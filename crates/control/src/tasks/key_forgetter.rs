@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::work::chain;
+use crate::causes::chain;
 use crate::context::Context;
 
 pub(super) async fn run(ctx: Arc<Context>) {

@@ -6,7 +6,8 @@ use wrenn_domain::sandbox::{SandboxEvent, SandboxState};
 use wrenn_store::StoreError;
 use wrenn_store::pg::{PlacedSandbox, Work};
 
-use super::work::{self, backoff, chain, postpone};
+use super::work::{self, backoff, postpone};
+use crate::causes::chain;
 use crate::context::Context;
 use crate::fault::FaultPoint;
 use crate::fleet::HostPhase;

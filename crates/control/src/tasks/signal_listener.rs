@@ -6,7 +6,7 @@ use std::time::Duration;
 use wrenn_store::StoreError;
 use wrenn_store::pg::Signal;
 
-use super::work::chain;
+use crate::causes::chain;
 use crate::context::Context;
 
 pub(super) async fn run(ctx: Arc<Context>) {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::work::chain;
+use crate::causes::chain;
 use crate::context::Context;
 
 const SANDBOXES_EVERY: Duration = Duration::from_secs(5);

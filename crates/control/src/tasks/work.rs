@@ -10,6 +10,7 @@ use wrenn_domain::limits::{HOST_CALLS_MAX, LEASE_BATCH_MAX};
 use wrenn_store::StoreError;
 use wrenn_store::pg::{PlacedSandbox, Work};
 
+use crate::causes::chain;
 use crate::context::Context;
 
 /// Longest sleep between two looks: what every lost signal costs at most.
@@ -142,19 +143,4 @@ fn wake_after(ctx: &Context, work: Work, id: SandboxId, pause: Duration) {
             }
         }
     });
-}
-
-/// The whole chain of causes in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.ends_with(&next) {
-            text.push_str(": ");
-            text.push_str(&next);
-        }
-        cause = error.source();
-    }
-    text
 }

@@ -125,7 +125,7 @@ async fn sandboxes_of_a_silent_host_are_missing_and_come_back_with_it() {
 async fn a_wrong_host_token_is_seen_and_nothing_is_lost() {
     let world = World::start().await;
     let mut config = config(&world.database.url, &world.database, &world.host);
-    config.host_token = "another-token-altogether".to_owned();
+    config.host_token = Some("another-token-altogether".to_owned());
     let server = wrenn_control::Server::builder().config(config).bind().await.expect("binds");
     let host = server.context().fleet.host(&world.host.url()).expect("a client");
     let error = host.get_host().await.expect_err("refused");

@@ -10,3 +10,4 @@ mod faults;
 mod files;
 mod harness;
 mod keys;
+mod program;

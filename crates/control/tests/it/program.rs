@@ -1,0 +1,136 @@
+//! The program wrenn-cp itself: its commands, its settings, kill -9.
+
+use std::process::{Output, Stdio};
+
+use tokio::process::{Child, Command};
+use wrenn_testkit::host::{Guest, TOKEN};
+use wrenn_testkit::{Database, SimHost, wait_until};
+
+use crate::harness::{Api, SOON, host_is_known};
+
+fn program(database: &Database, host: &SimHost, listen: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_wrenn-cp"));
+    command
+        .env_clear()
+        .env("DATABASE_URL", &database.url)
+        .env("REDIS_URL", &database.redis_url)
+        .env("WRENN_REDIS_PREFIX", &database.redis_prefix)
+        .env("WRENN_CP_LISTEN_ADDR", listen)
+        .env("CP_HOST_AGENT_ADDR", host.url())
+        .env("WRENN_HOST_TOKEN", TOKEN)
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    command
+}
+
+fn free_port() -> String {
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    socket.local_addr().expect("bound").to_string()
+}
+
+async fn output(mut command: Command) -> Output {
+    tokio::time::timeout(SOON, command.output()).await.expect("in time").expect("starts")
+}
+
+fn serve(database: &Database, host: &SimHost, listen: &str) -> Child {
+    let mut command = program(database, host, listen);
+    command.stderr(Stdio::null()).spawn().expect("starts")
+}
+
+async fn key(database: &Database, host: &SimHost) -> String {
+    let mut command = program(database, host, ":0");
+    command.args(["key", "create", "--team", "dev", "--name", "laptop", "--json"]);
+    let made = output(command).await;
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let shown: serde_json::Value = serde_json::from_slice(&made.stdout).expect("JSON");
+    assert!(shown["id"].as_str().is_some_and(|id| id.starts_with("key-")), "{shown}");
+    shown["key"].as_str().expect("the key").to_owned()
+}
+
+#[tokio::test]
+async fn a_kill_at_the_hardest_loses_nothing() {
+    let database = Database::empty().await;
+    let host = SimHost::start(Guest::None).await;
+    let key = key(&database, &host).await;
+    let listen = free_port();
+    let mut child = serve(&database, &host, &listen);
+    let api = Api::at(&listen, &key);
+    wait_until("it answers", SOON, || async { api.try_get("/health").await.filter(|a| a.status == 200).map(|_| ()) }).await;
+    host_is_known(&database).await;
+    host.behave(|b| b.hold_starts = true);
+    let ids = futures::future::join_all((0..5).map(|_| api.create())).await;
+    child.kill().await.expect("killed");
+    host.release_starts();
+    let _second = serve(&database, &host, &listen);
+    wait_until("it answers", SOON, || async { api.try_get("/health").await.filter(|a| a.status == 200).map(|_| ()) }).await;
+    let api = Api::at(&listen, &key);
+    for id in &ids {
+        api.wait_status(id, "running").await;
+    }
+}
+
+#[tokio::test]
+async fn it_ends_on_sigterm_with_success() {
+    let database = Database::fresh().await;
+    let host = SimHost::start(Guest::None).await;
+    let listen = free_port();
+    let mut child = serve(&database, &host, &listen);
+    let api = Api::at(&listen, "");
+    wait_until("it answers", SOON, || async { api.try_get("/health").await.map(|_| ()) }).await;
+    let pid = child.id().expect("runs").to_string();
+    std::process::Command::new("kill").args(["-TERM", &pid]).status().expect("kill");
+    let ended = tokio::time::timeout(SOON, child.wait()).await.expect("in time").expect("reaped");
+    assert!(ended.success(), "{ended}");
+}
+
+#[tokio::test]
+async fn keys_are_made_listed_and_revoked_and_the_secret_is_shown_once() {
+    let database = Database::empty().await;
+    let host = SimHost::start(Guest::None).await;
+    let key = key(&database, &host).await;
+    let mut list = program(&database, &host, ":0");
+    list.args(["key", "list"]);
+    let listed = String::from_utf8(output(list).await.stdout).expect("UTF-8");
+    assert!(listed.contains("laptop") && listed.contains(&key[..10]) && !listed.contains(&key), "{listed}");
+    let id = listed.split(' ').next().expect("an id").to_owned();
+    for (id, works) in [("key-x", false), ("key-0000000000000000000000000", false), (id.as_str(), true), (id.as_str(), true)] {
+        let mut revoke = program(&database, &host, ":0");
+        revoke.args(["key", "revoke", id]);
+        assert_eq!(output(revoke).await.status.success(), works, "{id}");
+    }
+}
+
+#[tokio::test]
+async fn a_bad_setting_ends_it_with_a_sentence_that_names_it() {
+    let database = Database::empty().await;
+    let host = SimHost::start(Guest::None).await;
+    for (variable, value) in [("LOG_LEVEL", "loud"), ("WRENN_CP_LISTEN_ADDR", "nowhere"), ("DATABASE_URL", "x")] {
+        let mut command = program(&database, &host, ":0");
+        command.env(variable, value);
+        let ended = output(command).await;
+        let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+        assert!(!ended.status.success() && said.contains(variable) && said.contains("it takes"), "{said}");
+        assert!(!said.contains(TOKEN), "{said}");
+    }
+    let mut taken = program(&database, &host, &host.url().replace("http://", ""));
+    taken.stdout(Stdio::piped());
+    let said = String::from_utf8_lossy(&output(taken).await.stderr).into_owned();
+    assert!(said.contains("WRENN_CP_LISTEN_ADDR"), "{said}");
+}
+
+#[tokio::test]
+async fn it_rests_in_little_memory() {
+    let database = Database::fresh().await;
+    let host = SimHost::start(Guest::None).await;
+    let listen = free_port();
+    let child = serve(&database, &host, &listen);
+    let api = Api::at(&listen, "");
+    wait_until("it answers", SOON, || async { api.try_get("/health").await.filter(|a| a.status == 200).map(|_| ()) }).await;
+    host_is_known(&database).await;
+    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id().expect("runs"))).expect("status");
+    let line = status.lines().find(|l| l.starts_with("VmRSS:")).expect("VmRSS");
+    let kib: u64 = line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("a number");
+    assert!(kib < 60 * 1024, "{line}");
+}

@@ -1,0 +1,60 @@
+//! Rows to start a test from.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use uuid::Uuid;
+use wrenn_domain::ids::{HostId, KeyId, SandboxId, TeamId};
+use wrenn_domain::sizes::{DiskMib, MemoryMib, TimeoutSec, Vcpus};
+use wrenn_store::Store;
+use wrenn_store::pg::{HostFacts, HostImage, NewSandbox, PlacedSandbox, Placed, Sandbox};
+
+pub async fn team(store: &Store) -> TeamId {
+    let id = TeamId::from_uuid(Uuid::new_v4());
+    store.team_ensure(&id.to_string(), id, &id.to_string()).await.expect("a team")
+}
+
+pub async fn host(store: &Store) -> HostId {
+    let fresh = HostId::from_uuid(Uuid::new_v4());
+    let id = store.host_ensure(&format!("http://{fresh}"), fresh).await.expect("a host");
+    store.host_seen(id, Some(&facts(8192))).await.expect("seen");
+    id
+}
+
+pub fn facts(memory_mib: u64) -> HostFacts {
+    HostFacts {
+        cpu_cores: 4,
+        memory_mib,
+        disk_total_mib: 100_000,
+        disk_free_mib: 90_000,
+        images: vec![HostImage { name: "minimal".to_owned(), size_bytes: 1 }],
+        ..HostFacts::default()
+    }
+}
+
+pub fn wish(team: TeamId) -> NewSandbox {
+    NewSandbox {
+        id: SandboxId::from_uuid(Uuid::new_v4()),
+        team,
+        key: KeyId::from_uuid(Uuid::new_v4()),
+        template: "minimal".parse().expect("a name"),
+        template_id: Uuid::nil(),
+        vcpus: Vcpus::DEFAULT,
+        memory: MemoryMib::DEFAULT,
+        disk: DiskMib::DEFAULT,
+        timeout: TimeoutSec::NEVER,
+        metadata: BTreeMap::from([("who".to_owned(), "me".to_owned())]),
+    }
+}
+
+/// Leased to nobody who lives, for `keep`.
+pub async fn place(store: &Store, new: &NewSandbox, host: HostId, keep: Duration) -> Sandbox {
+    match store.sandbox_place(new, host, |_| true, Uuid::new_v4(), keep).await.expect("a database") {
+        Placed::Here(sandbox) => *sandbox,
+        Placed::Full => panic!("the host is online and fits"),
+    }
+}
+
+pub fn ids(placed: &[PlacedSandbox]) -> Vec<SandboxId> {
+    placed.iter().map(|p| p.sandbox.id).collect()
+}
