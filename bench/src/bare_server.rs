@@ -20,10 +20,11 @@ pub fn serve(database_url: &str) -> anyhow::Result<()> {
 }
 
 async fn read(State(pool): State<PgPool>, Path(id): Path<Uuid>) -> Result<Json<serde_json::Value>, StatusCode> {
-    let row: (Uuid, String, i32, i32) = sqlx::query_as("select id, state, vcpus, memory_mib from sandboxes where id = $1")
-        .bind(id)
-        .fetch_one(&pool)
-        .await
-        .map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
+    let row: (Uuid, String, i32, i32) =
+        sqlx::query_as("select id, state, vcpus, memory_mib from sandboxes where id = $1")
+            .bind(id)
+            .fetch_one(&pool)
+            .await
+            .map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
     Ok(Json(serde_json::json!({"id": row.0, "status": row.1, "vcpus": row.2, "memory_mb": row.3})))
 }

@@ -82,9 +82,7 @@ fn median(values: &mut [f64]) -> f64 {
 
 fn uuid_of(id: &str) -> anyhow::Result<uuid::Uuid> {
     let digits = id.strip_prefix("cl-").context("no capsule id")?;
-    let value = digits.chars().try_fold(0u128, |value, c| {
-        value.checked_mul(36)?.checked_add(u128::from(c.to_digit(36)?))
-    });
+    let value =
+        digits.chars().try_fold(0u128, |value, c| value.checked_mul(36)?.checked_add(u128::from(c.to_digit(36)?)));
     Ok(uuid::Uuid::from_u128(value.with_context(|| format!("{id} is no id"))?))
 }
-

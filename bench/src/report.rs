@@ -69,8 +69,7 @@ impl Report {
             Bound::AtMost(most) => judged <= most,
             Bound::AtLeast(least) => judged >= least,
         });
-        let figure =
-            Figure { name: name.into(), unit: unit.into(), value, floor, ratio, bound, kept, runs };
+        let figure = Figure { name: name.into(), unit: unit.into(), value, floor, ratio, bound, kept, runs };
         eprintln!("  {}", row(&figure).join("  "));
         self.figures.push(figure);
     }
@@ -98,8 +97,7 @@ impl Report {
 
     /// Fails when a bound was not kept.
     pub fn verdict(&self) -> anyhow::Result<()> {
-        let broken: Vec<_> =
-            self.figures.iter().filter(|f| f.kept == Some(false)).map(|f| f.name.as_str()).collect();
+        let broken: Vec<_> = self.figures.iter().filter(|f| f.kept == Some(false)).map(|f| f.name.as_str()).collect();
         if broken.is_empty() {
             return Ok(());
         }

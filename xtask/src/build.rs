@@ -6,7 +6,8 @@ use std::process::Command;
 use anyhow::{Context, bail};
 
 /// Programs that run on a host. The guest's own are built by `cargo xtask images` as static binaries.
-const PROGRAMS: [(&str, &str); 3] = [("wrenn-control", "wrenn-cp"), ("wrenn-agent", "wrenn-agent"), ("wrenn-cli", "wrenn")];
+const PROGRAMS: [(&str, &str); 3] =
+    [("wrenn-control", "wrenn-cp"), ("wrenn-agent", "wrenn-agent"), ("wrenn-cli", "wrenn")];
 
 /// Builds and installs.
 pub fn run() -> anyhow::Result<()> {

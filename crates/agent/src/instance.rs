@@ -24,7 +24,9 @@ pub struct Instance {
 pub enum InstanceError {
     #[error("could not read or write {path}")]
     File { path: String, source: std::io::Error },
-    #[error("{path} is damaged: it should hold an instance id and a /16; restore it, or remove it when nothing of this agent runs")]
+    #[error(
+        "{path} is damaged: it should hold an instance id and a /16; restore it, or remove it when nothing of this agent runs"
+    )]
     Damaged { path: String },
     #[error("could not look at this machine's routes")]
     Routes(#[from] LinksError),
@@ -41,7 +43,8 @@ impl Instance {
         let shown = path.display().to_string();
         match std::fs::read(&path) {
             Ok(bytes) => {
-                let kept: Self = serde_json::from_slice(&bytes).map_err(|_| InstanceError::Damaged { path: shown.clone() })?;
+                let kept: Self =
+                    serde_json::from_slice(&bytes).map_err(|_| InstanceError::Damaged { path: shown.clone() })?;
                 let sound = kept.id.len() == 4 && kept.id.bytes().all(|b| b.is_ascii_hexdigit());
                 if !sound {
                     return Err(InstanceError::Damaged { path: shown });

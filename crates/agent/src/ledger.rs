@@ -81,7 +81,11 @@ impl Ledger {
     pub fn write(&self, dir: &Path) -> Result<(), LedgerError> {
         let path = dir.join(FILE);
         let bytes = serde_json::to_vec(self).map_err(std::io::Error::other);
-        bytes.and_then(|bytes| files::replace(&path, &bytes)).map_err(|source| LedgerError { act: "write", path, source })
+        bytes.and_then(|bytes| files::replace(&path, &bytes)).map_err(|source| LedgerError {
+            act: "write",
+            path,
+            source,
+        })
     }
 
     /// Reads one. It may be half-written or somebody else's: everything is checked.

@@ -38,7 +38,9 @@ pub enum AgentError {
     Locked { dir: PathBuf },
     #[error("could not {act}")]
     Io { act: String, source: std::io::Error },
-    #[error("this host does not forward packets and the agent may not switch it on: run `sysctl -w net.ipv4.ip_forward=1`")]
+    #[error(
+        "this host does not forward packets and the agent may not switch it on: run `sysctl -w net.ipv4.ip_forward=1`"
+    )]
     Forwarding(#[source] std::io::Error),
     #[error(transparent)]
     Instance(#[from] instance::InstanceError),

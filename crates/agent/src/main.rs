@@ -80,7 +80,8 @@ fn show(findings: &[probe::Finding], json: bool) -> ExitCode {
 
 async fn stop_signal() {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
         // Without signals only a kill ends us; that loses nothing.
         return std::future::pending().await;
     };

@@ -43,7 +43,10 @@ pub async fn run(config: &Config) -> Vec<Finding> {
 
 fn privileges() -> Finding {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let root = status.lines().find_map(|l| l.strip_prefix("Uid:")).is_some_and(|ids| ids.split_whitespace().nth(1) == Some("0"));
+    let root = status
+        .lines()
+        .find_map(|l| l.strip_prefix("Uid:"))
+        .is_some_and(|ids| ids.split_whitespace().nth(1) == Some("0"));
     if root {
         return finding("root", Verdict::Ok, "runs as root", "");
     }
@@ -75,7 +78,11 @@ fn devices() -> Vec<Finding> {
     [
         ("tun", "/dev/net/tun", "load the tun module: `modprobe tun`"),
         ("loop", "/dev/loop-control", "load the loop module: `modprobe loop`"),
-        ("mkfs.xfs", "/usr/sbin/mkfs.xfs", "install the Debian package xfsprogs (not needed where the disk is XFS or btrfs)"),
+        (
+            "mkfs.xfs",
+            "/usr/sbin/mkfs.xfs",
+            "install the Debian package xfsprogs (not needed where the disk is XFS or btrfs)",
+        ),
     ]
     .into_iter()
     .map(|(check, path, remedy)| {
@@ -107,7 +114,11 @@ async fn namespaces() -> Finding {
 
 fn forwarding() -> Finding {
     let on = std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").is_ok_and(|text| text.trim() == "1");
-    let detail = if on { "IPv4 packets are forwarded" } else { "IPv4 packets are not forwarded; the agent switches it on at its start" };
+    let detail = if on {
+        "IPv4 packets are forwarded"
+    } else {
+        "IPv4 packets are not forwarded; the agent switches it on at its start"
+    };
     finding("forwarding", Verdict::Ok, detail, "")
 }
 
@@ -117,5 +128,10 @@ fn memory() -> Finding {
     if total >= ENOUGH_MIB {
         return finding("memory", Verdict::Ok, format!("{total} MiB"), "");
     }
-    finding("memory", Verdict::Warning, format!("{total} MiB"), "use a machine with 2 GiB or more to run several capsules")
+    finding(
+        "memory",
+        Verdict::Warning,
+        format!("{total} MiB"),
+        "use a machine with 2 GiB or more to run several capsules",
+    )
 }

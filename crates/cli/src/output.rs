@@ -53,10 +53,7 @@ impl Output {
 
     fn print_failure(&self, code: &str, message: &str, request_id: Option<&str>) {
         if self.json {
-            eprintln!(
-                "{}",
-                serde_json::json!({"error": {"code": code, "message": message, "request_id": request_id}})
-            );
+            eprintln!("{}", serde_json::json!({"error": {"code": code, "message": message, "request_id": request_id}}));
             return;
         }
         eprintln!("wrenn: {message}");
@@ -74,10 +71,7 @@ impl Output {
     /// A bar for a transfer of `bytes`, or a counter when the size is not known.
     pub fn transfer(&self, text: &str, bytes: Option<u64>) -> ProgressBar {
         let (bar, template) = match bytes {
-            Some(total) => (
-                ProgressBar::new(total),
-                "{msg} {bar:24} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
-            ),
+            Some(total) => (ProgressBar::new(total), "{msg} {bar:24} {bytes}/{total_bytes} {bytes_per_sec} {eta}"),
             None => (ProgressBar::new_spinner(), "{spinner} {msg} {bytes} {bytes_per_sec}"),
         };
         let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());

@@ -50,8 +50,6 @@ impl RelayError {
 
     /// Reads [`RELAY_ERROR_HEADER`].
     pub fn parse(code: &str) -> Option<Self> {
-        [Self::NotFound, Self::NotRunning, Self::Unresponsive, Self::Busy]
-            .into_iter()
-            .find(|e| e.code() == code)
+        [Self::NotFound, Self::NotRunning, Self::Unresponsive, Self::Busy].into_iter().find(|e| e.code() == code)
     }
 }

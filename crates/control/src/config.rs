@@ -150,8 +150,11 @@ impl Reader<'_> {
 
     fn listen(&self, variable: &'static str, default: &str) -> Result<SocketAddr, ConfigError> {
         let text = self.text(variable).unwrap_or(default);
-        let full = if text.starts_with(':') { format!("0.0.0.0{text}") } else { text.replacen("localhost", "127.0.0.1", 1) };
-        full.parse().map_err(|_| refuse(variable, format!("is {text:?}"), "an address and port such as :8000 or 127.0.0.1:8000"))
+        let full =
+            if text.starts_with(':') { format!("0.0.0.0{text}") } else { text.replacen("localhost", "127.0.0.1", 1) };
+        full.parse().map_err(|_| {
+            refuse(variable, format!("is {text:?}"), "an address and port such as :8000 or 127.0.0.1:8000")
+        })
     }
 
     fn host_agent(&self, variable: &'static str) -> Result<String, ConfigError> {
@@ -169,7 +172,9 @@ impl Reader<'_> {
         let Some(text) = self.text(variable) else {
             return match may_be_absent {
                 true => Ok(None),
-                false => Err(refuse(variable, "is not set, but the host agent is not on this machine".to_owned(), expected)),
+                false => {
+                    Err(refuse(variable, "is not set, but the host agent is not on this machine".to_owned(), expected))
+                }
             };
         };
         if (16..=512).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic()) {

@@ -6,9 +6,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 use wrenn_domain::limits::{CREATE_GIVE_UP, HOST_SILENCE_MAX};
+use wrenn_store::Store;
 use wrenn_store::haste::Haste;
 use wrenn_store::pg::Lease;
-use wrenn_store::Store;
 
 use crate::config::Config;
 use crate::fault::Faults;

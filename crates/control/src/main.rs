@@ -125,7 +125,10 @@ async fn key(config: &Config, command: KeyCommand) -> anyhow::Result<()> {
             let hash = store.key_revoke(id).await?.with_context(|| format!("there is no key {id}"))?;
             let told = async { Haste::new(&config.redis_url, &config.redis_prefix)?.key_revoked(&hash).await };
             if let Err(error) = told.await {
-                tracing::warn!(error = format!("{:#}", anyhow::Error::new(error)), "the key may work for one more second");
+                tracing::warn!(
+                    error = format!("{:#}", anyhow::Error::new(error)),
+                    "the key may work for one more second"
+                );
             }
             println!("revoked {id}");
         }

@@ -90,7 +90,13 @@ mod tests {
 
     #[test]
     fn anything_else_is_refused() {
-        for bad in ["", "wrn_", "wrn_ABABABABABABABABABABABABABABABAB", "abc_00000000000000000000000000000000", "wrn_é0000000000000000000000000000000"] {
+        for bad in [
+            "",
+            "wrn_",
+            "wrn_ABABABABABABABABABABABABABABABAB",
+            "abc_00000000000000000000000000000000",
+            "wrn_é0000000000000000000000000000000",
+        ] {
             assert_eq!(bad.parse::<ApiKey>(), Err(InvalidKey), "{bad}");
         }
     }

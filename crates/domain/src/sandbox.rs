@@ -112,10 +112,9 @@ impl SandboxState {
         let next = match (self, event) {
             (S::Starting | S::Resuming | S::Running | S::Missing, E::Ready) => S::Running,
             (S::Starting, E::Failed) => S::Error,
-            (
-                S::Starting | S::Running | S::Pausing | S::Snapshotting | S::Resuming | S::Missing,
-                E::Crashed,
-            ) => S::Error,
+            (S::Starting | S::Running | S::Pausing | S::Snapshotting | S::Resuming | S::Missing, E::Crashed) => {
+                S::Error
+            }
             (S::Running, E::Pause) | (S::Pausing, E::Pause) => S::Pausing,
             (S::Paused, E::Pause) => S::Paused,
             (S::Running | S::Pausing | S::Missing | S::Paused, E::PauseDone) => S::Paused,
@@ -152,10 +151,9 @@ impl SandboxState {
             ) => S::Stopped,
             (S::Stopped, E::Gone) => S::Stopped,
             (S::Error, E::Gone) => S::Error,
-            (
-                S::Starting | S::Running | S::Pausing | S::Snapshotting | S::Resuming | S::Missing,
-                E::HostLost,
-            ) => S::Missing,
+            (S::Starting | S::Running | S::Pausing | S::Snapshotting | S::Resuming | S::Missing, E::HostLost) => {
+                S::Missing
+            }
             (state, event) => return Err(Refused { state, event }),
         };
         Ok(next)

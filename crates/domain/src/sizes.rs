@@ -1,9 +1,7 @@
 //! Sizes of a sandbox, parsed from what a user sent (any integer) into values that cannot be wrong.
 
 use crate::failure::Failure;
-use crate::limits::{
-    DISK_MIB_MAX, MEMORY_MIB_MAX, MEMORY_MIB_MIN, TIMEOUT_SEC_MAX, TIMEOUT_SEC_MIN, VCPUS_MAX,
-};
+use crate::limits::{DISK_MIB_MAX, MEMORY_MIB_MAX, MEMORY_MIB_MIN, TIMEOUT_SEC_MAX, TIMEOUT_SEC_MIN, VCPUS_MAX};
 
 macro_rules! size {
     ($(#[$doc:meta])* $name:ident, $what:literal, $unit:literal, $min:expr, $max:expr, $default:literal) => {

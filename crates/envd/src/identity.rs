@@ -53,13 +53,7 @@ impl Identity {
             workdir: None,
             env: BTreeMap::from([("WRENN_SANDBOX".to_owned(), "true".to_owned())]),
         };
-        Self {
-            run_dir: run_dir.to_owned(),
-            inner: RwLock::new(Inner {
-                defaults,
-                ..Inner::default()
-            }),
-        }
+        Self { run_dir: run_dir.to_owned(), inner: RwLock::new(Inner { defaults, ..Inner::default() }) }
     }
 
     /// Compares in constant time.
@@ -67,30 +61,19 @@ impl Identity {
         let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
         match (&inner.token, token) {
             (None, _) => TokenCheck::Unset,
-            (Some(own), Some(given)) if bool::from(own.as_bytes().ct_eq(given)) => {
-                TokenCheck::Right
-            }
+            (Some(own), Some(given)) if bool::from(own.as_bytes().ct_eq(given)) => TokenCheck::Right,
             (Some(_), _) => TokenCheck::Wrong,
         }
     }
 
     /// Defaults for a new process or a file call.
     pub fn defaults(&self) -> Defaults {
-        self.inner
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .defaults
-            .clone()
+        self.inner.read().unwrap_or_else(PoisonError::into_inner).defaults.clone()
     }
 
     /// User of calls that name none.
     pub fn default_user(&self) -> String {
-        self.inner
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .defaults
-            .user
-            .clone()
+        self.inner.read().unwrap_or_else(PoisonError::into_inner).defaults.user.clone()
     }
 
     /// Whether `lifecycle_id` names a run of the VM not seen before.
@@ -112,11 +95,7 @@ impl Identity {
         if let Some(user) = init.default_user.as_deref().filter(|user| !user.is_empty()) {
             inner.defaults.user = user.to_owned();
         }
-        if let Some(workdir) = init
-            .default_workdir
-            .as_deref()
-            .filter(|dir| !dir.is_empty())
-        {
+        if let Some(workdir) = init.default_workdir.as_deref().filter(|dir| !dir.is_empty()) {
             inner.defaults.workdir = Some(workdir.to_owned());
         }
         for (name, value) in &init.env_vars {
@@ -173,10 +152,7 @@ mod tests {
     fn a_token_is_right_only_when_it_is_the_same() {
         let identity = Identity::new(Path::new("/nonexistent"));
         assert_eq!(identity.check(Some(b"secret")), TokenCheck::Unset);
-        identity.apply(&Init {
-            access_token: Some("secret".into()),
-            ..Init::default()
-        });
+        identity.apply(&Init { access_token: Some("secret".into()), ..Init::default() });
         for (given, expected) in [
             (Some(&b"secret"[..]), TokenCheck::Right),
             (Some(b"secreT"), TokenCheck::Wrong),
@@ -201,23 +177,11 @@ mod tests {
         identity.apply(&first);
         assert!(!identity.is_new_life(Some("one")));
         assert!(identity.is_new_life(Some("two")));
-        identity.apply(&Init {
-            env_vars: BTreeMap::from([("B".into(), "3".into())]),
-            ..Init::default()
-        });
+        identity.apply(&Init { env_vars: BTreeMap::from([("B".into(), "3".into())]), ..Init::default() });
         let defaults = identity.defaults();
         assert_eq!(defaults.user, "daemon");
-        let expected = [
-            ("A", "1"),
-            ("B", "3"),
-            ("WRENN_SANDBOX", "true"),
-            ("WRENN_SANDBOX_ID", "cl-1"),
-        ];
-        let got: Vec<_> = defaults
-            .env
-            .iter()
-            .map(|(k, v)| (k.as_str(), v.as_str()))
-            .collect();
+        let expected = [("A", "1"), ("B", "3"), ("WRENN_SANDBOX", "true"), ("WRENN_SANDBOX_ID", "cl-1")];
+        let got: Vec<_> = defaults.env.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
         assert_eq!(got, expected);
     }
 }

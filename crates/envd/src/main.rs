@@ -8,11 +8,7 @@ fn main() -> anyhow::Result<()> {
     wrenn_linux::memory::limit_heaps(2);
     let cli = Cli::parse();
     let filter = EnvFilter::try_from_env("LOG_LEVEL").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .json()
-        .with_writer(std::io::stderr)
-        .init();
+    tracing_subscriber::fmt().with_env_filter(filter).json().with_writer(std::io::stderr).init();
     match cli.command {
         None => Ok(wrenn_envd::serve(&cli.serve)?),
         Some(_) => anyhow::bail!("not here"),

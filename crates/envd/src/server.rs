@@ -40,11 +40,7 @@ impl Envd {
     pub fn new(config: &Config) -> Self {
         Self {
             identity: Identity::new(&config.run_dir),
-            system: if config.no_system {
-                System::untouched()
-            } else {
-                System::own()
-            },
+            system: if config.no_system { System::untouched() } else { System::own() },
             init_turn: Mutex::new(()),
             told: Notify::new(),
         }
@@ -59,11 +55,7 @@ impl Envd {
 pub fn serve(config: &Config) -> std::io::Result<()> {
     let listener = TcpListener::bind(config.listen)?;
     listener.set_nonblocking(true)?;
-    let beacon = if config.no_system {
-        None
-    } else {
-        send_beacon()
-    };
+    let beacon = if config.no_system { None } else { send_beacon() };
     let envd = Arc::new(Envd::new(config));
     if let Err(error) = envd.identity.prepare_run_dir() {
         tracing::warn!(%error, directory = %config.run_dir.display(), "cannot write the sandbox's files");
@@ -91,10 +83,7 @@ pub fn serve(config: &Config) -> std::io::Result<()> {
 
 async fn wait_for_stop(stop: watch::Sender<bool>) {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut term), Ok(mut int)) = (
-        signal(SignalKind::terminate()),
-        signal(SignalKind::interrupt()),
-    ) else {
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
         return std::future::pending().await;
     };
     tokio::select! {

@@ -19,10 +19,7 @@ const MARK_WAIT_MAX: Duration = Duration::from_secs(10);
 /// The child could not be made.
 pub fn start_after(mark: &str, program: &str, environment: &[&str]) -> Result<(), SyscallError> {
     let program_c = CString::new(program).unwrap_or_default();
-    let environment: Vec<CString> = environment
-        .iter()
-        .map(|pair| CString::new(*pair).unwrap_or_default())
-        .collect();
+    let environment: Vec<CString> = environment.iter().map(|pair| CString::new(*pair).unwrap_or_default()).collect();
     // SAFETY: the caller is single-threaded (the first process of a guest), so the child may use the allocator and any
     // lock freely. std::process::Command would start the program at once.
     match unsafe { fork() }.map_err(|e| SyscallError::new("fork for", program, e))? {

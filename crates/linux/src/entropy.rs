@@ -25,10 +25,8 @@ struct PoolInfo {
 /// # Errors
 /// Not root, or no /dev/random.
 pub fn credit_and_reseed(entropy: &[u8]) -> Result<(), SyscallError> {
-    let device = OpenOptions::new()
-        .write(true)
-        .open("/dev/random")
-        .map_err(|e| SyscallError::new("open", "/dev/random", e))?;
+    let device =
+        OpenOptions::new().write(true).open("/dev/random").map_err(|e| SyscallError::new("open", "/dev/random", e))?;
     let entropy = &entropy[..entropy.len().min(ENTROPY_BYTES_MAX)];
     let mut info = PoolInfo {
         entropy_bits: (entropy.len() * 8) as libc::c_int,

@@ -20,8 +20,7 @@ const FITRIM: libc::c_ulong = 0xc018_5879;
 /// # Errors
 /// No such path.
 pub fn size_bytes(path: &Path) -> Result<u64, SyscallError> {
-    let stat = statvfs(path)
-        .map_err(|e| SyscallError::new("read size of", path.display().to_string(), e))?;
+    let stat = statvfs(path).map_err(|e| SyscallError::new("read size of", path.display().to_string(), e))?;
     Ok(stat.blocks() * stat.fragment_size())
 }
 
@@ -33,22 +32,14 @@ pub fn grow_to_device(path: &Path) -> Result<(), SyscallError> {
     let name = path.display().to_string();
     let fail = |act, error: std::io::Error| SyscallError::new(act, name.clone(), error);
     let root = File::open(path).map_err(|e| fail("open", e))?;
-    let device = root
-        .metadata()
-        .map_err(|e| fail("read device of", e))?
-        .dev();
+    let device = root.metadata().map_err(|e| fail("read device of", e))?.dev();
     let (major, minor) = (nix::sys::stat::major(device), nix::sys::stat::minor(device));
     let sectors = fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/size"))
         .map_err(|e| fail("read device size of", e))?;
     let sectors: u64 = sectors.trim().parse().map_err(|_| {
-        fail(
-            "read device size of",
-            std::io::Error::new(std::io::ErrorKind::InvalidData, "not a number"),
-        )
+        fail("read device size of", std::io::Error::new(std::io::ErrorKind::InvalidData, "not a number"))
     })?;
-    let block = statvfs(path)
-        .map_err(|e| fail("read block size of", e.into()))?
-        .fragment_size();
+    let block = statvfs(path).map_err(|e| fail("read block size of", e.into()))?.fragment_size();
     let blocks: u64 = sectors * 512 / block.max(512);
     // SAFETY: the kernel reads one u64 through the pointer, which is live.
     let answer = unsafe { libc::ioctl(root.as_raw_fd(), EXT4_IOC_RESIZE_FS as _, &blocks) };

@@ -13,8 +13,7 @@ use crate::syscall::{SyscallError, check};
 pub fn load(file: &File, name: &str) -> Result<(), SyscallError> {
     // SAFETY: finit_module reads the file behind a descriptor that `file` keeps open, and a static empty C string.
     // No safe wrapper is used because nix's `kmod` feature is not part of the workspace.
-    let answer =
-        unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), c"".as_ptr(), 0) };
+    let answer = unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), c"".as_ptr(), 0) };
     match check(answer, "load kernel module", name) {
         Err(error) if error.errno() == Some(libc::EEXIST) => Ok(()),
         other => other.map(|_| ()),

@@ -31,15 +31,10 @@ pub fn set_up(name: &str) -> Result<(), SyscallError> {
 /// No such link, or not root.
 pub fn set_address(name: &str, address: Ipv4Addr, prefix: u8) -> Result<(), SyscallError> {
     let socket = socket()?;
-    let mask = Ipv4Addr::from(
-        u32::MAX
-            .checked_shl(32 - u32::from(prefix.min(32)))
-            .unwrap_or(0),
-    );
-    for (code, value, act) in [
-        (libc::SIOCSIFADDR, address, "set address of link"),
-        (libc::SIOCSIFNETMASK, mask, "set netmask of link"),
-    ] {
+    let mask = Ipv4Addr::from(u32::MAX.checked_shl(32 - u32::from(prefix.min(32))).unwrap_or(0));
+    for (code, value, act) in
+        [(libc::SIOCSIFADDR, address, "set address of link"), (libc::SIOCSIFNETMASK, mask, "set netmask of link")]
+    {
         let mut request = request(name);
         request.ifr_ifru.ifru_addr = sockaddr(value);
         // SAFETY: `request` is a live ifreq whose address member is set; the kernel only reads it.
@@ -70,20 +65,14 @@ pub fn set_default_route(gateway: Ipv4Addr) -> Result<(), SyscallError> {
 }
 
 fn socket() -> Result<UdpSocket, SyscallError> {
-    UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))
-        .map_err(|e| SyscallError::new("open", "an IPv4 socket", e))
+    UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).map_err(|e| SyscallError::new("open", "an IPv4 socket", e))
 }
 
 fn request(name: &str) -> libc::ifreq {
     // SAFETY: ifreq is plain C data for which all zeroes is a valid value.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     // The last byte stays zero: names longer than the kernel allows are cut and then not found.
-    for (slot, byte) in request
-        .ifr_name
-        .iter_mut()
-        .take(libc::IFNAMSIZ - 1)
-        .zip(name.bytes())
-    {
+    for (slot, byte) in request.ifr_name.iter_mut().take(libc::IFNAMSIZ - 1).zip(name.bytes()) {
         *slot = byte as libc::c_char;
     }
     request
@@ -93,9 +82,7 @@ fn sockaddr(address: Ipv4Addr) -> libc::sockaddr {
     let inet = libc::sockaddr_in {
         sin_family: libc::AF_INET as u16,
         sin_port: 0,
-        sin_addr: libc::in_addr {
-            s_addr: u32::from(address).to_be(),
-        },
+        sin_addr: libc::in_addr { s_addr: u32::from(address).to_be() },
         sin_zero: [0; 8],
     };
     // SAFETY: both are plain C data of 16 bytes; the kernel reads a sockaddr as the family it names.

@@ -8,7 +8,10 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
 
-use nix::sys::socket::{AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, setsockopt, socket, sockopt};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, setsockopt, socket,
+    sockopt,
+};
 
 const SUBSYSTEM: u16 = 10;
 const BATCH_BEGIN: u16 = 0x10;
@@ -216,7 +219,8 @@ impl Batch {
         // The acknowledgement of the end comes last: every error of the batch is read before it.
         self.message(BATCH_END, REQUEST | ACK, 0, SUBSYSTEM, |_| {});
         let last = self.sequence - 1;
-        let netlink = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkNetFilter)?;
+        let netlink =
+            socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkNetFilter)?;
         bind(netlink.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
         setsockopt(&netlink, sockopt::ReceiveTimeout, &nix::sys::time::TimeVal::new(ANSWER_WAIT_SEC, 0))?;
         send(netlink.as_raw_fd(), &self.bytes, MsgFlags::empty())?;

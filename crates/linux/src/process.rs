@@ -112,7 +112,10 @@ impl Process {
     pub async fn ended(&self) {
         // A pidfd becomes readable when its process ends; an error of the poll itself can only mean the same.
         let _ = self.pidfd.readable().await;
-        let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(self.identity.pid), Some(nix::sys::wait::WaitPidFlag::WNOHANG));
+        let _ = nix::sys::wait::waitpid(
+            nix::unistd::Pid::from_raw(self.identity.pid),
+            Some(nix::sys::wait::WaitPidFlag::WNOHANG),
+        );
     }
 
     /// Sends a signal; to a process that has ended it does nothing.

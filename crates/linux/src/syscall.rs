@@ -18,11 +18,7 @@ pub struct SyscallError {
 impl SyscallError {
     /// The failure of `act` on `target` with a known cause.
     pub fn new(act: &'static str, target: impl Into<String>, source: impl Into<io::Error>) -> Self {
-        Self {
-            act,
-            target: target.into(),
-            source: source.into(),
-        }
+        Self { act, target: target.into(), source: source.into() }
     }
 
     /// The failure of `act` on `target` with the calling thread's errno.
@@ -42,9 +38,5 @@ pub(crate) fn check(
     act: &'static str,
     target: impl Into<String>,
 ) -> Result<libc::c_long, SyscallError> {
-    if value == -1 {
-        Err(SyscallError::last(act, target))
-    } else {
-        Ok(value)
-    }
+    if value == -1 { Err(SyscallError::last(act, target)) } else { Ok(value) }
 }

@@ -34,7 +34,8 @@ impl Database {
 
     /// A store on it.
     pub fn store(&self) -> Store {
-        Store::new(&StoreOptions { connections_max: 8, ..StoreOptions::new(&self.url) }).expect("the URL is well formed")
+        Store::new(&StoreOptions { connections_max: 8, ..StoreOptions::new(&self.url) })
+            .expect("the URL is well formed")
     }
 }
 

@@ -20,9 +20,13 @@ pub struct Probed {
 
 /// Looks at the processor and, where it could do it, runs a guest that switches itself off.
 pub async fn acceleration(qemu: &Path) -> Probed {
-    let without = |detail: String, remedy: &str| Probed { acceleration: Acceleration::Tcg, detail, remedy: remedy.to_owned() };
+    let without =
+        |detail: String, remedy: &str| Probed { acceleration: Acceleration::Tcg, detail, remedy: remedy.to_owned() };
     let flags = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let can = flags.lines().filter(|l| l.starts_with("flags")).any(|l| l.split_whitespace().any(|f| f == "vmx" || f == "svm"));
+    let can = flags
+        .lines()
+        .filter(|l| l.starts_with("flags"))
+        .any(|l| l.split_whitespace().any(|f| f == "vmx" || f == "svm"));
     if !can {
         return without(
             "the processor offers no virtualisation (no vmx or svm flag); guests run in software, some ten times slower".into(),
@@ -30,10 +34,17 @@ pub async fn acceleration(qemu: &Path) -> Probed {
         );
     }
     if let Err(error) = std::fs::File::options().read(true).write(true).open("/dev/kvm") {
-        return without(format!("/dev/kvm cannot be opened ({error})"), "load the kvm_intel or kvm_amd module and run as root");
+        return without(
+            format!("/dev/kvm cannot be opened ({error})"),
+            "load the kvm_intel or kvm_amd module and run as root",
+        );
     }
     match run_guest(qemu).await {
-        Ok(()) => Probed { acceleration: Acceleration::Kvm, detail: "a test guest ran under KVM".into(), remedy: String::new() },
+        Ok(()) => Probed {
+            acceleration: Acceleration::Kvm,
+            detail: "a test guest ran under KVM".into(),
+            remedy: String::new(),
+        },
         Err(why) => without(
             format!("/dev/kvm opens, but a test guest did not run ({why}); guests run in software"),
             "use a machine whose KVM runs stock guests",
@@ -53,8 +64,25 @@ async fn run_guest(qemu: &Path) -> Result<(), String> {
     std::fs::write(&image, sector).map_err(|e| e.to_string())?;
     let drive = format!("driver=raw,node-name=disk0,read-only=on,file.driver=file,file.filename={}", image.display());
     let args = [
-        "-machine", "pc", "-accel", "kvm", "-cpu", "host", "-m", "16M", "-nodefaults", "-no-user-config", "-display", "none",
-        "-no-reboot", "-device", "isa-debug-exit,iobase=0xf4,iosize=0x04", "-blockdev", &drive, "-device", "ide-hd,drive=disk0",
+        "-machine",
+        "pc",
+        "-accel",
+        "kvm",
+        "-cpu",
+        "host",
+        "-m",
+        "16M",
+        "-nodefaults",
+        "-no-user-config",
+        "-display",
+        "none",
+        "-no-reboot",
+        "-device",
+        "isa-debug-exit,iobase=0xf4,iosize=0x04",
+        "-blockdev",
+        &drive,
+        "-device",
+        "ide-hd,drive=disk0",
     ];
     let ended = wrenn_linux::tool::run(qemu, &args, PROBE_WAIT).await;
     let _ = std::fs::remove_file(&image);

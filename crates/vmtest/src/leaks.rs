@@ -14,10 +14,20 @@ impl HostState {
     pub fn now() -> Self {
         let mut things = BTreeSet::new();
         things.extend(processes());
-        things.extend(lines("ip", &["-o", "link", "show"], |l| l.split(':').nth(1).map(|n| n.trim().split('@').next().unwrap_or(n).to_owned()), "link"));
+        things.extend(lines(
+            "ip",
+            &["-o", "link", "show"],
+            |l| l.split(':').nth(1).map(|n| n.trim().split('@').next().unwrap_or(n).to_owned()),
+            "link",
+        ));
         things.extend(lines("ip", &["netns", "list"], |l| l.split_whitespace().next().map(str::to_owned), "namespace"));
         things.extend(lines("nft", &["list", "tables"], |l| Some(l.to_owned()), "table"));
-        things.extend(lines("losetup", &["-l", "-n", "-O", "NAME,BACK-FILE"], |l| Some(l.split_whitespace().collect::<Vec<_>>().join(" ")), "loop"));
+        things.extend(lines(
+            "losetup",
+            &["-l", "-n", "-O", "NAME,BACK-FILE"],
+            |l| Some(l.split_whitespace().collect::<Vec<_>>().join(" ")),
+            "loop",
+        ));
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
         things.extend(mounts.lines().filter_map(|l| l.split_whitespace().nth(1)).map(|m| format!("mount {m}")));
         Self { things }

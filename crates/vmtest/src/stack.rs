@@ -81,11 +81,7 @@ impl Stack {
     fn start(&mut self) -> anyhow::Result<()> {
         self.dev("up")?;
         let text = std::fs::read_to_string(self.dir.path().join("dev/env"))?;
-        self.env = text
-            .lines()
-            .filter_map(|l| l.split_once('='))
-            .map(|(k, v)| (k.to_owned(), v.to_owned()))
-            .collect();
+        self.env = text.lines().filter_map(|l| l.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
         Ok(())
     }
 

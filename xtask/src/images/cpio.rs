@@ -8,10 +8,7 @@ pub struct Archive {
 
 impl Archive {
     pub fn new() -> Self {
-        Self {
-            bytes: Vec::new(),
-            entries: 0,
-        }
+        Self { bytes: Vec::new(), entries: 0 }
     }
 
     pub fn directory(&mut self, name: &str) {
@@ -31,25 +28,10 @@ impl Archive {
     fn entry(&mut self, name: &str, mode: u32, links: u32, content: &[u8]) {
         let inode = self.entries;
         self.entries += 1;
-        let fields = [
-            inode,
-            mode,
-            0,
-            0,
-            links,
-            0,
-            content.len() as u32,
-            0,
-            0,
-            0,
-            0,
-            name.len() as u32 + 1,
-            0,
-        ];
+        let fields = [inode, mode, 0, 0, links, 0, content.len() as u32, 0, 0, 0, 0, name.len() as u32 + 1, 0];
         self.bytes.extend_from_slice(b"070701");
         for field in fields {
-            self.bytes
-                .extend_from_slice(format!("{field:08x}").as_bytes());
+            self.bytes.extend_from_slice(format!("{field:08x}").as_bytes());
         }
         self.bytes.extend_from_slice(name.as_bytes());
         self.bytes.push(0);
@@ -76,10 +58,7 @@ mod tests {
         assert_eq!(bytes.len() % 4, 0);
         // Header 110 + "init\0" = 115, padded to 116, after the directory's 110 + "dev\0" padded to 116.
         assert_eq!(&bytes[116 + 116..116 + 121], b"12345");
-        assert_eq!(
-            &bytes[116 + 14..116 + 22],
-            b"000081ed".as_slice().get(..8).unwrap_or_default()
-        );
+        assert_eq!(&bytes[116 + 14..116 + 22], b"000081ed".as_slice().get(..8).unwrap_or_default());
         assert!(bytes.windows(10).any(|window| window == b"TRAILER!!!"));
     }
 }

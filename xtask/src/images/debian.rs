@@ -19,60 +19,37 @@ impl Mirror {
     /// `WRENN_DEBIAN_MIRROR`, or what this machine's apt is set up with.
     pub fn find() -> Result<Self> {
         let sites =
-            tool::text(tool::command("apt-get").args(["indextargets", "--format", "$(SITE)"]))
-                .unwrap_or_default();
+            tool::text(tool::command("apt-get").args(["indextargets", "--format", "$(SITE)"])).unwrap_or_default();
         let site = |end: &str| {
-            sites
-                .lines()
-                .map(|line| line.trim_end_matches('/'))
-                .find(|line| line.ends_with(end))
-                .map(str::to_owned)
+            sites.lines().map(|line| line.trim_end_matches('/')).find(|line| line.ends_with(end)).map(str::to_owned)
         };
         let main = match std::env::var("WRENN_DEBIAN_MIRROR") {
             Ok(mirror) if !mirror.is_empty() => mirror,
             _ => match site("/debian") {
                 Some(mirror) => mirror,
-                None => bail!(
-                    "this machine's apt knows no Debian mirror: set WRENN_DEBIAN_MIRROR to one's URI"
-                ),
+                None => bail!("this machine's apt knows no Debian mirror: set WRENN_DEBIAN_MIRROR to one's URI"),
             },
         };
-        Ok(Self {
-            main,
-            security: site("/debian-security"),
-        })
+        Ok(Self { main, security: site("/debian-security") })
     }
 
     /// Lines for sources.list.
     pub fn sources(&self, suite: &str) -> Vec<String> {
-        let mut lines = vec![format!(
-            "deb [signed-by={KEYRING}] {} {suite} main",
-            self.main
-        )];
+        let mut lines = vec![format!("deb [signed-by={KEYRING}] {} {suite} main", self.main)];
         if let Some(security) = &self.security {
-            lines.push(format!(
-                "deb [signed-by={KEYRING}] {security} {suite}-security main"
-            ));
+            lines.push(format!("deb [signed-by={KEYRING}] {security} {suite}-security main"));
         }
         lines
     }
 }
 
 /// Downloads the package that `metapackage` stands for; returns the .deb. Uses package lists of its own in `cache`.
-pub fn download_kernel(
-    mirror: &Mirror,
-    suite: &str,
-    metapackage: &str,
-    cache: &Path,
-) -> Result<PathBuf> {
+pub fn download_kernel(mirror: &Mirror, suite: &str, metapackage: &str, cache: &Path) -> Result<PathBuf> {
     let apt = cache.join("apt");
     for place in ["lists/partial", "archives/partial", "etc"] {
         fs::create_dir_all(apt.join(place))?;
     }
-    fs::write(
-        apt.join("etc/sources.list"),
-        mirror.sources(suite).join("\n") + "\n",
-    )?;
+    fs::write(apt.join("etc/sources.list"), mirror.sources(suite).join("\n") + "\n")?;
     fs::write(apt.join("status"), "")?;
     let set = |key: &str, place: &str| format!("{key}={}", apt.join(place).display());
     let settings = [
@@ -96,8 +73,7 @@ pub fn download_kernel(
     };
     say(&format!("reading the package lists of {suite}"));
     tool::output(with_settings("apt-get").arg("update"))?;
-    let shown =
-        tool::text(with_settings("apt-cache").args(["show", "--no-all-versions", metapackage]))?;
+    let shown = tool::text(with_settings("apt-cache").args(["show", "--no-all-versions", metapackage]))?;
     let depends = shown
         .lines()
         .find_map(|line| line.strip_prefix("Depends: "))
@@ -105,18 +81,12 @@ pub fn download_kernel(
     let package = depends.split([',', ' ']).next().unwrap_or_default();
     say(&format!("downloading {package}"));
     for entry in fs::read_dir(apt.join("archives"))?.flatten() {
-        if entry
-            .path()
-            .extension()
-            .is_some_and(|ending| ending == "deb")
-        {
+        if entry.path().extension().is_some_and(|ending| ending == "deb") {
             fs::remove_file(entry.path())?;
         }
     }
     tool::output(with_settings("apt-get").args(["download", package]))?;
-    let found = fs::read_dir(apt.join("archives"))?
-        .flatten()
-        .map(|entry| entry.path());
+    let found = fs::read_dir(apt.join("archives"))?.flatten().map(|entry| entry.path());
     found
         .into_iter()
         .find(|path| path.extension().is_some_and(|ending| ending == "deb"))

@@ -30,12 +30,7 @@ pub fn make(
         let _ = fs::remove_dir_all(&tree);
         let unfinished = tree.with_extension("unfinished");
         let _ = fs::remove_dir_all(&unfinished);
-        tool::output(
-            tool::command("dpkg-deb")
-                .arg("-x")
-                .arg(&package)
-                .arg(&unfinished),
-        )?;
+        tool::output(tool::command("dpkg-deb").arg("-x").arg(&package).arg(&unfinished))?;
         fs::rename(&unfinished, &tree)?;
     }
     let (version, image) = find_image(&tree)?;
@@ -43,10 +38,7 @@ pub fn make(
     if fresh || !vmlinux.exists() {
         say(&format!("unpacking kernel {version}"));
         let packed = fs::read(&image).with_context(|| format!("read {}", image.display()))?;
-        replace(
-            &vmlinux,
-            &unpack(&packed).with_context(|| format!("unpack {}", image.display()))?,
-        )?;
+        replace(&vmlinux, &unpack(&packed).with_context(|| format!("unpack {}", image.display()))?)?;
     }
     let archive = initramfs(guest, binaries, &tree, &version)?;
     replace(&kernels.join(format!("initramfs-{version}")), &archive)
@@ -67,15 +59,9 @@ fn initramfs(guest: &Guest, binaries: &Binaries, tree: &Path, version: &str) -> 
             })
         };
         let Some(path) = there.iter().find(same) else {
-            bail!(
-                "kernel {version} has no module {name} (built in, or packed: this suite is not supported)"
-            );
+            bail!("kernel {version} has no module {name} (built in, or packed: this suite is not supported)");
         };
-        archive.file(
-            &format!("modules/{place:02}-{name}.ko"),
-            0o644,
-            &fs::read(modules.join(path))?,
-        );
+        archive.file(&format!("modules/{place:02}-{name}.ko"), 0o644, &fs::read(modules.join(path))?);
     }
     Ok(archive.finish())
 }
@@ -101,13 +87,8 @@ fn unpack(image: &[u8]) -> Result<Vec<u8>> {
         count => usize::from(count),
     };
     let start = (setup_sectors + 1) * 512 + word(0x248)?;
-    let payload = image
-        .get(start..start + word(0x24c)?)
-        .context("the payload is cut off")?;
-    ensure!(
-        payload.starts_with(&[0x02, 0x21, 0x4c, 0x18]),
-        "the payload is not packed as legacy LZ4"
-    );
+    let payload = image.get(start..start + word(0x24c)?).context("the payload is cut off")?;
+    ensure!(payload.starts_with(&[0x02, 0x21, 0x4c, 0x18]), "the payload is not packed as legacy LZ4");
     let mut out = Vec::with_capacity(64 * 1024 * 1024);
     let mut rest = &payload[4..];
     // The last four bytes are the unpacked size, put there for the boot loader.
@@ -119,10 +100,7 @@ fn unpack(image: &[u8]) -> Result<Vec<u8>> {
         unpack_block(block, &mut out)?;
         rest = &rest[4 + size..];
     }
-    ensure!(
-        out.starts_with(b"\x7fELF"),
-        "the payload is not an ELF kernel"
-    );
+    ensure!(out.starts_with(b"\x7fELF"), "the payload is not an ELF kernel");
     Ok(out)
 }
 
@@ -151,25 +129,15 @@ fn unpack_block(block: &[u8], out: &mut Vec<u8>) -> Result<()> {
     while at < block.len() {
         let token = next(&mut at)?;
         let literals = length(&mut at, token >> 4)?;
-        out.extend_from_slice(
-            block
-                .get(at..at + literals)
-                .context("an LZ4 block is cut off")?,
-        );
+        out.extend_from_slice(block.get(at..at + literals).context("an LZ4 block is cut off")?);
         at += literals;
-        ensure!(
-            out.len() <= VMLINUX_BYTES_MAX,
-            "the kernel is larger than {VMLINUX_BYTES_MAX} bytes"
-        );
+        ensure!(out.len() <= VMLINUX_BYTES_MAX, "the kernel is larger than {VMLINUX_BYTES_MAX} bytes");
         if at == block.len() {
             return Ok(());
         }
         let offset = next(&mut at)? | next(&mut at)? << 8;
         let count = length(&mut at, token & 15)? + 4;
-        ensure!(
-            offset > 0 && offset <= out.len() - begin,
-            "an LZ4 match points outside its block"
-        );
+        ensure!(offset > 0 && offset <= out.len() - begin, "an LZ4 match points outside its block");
         let from = out.len() - offset;
         for index in from..from + count {
             out.push(out[index]);
@@ -180,10 +148,8 @@ fn unpack_block(block: &[u8], out: &mut Vec<u8>) -> Result<()> {
 
 /// Writes beside the target and renames, so that a reader never sees half a file.
 pub fn replace(path: &Path, content: &[u8]) -> Result<()> {
-    let unfinished = path.with_file_name(format!(
-        ".{}.unfinished",
-        path.file_name().unwrap_or_default().to_string_lossy()
-    ));
+    let unfinished =
+        path.with_file_name(format!(".{}.unfinished", path.file_name().unwrap_or_default().to_string_lossy()));
     fs::write(&unfinished, content).with_context(|| format!("write {}", unfinished.display()))?;
     fs::rename(&unfinished, path).with_context(|| format!("write {}", path.display()))
 }
@@ -203,12 +169,7 @@ mod tests {
 
     #[test]
     fn a_broken_lz4_block_is_an_error() {
-        for block in [
-            &[0x50, b'a'][..],
-            &[0x10, b'a', 2, 0],
-            &[0xf0],
-            &[0x10, b'a', 1],
-        ] {
+        for block in [&[0x50, b'a'][..], &[0x10, b'a', 2, 0], &[0xf0], &[0x10, b'a', 1]] {
             assert!(unpack_block(block, &mut Vec::new()).is_err(), "{block:?}");
         }
     }

@@ -31,9 +31,7 @@ pub struct Options {
 
 /// Makes everything that is not there or has changed.
 pub fn run(options: &Options) -> Result<()> {
-    let repository = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .context("xtask lies in the repository")?;
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask lies in the repository")?;
     let began = Instant::now();
     tool::require(&[
         ("mmdebstrap", "mmdebstrap"),
@@ -41,11 +39,7 @@ pub fn run(options: &Options) -> Result<()> {
         ("debugfs", "e2fsprogs"),
         ("dpkg-deb", "dpkg"),
     ])?;
-    let binaries = if options.no_build {
-        binaries::built(repository)?
-    } else {
-        binaries::build(repository)?
-    };
+    let binaries = if options.no_build { binaries::built(repository)? } else { binaries::build(repository)? };
     if !tool::is_root()? {
         say("the root file system needs root: asking sudo");
         return tool::run_again_with_sudo(options);
@@ -55,14 +49,7 @@ pub fn run(options: &Options) -> Result<()> {
     std::fs::create_dir_all(&cache).with_context(|| format!("create {}", cache.display()))?;
     let guest = recipe::Guest::read(&repository.join("images/guest.json"))?;
     let mirror = debian::Mirror::find()?;
-    kernel::make(
-        &guest,
-        &mirror,
-        &binaries,
-        &cache,
-        &out.join("kernels"),
-        options.fresh,
-    )?;
+    kernel::make(&guest, &mirror, &binaries, &cache, &out.join("kernels"), options.fresh)?;
     rootfs::make(
         "minimal",
         &repository.join("images"),
@@ -72,11 +59,7 @@ pub fn run(options: &Options) -> Result<()> {
         &out.join("images"),
         options.fresh,
     )?;
-    say(&format!(
-        "guest is ready in {} ({:.0} s)",
-        out.display(),
-        began.elapsed().as_secs_f32()
-    ));
+    say(&format!("guest is ready in {} ({:.0} s)", out.display(), began.elapsed().as_secs_f32()));
     Ok(())
 }
 

@@ -50,22 +50,11 @@ impl Image {
     pub fn read(directory: &Path) -> Result<(Self, String)> {
         let path = directory.join("recipe.json");
         let text = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
-        let recipe: Self =
-            serde_json::from_slice(&text).with_context(|| format!("parse {}", path.display()))?;
-        let plain = |text: &str| {
-            text.bytes()
-                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"+-.".contains(&b))
-        };
-        ensure!(
-            recipe.packages.iter().all(|name| plain(name)),
-            "{}: odd package name",
-            path.display()
-        );
-        ensure!(
-            plain(&recipe.default_user) && plain(&recipe.suite),
-            "{}: odd user or suite",
-            path.display()
-        );
+        let recipe: Self = serde_json::from_slice(&text).with_context(|| format!("parse {}", path.display()))?;
+        let plain =
+            |text: &str| text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"+-.".contains(&b));
+        ensure!(recipe.packages.iter().all(|name| plain(name)), "{}: odd package name", path.display());
+        ensure!(plain(&recipe.default_user) && plain(&recipe.suite), "{}: odd user or suite", path.display());
         let mut hash = Sha256::new();
         hash.update(&text);
         for file in files_below(&directory.join("files"))? {

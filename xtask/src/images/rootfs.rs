@@ -48,9 +48,7 @@ pub fn make(
     let out = images_out.join(name);
     fs::create_dir_all(&out)?;
     for program in [&binaries.envd, &binaries.wrenn_init] {
-        let target = tree
-            .join("usr/local/bin")
-            .join(program.file_name().context("a program has a name")?);
+        let target = tree.join("usr/local/bin").join(program.file_name().context("a program has a name")?);
         fs::copy(program, &target).with_context(|| format!("copy to {}", target.display()))?;
         fs::set_permissions(&target, PermissionsExt::from_mode(0o755))?;
         chown(&target, Some(0), Some(0))?;
@@ -70,26 +68,13 @@ pub fn make(
         packages,
     };
     fs::rename(&unfinished, out.join("rootfs.ext4"))?;
-    replace(
-        &out.join("image.json"),
-        &serde_json::to_vec_pretty(&manifest)?,
-    )?;
+    replace(&out.join("image.json"), &serde_json::to_vec_pretty(&manifest)?)?;
     say(&format!("{name} is version {}", &version[..16]));
     Ok(())
 }
 
-fn install_packages(
-    recipe: &Image,
-    mirror: &Mirror,
-    directory: &Path,
-    tree: &Path,
-    cache: &Path,
-) -> Result<()> {
-    say(&format!(
-        "installing {} packages of {} (a minute)",
-        recipe.packages.len(),
-        recipe.suite
-    ));
+fn install_packages(recipe: &Image, mirror: &Mirror, directory: &Path, tree: &Path, cache: &Path) -> Result<()> {
+    say(&format!("installing {} packages of {} (a minute)", recipe.packages.len(), recipe.suite));
     let unfinished = cache.join("tree.unfinished");
     for old in [&unfinished, &tree.to_owned()] {
         if old.exists() {
@@ -115,11 +100,7 @@ fn install_packages(
         fs::create_dir_all(target.parent().context("a file lies in a directory")?)?;
         fs::copy(directory.join("files").join(&file), &target)?;
         chown(&target, Some(0), Some(0))?;
-        let mode = if file.starts_with("etc/sudoers.d") {
-            0o440
-        } else {
-            0o644
-        };
+        let mode = if file.starts_with("etc/sudoers.d") { 0o440 } else { 0o644 };
         fs::set_permissions(&target, PermissionsExt::from_mode(mode))?;
     }
     // Holds times and inode numbers of this machine, and is made anew when needed.
@@ -136,42 +117,23 @@ fn packages(tree: &Path) -> Result<BTreeMap<String, String>> {
             .args(["--show", "--showformat=${Package} ${Version}\n"]),
     )?;
     let pairs = shown.lines().filter_map(|line| line.split_once(' '));
-    Ok(pairs
-        .map(|(name, version)| (name.to_owned(), version.to_owned()))
-        .collect())
+    Ok(pairs.map(|(name, version)| (name.to_owned(), version.to_owned())).collect())
 }
 
 /// Packs `tree` into an ext4 file whose bytes depend on nothing but the tree's content.
 fn pack(recipe: &Image, tree: &Path, image: &Path) -> Result<()> {
     let epoch = recipe.epoch.to_string();
     let (when, file) = (format!("@{epoch}"), tree.to_string_lossy().into_owned());
-    tool::output(tool::command("find").args([
-        &file, "-newermt", &when, "-exec", "touch", "-h", "-d", &when, "{}", "+",
-    ]))?;
+    tool::output(
+        tool::command("find").args([&file, "-newermt", &when, "-exec", "touch", "-h", "-d", &when, "{}", "+"]),
+    )?;
     let _ = fs::remove_file(image);
     File::create(image)?.set_len(recipe.size_mib * 1024 * 1024)?;
     tool::output(
         tool::command("mkfs.ext4")
             .env("E2FSPROGS_FAKE_TIME", &epoch)
-            .args([
-                "-q",
-                "-F",
-                "-b",
-                "4096",
-                "-L",
-                "wrenn-root",
-                "-m",
-                "0",
-                "-U",
-                &recipe.uuid,
-                "-J",
-                "size=32",
-                "-E",
-            ])
-            .arg(format!(
-                "hash_seed={},root_owner=0:0,lazy_itable_init=0,lazy_journal_init=1",
-                recipe.uuid
-            ))
+            .args(["-q", "-F", "-b", "4096", "-L", "wrenn-root", "-m", "0", "-U", &recipe.uuid, "-J", "size=32", "-E"])
+            .arg(format!("hash_seed={},root_owner=0:0,lazy_itable_init=0,lazy_journal_init=1", recipe.uuid))
             .arg("-d")
             .arg(tree)
             .arg(image),
@@ -187,32 +149,19 @@ fn fix_times(image: &Path, epoch: &str) -> Result<()> {
             .lines()
             .find_map(|line| line.strip_prefix(name))
             .with_context(|| format!("dumpe2fs shows no {name}"))?;
-        line.trim()
-            .parse()
-            .with_context(|| format!("dumpe2fs shows an odd {name}"))
+        line.trim().parse().with_context(|| format!("dumpe2fs shows an odd {name}"))
     };
     let used = field("Inode count:")? - field("Free inodes:")?;
     let script = image.with_extension("times");
     let mut text = std::io::BufWriter::new(File::create(&script)?);
     // mkfs gives inodes out in order, so the used ones are the first.
     for inode in 11..=used {
-        writeln!(
-            text,
-            "set_inode_field <{inode}> atime @{epoch}\nset_inode_field <{inode}> ctime @{epoch}"
-        )?;
+        writeln!(text, "set_inode_field <{inode}> atime @{epoch}\nset_inode_field <{inode}> ctime @{epoch}")?;
     }
-    writeln!(
-        text,
-        "set_inode_field <2> atime @{epoch}\nset_inode_field <2> ctime @{epoch}"
-    )?;
+    writeln!(text, "set_inode_field <2> atime @{epoch}\nset_inode_field <2> ctime @{epoch}")?;
     text.into_inner().context("write the times")?;
     let result = tool::text(
-        tool::command("debugfs")
-            .env("E2FSPROGS_FAKE_TIME", epoch)
-            .arg("-w")
-            .arg("-f")
-            .arg(&script)
-            .arg(image),
+        tool::command("debugfs").env("E2FSPROGS_FAKE_TIME", epoch).arg("-w").arg("-f").arg(&script).arg(image),
     );
     let _ = fs::remove_file(&script);
     let said = result?;
@@ -222,16 +171,9 @@ fn fix_times(image: &Path, epoch: &str) -> Result<()> {
 
 /// By a tool, because it goes through gigabytes of zeroes ten times faster than an unoptimised xtask.
 fn hash(path: &Path) -> Result<String> {
-    let quick = tool::text(
-        tool::command("openssl")
-            .args(["dgst", "-sha256", "-r"])
-            .arg(path),
-    );
+    let quick = tool::text(tool::command("openssl").args(["dgst", "-sha256", "-r"]).arg(path));
     let line = quick.or_else(|_| tool::text(tool::command("sha256sum").arg(path)))?;
     let hash = line.split_whitespace().next().unwrap_or_default();
-    ensure!(
-        hash.len() == 64 && hash.bytes().all(|b| b.is_ascii_hexdigit()),
-        "odd answer of the hash tool: {line}"
-    );
+    ensure!(hash.len() == 64 && hash.bytes().all(|b| b.is_ascii_hexdigit()), "odd answer of the hash tool: {line}");
     Ok(hash.to_owned())
 }

@@ -10,23 +10,12 @@ use super::Options;
 /// Fails with the Debian packages to install when one of (program, package) is missing.
 pub fn require(tools: &[(&str, &str)]) -> Result<()> {
     let places = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
-    let there = |tool: &str| {
-        places
-            .split(':')
-            .any(|place| Path::new(place).join(tool).exists())
-    };
-    let mut missing: Vec<&str> = tools
-        .iter()
-        .filter(|(tool, _)| !there(tool))
-        .map(|(_, package)| *package)
-        .collect();
+    let there = |tool: &str| places.split(':').any(|place| Path::new(place).join(tool).exists());
+    let mut missing: Vec<&str> = tools.iter().filter(|(tool, _)| !there(tool)).map(|(_, package)| *package).collect();
     missing.sort_unstable();
     missing.dedup();
     if !missing.is_empty() {
-        bail!(
-            "missing Debian packages: apt-get install {}",
-            missing.join(" ")
-        );
+        bail!("missing Debian packages: apt-get install {}", missing.join(" "));
     }
     Ok(())
 }
@@ -35,18 +24,13 @@ pub fn require(tools: &[(&str, &str)]) -> Result<()> {
 pub fn command(program: &str) -> Command {
     let mut command = Command::new(program);
     let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
-    command
-        .env("PATH", path)
-        .env("LC_ALL", "C.UTF-8")
-        .stdin(Stdio::null());
+    command.env("PATH", path).env("LC_ALL", "C.UTF-8").stdin(Stdio::null());
     command
 }
 
 /// Runs to the end and returns standard output; a failure shows both streams.
 pub fn output(command: &mut Command) -> Result<Vec<u8>> {
-    let output = command
-        .output()
-        .with_context(|| format!("start {:?}", command.get_program()))?;
+    let output = command.output().with_context(|| format!("start {:?}", command.get_program()))?;
     if !output.status.success() {
         bail!(
             "{:?} ended with {}\n{}{}",
@@ -74,11 +58,7 @@ pub fn run_again_with_sudo(options: &Options) -> Result<()> {
     require(&[("sudo", "sudo")]).context("run `cargo xtask images` as root, or install sudo")?;
     let own = std::env::current_exe().context("find this program")?;
     let mut command = Command::new("sudo");
-    command
-        .arg("--preserve-env=WRENN_DEBIAN_MIRROR")
-        .arg(own)
-        .arg("images")
-        .arg("--no-build");
+    command.arg("--preserve-env=WRENN_DEBIAN_MIRROR").arg(own).arg("images").arg("--no-build");
     command.arg("--out").arg(&options.out);
     if options.fresh {
         command.arg("--fresh");

@@ -27,7 +27,8 @@ pub fn check(root: &Path) -> anyhow::Result<Vec<Problem>> {
             continue;
         }
         for other in uses.difference(may) {
-            problems.push(Problem::new(&room, format!("depends on {other}, which the table of directions does not allow")));
+            problems
+                .push(Problem::new(&room, format!("depends on {other}, which the table of directions does not allow")));
         }
     }
     Ok(problems)
@@ -39,7 +40,9 @@ fn table(root: &Path) -> anyhow::Result<Table> {
     let Some((inside, _)) = inside else { bail!("docs/ARCHITECTURE.md has no table between {BEGIN} and {END}") };
     let mut table = Table::new();
     for line in inside.lines() {
-        let Some((room, uses)) = line.trim().trim_start_matches("- ").trim_matches('`').split_once("->") else { continue };
+        let Some((room, uses)) = line.trim().trim_start_matches("- ").trim_matches('`').split_once("->") else {
+            continue;
+        };
         let uses = uses.split(',').map(|u| u.trim().to_owned()).filter(|u| u != "none").collect();
         table.insert(room.trim().to_owned(), uses);
     }

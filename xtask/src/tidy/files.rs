@@ -10,7 +10,8 @@ const LINES_P90: usize = 400;
 const LINES_MEDIAN: usize = 150;
 
 /// Where processes may be started: the wall for it, developer commands, and the supervisor of `wrenn dev` with `doctor`.
-const CHILD_PROCESS_ROOMS: [&str; 4] = ["crates/linux/", "xtask/", "crates/cli/src/dev/", "crates/cli/src/commands/doctor.rs"];
+const CHILD_PROCESS_ROOMS: [&str; 4] =
+    ["crates/linux/", "xtask/", "crates/cli/src/dev/", "crates/cli/src/commands/doctor.rs"];
 
 /// Runs every check on every file.
 pub fn check(sources: &[Source]) -> Vec<Problem> {
@@ -84,7 +85,8 @@ fn sizes(sources: &[Source], problems: &mut Vec<Problem>) {
         let lines = source.production().count();
         lengths.push(lines);
         if lines > LINES_MAX {
-            problems.push(Problem::new(&source.path, format!("{lines} production lines; split by noun or phase of life")));
+            problems
+                .push(Problem::new(&source.path, format!("{lines} production lines; split by noun or phase of life")));
         }
     }
     lengths.sort_unstable();

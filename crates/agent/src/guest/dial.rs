@@ -101,7 +101,8 @@ impl tower::Service<Uri> for Dialer {
     fn call(&mut self, _: Uri) -> Dialing {
         let netns = Arc::clone(&self.netns);
         Box::pin(async move {
-            let connect = move || netns.run(|| StdStream::connect_timeout(&SocketAddr::from((GUEST_ADDR, PORT)), CONNECT_WAIT));
+            let connect =
+                move || netns.run(|| StdStream::connect_timeout(&SocketAddr::from((GUEST_ADDR, PORT)), CONNECT_WAIT));
             let stream = tokio::task::spawn_blocking(connect).await.map_err(std::io::Error::other)??;
             stream.set_nonblocking(true)?;
             stream.set_nodelay(true)?;

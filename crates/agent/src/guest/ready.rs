@@ -54,7 +54,11 @@ pub struct Greeting<'a> {
 }
 
 /// Waits for envd and hands over identity, token, entropy and clock. Only its confirmation makes a sandbox ready.
-pub async fn wait_ready(beacon: &Beacon, client: &GuestClient, greeting: &Greeting<'_>) -> Result<InitDone, GuestError> {
+pub async fn wait_ready(
+    beacon: &Beacon,
+    client: &GuestClient,
+    greeting: &Greeting<'_>,
+) -> Result<InitDone, GuestError> {
     let lifecycle = uuid::Uuid::new_v4().to_string();
     let done = tokio::time::timeout(GUEST_READY_MAX, async {
         loop {

@@ -172,7 +172,11 @@ mod tests {
         let table = sandbox_table(&egress);
         let forward = table.chains.iter().find(|c| c.name == "forward").unwrap();
         let at = |network: Ipv4Addr| {
-            forward.rules.iter().position(|r| r.matches.iter().any(|m| matches!(m, Match::Destination(n, _) if *n == network))).unwrap()
+            forward
+                .rules
+                .iter()
+                .position(|r| r.matches.iter().any(|m| matches!(m, Match::Destination(n, _) if *n == network)))
+                .unwrap()
         };
         assert!(at(Ipv4Addr::new(10, 9, 0, 0)) < at(Ipv4Addr::new(10, 0, 0, 0)));
         assert_eq!(forward.policy, Verdict::Drop);

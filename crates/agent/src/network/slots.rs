@@ -101,7 +101,10 @@ impl Slots {
                 match self.make().await {
                     Ok(slot) => self.lock().ready.push(slot),
                     Err(error) => {
-                        tracing::error!(error = &error as &dyn std::error::Error, "cannot make a network ahead of time");
+                        tracing::error!(
+                            error = &error as &dyn std::error::Error,
+                            "cannot make a network ahead of time"
+                        );
                         break;
                     }
                 }
@@ -141,7 +144,11 @@ impl Slots {
                 self.lock().taken.remove(&number);
             }
             Err(error) => {
-                tracing::error!(slot = number, error = &error as &dyn std::error::Error, "network slot {number} does not come apart; quarantined");
+                tracing::error!(
+                    slot = number,
+                    error = &error as &dyn std::error::Error,
+                    "network slot {number} does not come apart; quarantined"
+                );
                 let mut state = self.lock();
                 state.taken.insert(number);
                 state.quarantine.push(number);

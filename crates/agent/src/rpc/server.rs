@@ -58,7 +58,8 @@ async fn check_token(State(token): State<Option<Arc<str>>>, request: Request, ne
         let given = request.headers().get(AUTH_HEADER).map(|value| value.as_bytes()).unwrap_or_default();
         let expected = format!("Bearer {token}");
         if !bool::from(given.ct_eq(expected.as_bytes())) {
-            return (StatusCode::UNAUTHORIZED, "the host token is missing or wrong: set WRENN_HOST_TOKEN\n").into_response();
+            return (StatusCode::UNAUTHORIZED, "the host token is missing or wrong: set WRENN_HOST_TOKEN\n")
+                .into_response();
         }
     }
     next.run(request).await

@@ -106,8 +106,11 @@ fn prepare(ctx: &Context, wish: &Wish, image: &Image, slot: &Slot) -> Result<Spe
     let disk = dir.join("disk");
     ctx.store.create_disk(&image.rootfs, image.bytes, &disk, wish.disk_mib)?;
     let run_dir = ctx.run_dir.join(wish.id.to_string());
-    std::fs::create_dir_all(&run_dir)
-        .map_err(|source| StorageError::File { act: "create", path: run_dir.clone(), source })?;
+    std::fs::create_dir_all(&run_dir).map_err(|source| StorageError::File {
+        act: "create",
+        path: run_dir.clone(),
+        source,
+    })?;
     Ok(Spec {
         vcpus: wish.vcpus,
         memory_mib: wish.memory_mib,

@@ -78,7 +78,9 @@ fn sandbox_dirs(ctx: &Context) -> Vec<(Option<SandboxId>, std::path::PathBuf)> {
 
 fn set_aside(ctx: &Context, dir: &Path) {
     match ctx.store.quarantine(dir) {
-        Ok(place) => tracing::error!(from = %dir.display(), to = %place.display(), "something odd was set aside; look at it and remove it"),
+        Ok(place) => {
+            tracing::error!(from = %dir.display(), to = %place.display(), "something odd was set aside; look at it and remove it")
+        }
         Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "something odd could not be set aside"),
     }
 }

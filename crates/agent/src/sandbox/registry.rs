@@ -125,10 +125,14 @@ impl Registry {
         }
         let entries = self.lock();
         let living = entries.values().filter(|e| matches!(e.report.phase, Phase::Starting | Phase::Running));
-        let (count, used) = living.fold((0usize, 0u64), |(n, mib), e| (n + 1, mib + u64::from(e.report.wish.memory_mib)));
+        let (count, used) =
+            living.fold((0usize, 0u64), |(n, mib), e| (n + 1, mib + u64::from(e.report.wish.memory_mib)));
         let total = memory_total_mib().saturating_sub(MEMORY_RESERVE_MIB);
         if used + u64::from(wish.memory_mib) > total {
-            return Err(Refusal::NoRoom(format!("the host has {} MiB of memory left for capsules", total.saturating_sub(used))));
+            return Err(Refusal::NoRoom(format!(
+                "the host has {} MiB of memory left for capsules",
+                total.saturating_sub(used)
+            )));
         }
         if count >= SANDBOXES_PER_HOST_MAX {
             return Err(Refusal::NoRoom(format!("the host runs {SANDBOXES_PER_HOST_MAX} capsules, as many as it may")));
@@ -246,4 +250,3 @@ pub fn memory_total_mib() -> u64 {
     let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
     line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok()).map_or(0, |kib| kib / 1024)
 }
-

@@ -101,12 +101,14 @@ impl Images {
         }
         let bytes = std::fs::read(&described).map_err(io)?;
         let description: Description = serde_json::from_slice(&bytes).map_err(|e| odd(&described, &e.to_string()))?;
-        let version_is_sound = description.version.len() == 64 && description.version.bytes().all(|b| b.is_ascii_hexdigit());
+        let version_is_sound =
+            description.version.len() == 64 && description.version.bytes().all(|b| b.is_ascii_hexdigit());
         if description.name.parse::<TemplateName>().is_err() || !version_is_sound {
             return Err(odd(&described, "name or version is malformed"));
         }
         let source = dir.join(ROOTFS);
-        let actual = source.metadata().map_err(|e| StorageError::File { act: "read", path: source.clone(), source: e })?.len();
+        let actual =
+            source.metadata().map_err(|e| StorageError::File { act: "read", path: source.clone(), source: e })?.len();
         if actual != description.size_bytes {
             return Err(odd(&source, "its size is not the one in image.json; publish it again"));
         }

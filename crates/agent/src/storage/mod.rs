@@ -11,4 +11,4 @@ mod images;
 mod store;
 
 pub use images::{Image, Images};
-pub use store::{Store, StorageError};
+pub use store::{StorageError, Store};

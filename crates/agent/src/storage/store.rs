@@ -26,7 +26,9 @@ pub enum StorageError {
     Tool(#[from] ToolError),
     #[error("mkfs.xfs is not installed (Debian package xfsprogs), and {} cannot share blocks between files", dir.display())]
     NoXfs { dir: PathBuf },
-    #[error("the host's disk is full: {free_mib} MiB are free and {reserve_mib} MiB are kept for running sandboxes; free some space on the host or delete capsules")]
+    #[error(
+        "the host's disk is full: {free_mib} MiB are free and {reserve_mib} MiB are kept for running sandboxes; free some space on the host or delete capsules"
+    )]
     Full { free_mib: u64, reserve_mib: u64 },
     #[error("there is no template {0} on this host")]
     NoImage(String),
@@ -116,9 +118,9 @@ impl Store {
         let dir = self.sandbox_dir(id);
         match std::fs::remove_dir_all(&dir) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other
-                .and_then(|()| files::sync_directory(&self.root.join("sandboxes")))
-                .map_err(failed("remove", &dir)),
+            other => {
+                other.and_then(|()| files::sync_directory(&self.root.join("sandboxes"))).map_err(failed("remove", &dir))
+            }
         }
     }
 

@@ -177,8 +177,7 @@ impl Client {
     async fn json<T: DeserializeOwned>(&self, response: Response<Incoming>) -> Result<T, ApiError> {
         let status = response.status().as_u16();
         let body = read(response).await?;
-        serde_json::from_slice(&body)
-            .map_err(|_| ApiError::NotWrenn { base_url: self.base_url.clone(), status })
+        serde_json::from_slice(&body).map_err(|_| ApiError::NotWrenn { base_url: self.base_url.clone(), status })
     }
 
     async fn refusal(&self, response: Response<Incoming>) -> ApiError {

@@ -55,11 +55,9 @@ impl ExecStream {
         getrandom::fill(&mut nonce).map_err(|e| ApiError::Broken { reason: e.to_string() })?;
         let key = base64::engine::general_purpose::STANDARD.encode(nonce);
         let upgraded = client.upgrade(&format!("/v1/capsules/{capsule}/exec/stream"), &key).await?;
-        let config = WebSocketConfig::default()
-            .max_message_size(Some(FRAME_BYTES_MAX))
-            .max_frame_size(Some(FRAME_BYTES_MAX));
-        let socket =
-            WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Client, Some(config)).await;
+        let config =
+            WebSocketConfig::default().max_message_size(Some(FRAME_BYTES_MAX)).max_frame_size(Some(FRAME_BYTES_MAX));
+        let socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Client, Some(config)).await;
         let (sink, events) = socket.split();
         let mut input = ExecInput(sink);
         let ExecStart { cmd, args, envs, cwd, user, stdin } = start;

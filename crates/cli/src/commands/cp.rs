@@ -64,9 +64,7 @@ pub async fn run(args: CpArgs, client: &Client, output: &Output) -> anyhow::Resu
             bail!("one side must be here: copy to this machine first, then to the other capsule")
         }
     };
-    output.result(&serde_json::json!({"bytes": bytes}), || {
-        format!("{} copied", indicatif::BinaryBytes(bytes))
-    });
+    output.result(&serde_json::json!({"bytes": bytes}), || format!("{} copied", indicatif::BinaryBytes(bytes)));
     Ok(0)
 }
 
@@ -77,7 +75,11 @@ async fn upload(from: &Path, id: &str, path: &str, client: &Client, output: &Out
         Some(FileKind::Directory) => format!("{}/{name}", path.trim_end_matches('/')),
         _ => path.to_owned(),
     };
-    if meta.is_dir() { upload_folder(from, id, &target, client, output).await } else { upload_file(from, meta.len(), id, &target, client, output).await }
+    if meta.is_dir() {
+        upload_folder(from, id, &target, client, output).await
+    } else {
+        upload_file(from, meta.len(), id, &target, client, output).await
+    }
 }
 
 async fn upload_file(
@@ -189,11 +191,8 @@ async fn download(id: &str, path: &str, to: &Path, client: &Client, output: &Out
 async fn download_file(id: &str, path: &str, target: &Path, client: &Client, output: &Output) -> anyhow::Result<u64> {
     let body = FilePath { path: path.to_owned() };
     let response = client.post_raw(&format!("/v1/capsules/{id}/files/stream/read"), &body).await?;
-    let size = response
-        .headers()
-        .get("content-length")
-        .and_then(|v| v.to_str().ok())
-        .and_then(|v| v.parse::<u64>().ok());
+    let size =
+        response.headers().get("content-length").and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<u64>().ok());
     let bar = output.transfer(&plain(path), size);
     let partial = cp_local::Partial::create(target)?;
     let mut file = partial.open().await?;
@@ -257,9 +256,7 @@ async fn finish(stream: &mut ExecStream, stdout: Option<Sender<Bytes>>, bar: &Pr
     }
 }
 
-fn tokio_stream(
-    chunks: Receiver<Bytes>,
-) -> impl futures::Stream<Item = std::io::Result<Bytes>> + Send + Unpin {
+fn tokio_stream(chunks: Receiver<Bytes>) -> impl futures::Stream<Item = std::io::Result<Bytes>> + Send + Unpin {
     Box::pin(futures::stream::unfold(chunks, |mut chunks| async move {
         chunks.recv().await.map(|chunk| (Ok(chunk), chunks))
     }))

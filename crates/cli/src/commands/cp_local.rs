@@ -160,7 +160,13 @@ mod tests {
         builder.into_inner().unwrap()
     }
 
-    fn entry(builder: &mut tar::Builder<Vec<u8>>, raw_name: &str, kind: tar::EntryType, link: Option<&str>, data: &[u8]) {
+    fn entry(
+        builder: &mut tar::Builder<Vec<u8>>,
+        raw_name: &str,
+        kind: tar::EntryType,
+        link: Option<&str>,
+        data: &[u8],
+    ) {
         let mut header = tar::Header::new_gnu();
         header.set_size(data.len() as u64);
         header.set_entry_type(kind);

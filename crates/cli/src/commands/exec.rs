@@ -73,12 +73,10 @@ pub async fn run(args: ExecArgs, client: &Client, output: &Output) -> anyhow::Re
         return detach(&args.id, &exec, client, output).await;
     }
     let stdin = args.interactive || !std::io::stdin().is_terminal();
-    let start =
-        ExecStart { cmd, args: words.collect(), envs, cwd: args.workdir, user: args.user, stdin };
+    let start = ExecStart { cmd, args: words.collect(), envs, cwd: args.workdir, user: args.user, stdin };
     let stream = ExecStream::start(client, &args.id, start).await?;
     if output.is_json() { collect(stream, stdin, output).await } else { follow(stream, stdin).await }
 }
-
 
 async fn detach(id: &str, exec: &Exec, client: &Client, output: &Output) -> anyhow::Result<u8> {
     let started: ExecStarted = client.post(&format!("/v1/capsules/{id}/exec"), exec).await?;

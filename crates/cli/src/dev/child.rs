@@ -137,11 +137,7 @@ fn open_log(layout: &Layout, name: &str) -> anyhow::Result<File> {
     if path.metadata().is_ok_and(|meta| meta.len() > LOG_BYTES_MAX) {
         let _ = std::fs::rename(&path, path.with_extension("log.old"));
     }
-    File::options()
-        .append(true)
-        .create(true)
-        .open(&path)
-        .with_context(|| format!("cannot write {}", path.display()))
+    File::options().append(true).create(true).open(&path).with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// The log file of a service.

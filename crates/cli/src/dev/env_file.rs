@@ -26,8 +26,7 @@ pub fn write(file: &Path, items: &[(&str, &str)]) -> anyhow::Result<()> {
     let text: String = items.iter().map(|(key, value)| format!("{key}={value}\n")).collect();
     let fresh = file.with_extension("new");
     let written = (|| {
-        let mut out =
-            std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+        let mut out = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
         out.write_all(text.as_bytes())?;
         out.sync_all()?;
         give_to_caller(&fresh)?;

@@ -65,8 +65,9 @@ impl Layout {
 
     /// What `make images` must have made, and whether it is there.
     pub fn guest_parts(&self) -> Vec<(&'static str, bool)> {
-        let kernel = std::fs::read_dir(self.guest.join("kernels"))
-            .is_ok_and(|mut entries| entries.any(|e| e.is_ok_and(|e| e.file_name().to_string_lossy().starts_with("vmlinux"))));
+        let kernel = std::fs::read_dir(self.guest.join("kernels")).is_ok_and(|mut entries| {
+            entries.any(|e| e.is_ok_and(|e| e.file_name().to_string_lossy().starts_with("vmlinux")))
+        });
         let image = self.guest.join("images/minimal");
         let image = image.join("rootfs.ext4").is_file() && image.join("image.json").is_file();
         vec![("guest kernel", kernel), ("minimal image", image)]
@@ -116,8 +117,10 @@ fn others_may_enter(dir: &Path) -> bool {
 
 /// Names one instance in places shared by all. FNV-1a: the same for every build, unlike the standard library's hasher.
 fn short_hash(root: &Path) -> String {
-    let hash = root.as_os_str().as_encoded_bytes().iter().fold(0x811c_9dc5_u32, |hash, byte| {
-        (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
-    });
+    let hash = root
+        .as_os_str()
+        .as_encoded_bytes()
+        .iter()
+        .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
     format!("{hash:08x}")
 }

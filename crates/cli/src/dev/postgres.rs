@@ -93,10 +93,14 @@ async fn init(layout: &Layout, programs: &Path, user: Option<&User>) -> anyhow::
     }
     own_dir(&fresh, user)?;
     let mut command = Command::new(programs.join("initdb"));
-    command
-        .arg("-D")
-        .arg(&fresh)
-        .args(["-U", NAME, "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "--no-instructions"]);
+    command.arg("-D").arg(&fresh).args([
+        "-U",
+        NAME,
+        "--auth=trust",
+        "--encoding=UTF8",
+        "--locale=C.UTF-8",
+        "--no-instructions",
+    ]);
     if let Some(user) = user {
         command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
     }

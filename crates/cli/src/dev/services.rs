@@ -91,10 +91,7 @@ pub fn control(layout: &Layout, addresses: &Addresses) -> anyhow::Result<Spec> {
 
 fn common(layout: &Layout) -> anyhow::Result<Vec<(String, String)>> {
     let token = env_file::read(&layout.secrets, "WRENN_HOST_TOKEN").context("the instance's secrets are missing")?;
-    Ok(vec![
-        ("WRENN_DIR".into(), layout.wrenn.display().to_string()),
-        ("WRENN_HOST_TOKEN".into(), token),
-    ])
+    Ok(vec![("WRENN_DIR".into(), layout.wrenn.display().to_string()), ("WRENN_HOST_TOKEN".into(), token)])
 }
 
 /// Makes what the services share: secrets, and guest images where the agent looks for them.

@@ -11,9 +11,7 @@ use http_body_util::{BodyExt, Empty, Limited, StreamBody};
 use hyper::body::{Frame, Incoming};
 use wrenn_contract::guest::{self, FILES};
 use wrenn_contract::host::guest_relay_path;
-use wrenn_contract::proto::filesystem::{
-    EntryInfo, FilesystemClient, ListDirRequest, MakeDirRequest, RemoveRequest,
-};
+use wrenn_contract::proto::filesystem::{EntryInfo, FilesystemClient, ListDirRequest, MakeDirRequest, RemoveRequest};
 use wrenn_contract::proto::process::__buffa::oneof::process_event::Event as ProtoEvent;
 use wrenn_contract::proto::process::__buffa::oneof::process_event::data_event::Output as ProtoOutput;
 use wrenn_contract::proto::process::__buffa::oneof::process_input::Input;
@@ -299,7 +297,8 @@ mod tests {
 
     #[test]
     fn the_signal_is_read_from_its_number_or_from_words() {
-        let end = |signal: Option<u32>, status: &str| EndEvent { signal, status: status.to_owned(), ..Default::default() };
+        let end =
+            |signal: Option<u32>, status: &str| EndEvent { signal, status: status.to_owned(), ..Default::default() };
         for (end, number) in [
             (end(Some(9), "whatever"), 9),
             (end(None, "signal: killed"), 9),

@@ -13,7 +13,8 @@ use utoipa_swagger_ui::Config;
 use super::error::no_such_route;
 
 /// The viewer runs its own scripts and styles and talks to this server only.
-const POLICY: &str = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'";
+const POLICY: &str =
+    "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'";
 
 /// Routes that need no state and no key.
 pub(super) fn router(api: &OpenApi) -> Router {
@@ -25,10 +26,13 @@ pub(super) fn router(api: &OpenApi) -> Router {
             get(move || std::future::ready(([(CONTENT_TYPE, "application/yaml")], yaml.to_string()))),
         )
         .route("/docs", get(|| std::future::ready(Redirect::permanent("/docs/"))))
-        .route("/docs/", get({
-            let viewer = viewer.clone();
-            move || file("index.html".to_owned(), viewer.clone())
-        }))
+        .route(
+            "/docs/",
+            get({
+                let viewer = viewer.clone();
+                move || file("index.html".to_owned(), viewer.clone())
+            }),
+        )
         .route("/docs/{*file}", get(move |Path(name): Path<String>| file(name, viewer.clone())))
 }
 

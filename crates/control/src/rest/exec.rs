@@ -97,7 +97,9 @@ fn timeout(seconds: Option<i64>) -> Result<Duration, Failure> {
     match seconds.map(u64::try_from) {
         None => Ok(EXEC_TIMEOUT_DEFAULT),
         Some(Ok(seconds)) if (1..=most).contains(&seconds) => Ok(Duration::from_secs(seconds)),
-        Some(_) => Err(Failure::invalid(format!("timeout_sec must be between 1 and {most}; use background for longer"))),
+        Some(_) => {
+            Err(Failure::invalid(format!("timeout_sec must be between 1 and {most}; use background for longer")))
+        }
     }
 }
 

@@ -32,7 +32,11 @@ pub(super) async fn envelop(request: Request, next: Next) -> Response {
     let mut response = ID
         .scope(id.clone(), async {
             AssertUnwindSafe(next.run(request)).catch_unwind().await.unwrap_or_else(|panic| {
-                tracing::error!(request_id = crate::rest::request::id(), what = panic_text(&*panic), "a handler panicked");
+                tracing::error!(
+                    request_id = crate::rest::request::id(),
+                    what = panic_text(&*panic),
+                    "a handler panicked"
+                );
                 ApiError::new(ErrorCode::InternalError, "something went wrong here; the request id finds it in the log")
                     .into_response()
             })

@@ -59,7 +59,10 @@ pub async fn run(
     let (stdout, stderr, ended) = tokio::time::timeout(timeout, work).await.map_err(|_| {
         Failure::new(
             FailureKind::Timeout,
-            format!("the command took longer than {} s and was killed; raise timeout_sec or use background", timeout.as_secs()),
+            format!(
+                "the command took longer than {} s and was killed; raise timeout_sec or use background",
+                timeout.as_secs()
+            ),
         )
     })??;
     ctx.touches.sandbox(id);

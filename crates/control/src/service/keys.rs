@@ -66,9 +66,9 @@ pub async fn create(store: &Store, team: &str, name: &str) -> Result<(KeyId, Tea
     let name = checked(name, "a key's name", 128)?;
     let mut slug = [0u8; 6];
     let mut secret = [0u8; 16];
-    getrandom::fill(&mut slug).and_then(|()| getrandom::fill(&mut secret)).map_err(|_| {
-        Failure::new(FailureKind::Internal, "the system gives no random numbers")
-    })?;
+    getrandom::fill(&mut slug)
+        .and_then(|()| getrandom::fill(&mut secret))
+        .map_err(|_| Failure::new(FailureKind::Internal, "the system gives no random numbers"))?;
     let slug = format!("{}-{}", hex::encode(&slug[..3]), hex::encode(&slug[3..]));
     let team = store.team_ensure(&team, TeamId::from_uuid(Uuid::new_v4()), &slug).await?;
     let key = ApiKey::from_random(secret);

@@ -72,14 +72,14 @@ pub async fn delete(ctx: &Arc<Context>, actor: &Actor, id: SandboxId) -> Result<
     let mut sandbox = get(ctx, actor, id).await?;
     ctx.faults.reach(FaultPoint::DeleteAccepted).await;
     loop {
-        let next = sandbox.state.after(SandboxEvent::Delete).map_err(|refused| {
-            Failure::new(FailureKind::Conflict, refused.to_string())
-        })?;
+        let next = sandbox
+            .state
+            .after(SandboxEvent::Delete)
+            .map_err(|refused| Failure::new(FailureKind::Conflict, refused.to_string()))?;
         if next == sandbox.state {
             return Ok(sandbox);
         }
-        let change =
-            Change { state: Some(next), desired: Some(Desired::Stopped), due_now: true, ..Change::default() };
+        let change = Change { state: Some(next), desired: Some(Desired::Stopped), due_now: true, ..Change::default() };
         match ctx.store.sandbox_change(id, sandbox.generation, &change).await? {
             Changed::Applied(now) => {
                 ctx.faults.reach(FaultPoint::DeleteStored).await;
@@ -99,9 +99,10 @@ pub async fn ping(ctx: &Context, actor: &Actor, id: SandboxId) -> Result<(), Ser
     let (address, _) = running(ctx, actor, id).await?;
     let host = ctx.fleet.host(&address).map_err(guest_error)?;
     host.ping_sandbox(id).await.map_err(|error| match error {
-        FleetError::Answered { code: connectrpc::ErrorCode::NotFound | connectrpc::ErrorCode::FailedPrecondition, .. } => {
-            Failure::new(FailureKind::NotRunning, "the capsule is not running on its host").into()
-        }
+        FleetError::Answered {
+            code: connectrpc::ErrorCode::NotFound | connectrpc::ErrorCode::FailedPrecondition,
+            ..
+        } => Failure::new(FailureKind::NotRunning, "the capsule is not running on its host").into(),
         other => guest_error(other),
     })
 }
@@ -120,14 +121,19 @@ async fn running(ctx: &Context, actor: &Actor, id: SandboxId) -> Result<(String,
             ctx.touches.sandbox(id);
             Ok((address, placed.sandbox))
         }
-        _ => Err(Failure::new(FailureKind::NotRunning, format!("the capsule is {state}; this needs it running")).into()),
+        _ => {
+            Err(Failure::new(FailureKind::NotRunning, format!("the capsule is {state}; this needs it running")).into())
+        }
     }
 }
 
 fn no_template(name: &TemplateName) -> Failure {
     // Images are known from the hosts that hold them: before the first host answers there is not even this one.
     if name.as_str() == TEMPLATE_DEFAULT {
-        return Failure::new(FailureKind::NoCapacity, format!("no host has reported the template {name} yet; try again"));
+        return Failure::new(
+            FailureKind::NoCapacity,
+            format!("no host has reported the template {name} yet; try again"),
+        );
     }
     Failure::not_found(format!("there is no template {name}; GET /v1/snapshots lists those there are"))
 }

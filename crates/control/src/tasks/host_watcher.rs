@@ -169,7 +169,9 @@ async fn take_news(
                     }
                 }
                 // Another installation's, or a restored database's: never ours to delete.
-                None => tracing::warn!(sandbox = %report.id, "the host holds {}, which this database does not know", report.id),
+                None => {
+                    tracing::warn!(sandbox = %report.id, "the host holds {}, which this database does not know", report.id)
+                }
             }
             memory.taken.insert(report.id, key(report));
         }

@@ -123,7 +123,9 @@ pub(super) fn backoff(ctx: &Context, attempts: u32) -> Duration {
 pub(super) async fn postpone(ctx: &Context, work: Work, id: SandboxId, pause: Duration, failed: bool) {
     match ctx.store.work_postpone(work, ctx.owner, id, pause, failed).await {
         Ok(()) => wake_after(ctx, work, id, pause),
-        Err(error) => tracing::warn!(sandbox = %id, error = %chain(&error), "cannot give {id} back; its lease will end"),
+        Err(error) => {
+            tracing::warn!(sandbox = %id, error = %chain(&error), "cannot give {id} back; its lease will end")
+        }
     }
 }
 

@@ -49,7 +49,8 @@ async fn a_delete_is_never_lost_while_the_host_is_away() {
     assert_eq!(world.api.delete(&format!("/v1/capsules/{id}")).await.status, 202);
     let store = world.database.store();
     wait_until("it was tried twice", SOON, || async {
-        let attempts: i32 = sqlx::query_scalar("SELECT attempts FROM sandboxes").fetch_one(store.pool()).await.expect("row");
+        let attempts: i32 =
+            sqlx::query_scalar("SELECT attempts FROM sandboxes").fetch_one(store.pool()).await.expect("row");
         (attempts >= 2).then_some(())
     })
     .await;
@@ -201,8 +202,10 @@ async fn the_database_may_be_away_at_the_start() {
     proxy.mend().await;
     wait_until("it is well", SOON, || async { (api.get("/health").await.status == 200).then_some(()) }).await;
     let store = database.store();
-    wait_until("the schema is there", SOON, || async { store.host_loads().await.ok().filter(|h| !h.is_empty()).map(|_| ()) })
-        .await;
+    wait_until("the schema is there", SOON, || async {
+        store.host_loads().await.ok().filter(|h| !h.is_empty()).map(|_| ())
+    })
+    .await;
     let api = plane.api(&new_key(&database, "team").await);
     api.create_running().await;
 }

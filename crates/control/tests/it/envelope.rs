@@ -91,11 +91,12 @@ async fn every_route_but_the_public_ones_wants_a_key() {
 #[tokio::test]
 async fn every_answer_has_its_own_request_id() {
     let world = World::start().await;
-    let ids: std::collections::BTreeSet<String> = futures::future::join_all((0..10).map(|_| world.api.get("/v1/capsules")))
-        .await
-        .iter()
-        .map(|a| a.headers["x-request-id"].to_str().expect("text").to_owned())
-        .collect();
+    let ids: std::collections::BTreeSet<String> =
+        futures::future::join_all((0..10).map(|_| world.api.get("/v1/capsules")))
+            .await
+            .iter()
+            .map(|a| a.headers["x-request-id"].to_str().expect("text").to_owned())
+            .collect();
     assert_eq!(ids.len(), 10);
 }
 

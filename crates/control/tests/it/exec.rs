@@ -43,7 +43,11 @@ async fn a_command_runs_and_its_output_comes_back() {
         let answer = exec(&world, &id, body.clone()).await;
         assert_eq!(answer.status, 200, "{body} {:?}", answer.body);
         let result = answer.json();
-        assert_eq!((result["stdout"].as_str(), result["exit_code"].as_i64()), (Some(stdout), Some(exit_code)), "{body}");
+        assert_eq!(
+            (result["stdout"].as_str(), result["exit_code"].as_i64()),
+            (Some(stdout), Some(exit_code)),
+            "{body}"
+        );
     }
 }
 

@@ -14,7 +14,8 @@ type Socket = WebSocketStream<TcpStream>;
 
 async fn open(world: &World, id: &str) -> Socket {
     let tcp = TcpStream::connect(world.plane.addr()).await.expect("connects");
-    let mut request = format!("ws://{}/v1/capsules/{id}/exec/stream", world.plane.addr()).into_client_request().expect("valid");
+    let mut request =
+        format!("ws://{}/v1/capsules/{id}/exec/stream", world.plane.addr()).into_client_request().expect("valid");
     request.headers_mut().insert("x-api-key", world.key.parse().expect("valid"));
     tokio_tungstenite::client_async(request, tcp).await.expect("upgraded").0
 }
@@ -56,7 +57,8 @@ async fn output_comes_as_frames_and_ends_with_the_exit() {
     let Some(world) = World::with_envd().await else { return };
     let id = world.api.create_running().await;
     let mut socket = open(&world, &id).await;
-    say(&mut socket, json!({"type": "start", "cmd": "/bin/sh", "args": ["-c", "echo €; echo err >&2; cat; exit 4"]})).await;
+    say(&mut socket, json!({"type": "start", "cmd": "/bin/sh", "args": ["-c", "echo €; echo err >&2; cat; exit 4"]}))
+        .await;
     let (stdout, stderr, last) = hear_all(&mut socket).await;
     assert_eq!((stdout.as_str(), stderr.as_str()), ("€\n", "err\n"));
     assert_eq!(last, Some(json!({"type": "exit", "exit_code": 4})));

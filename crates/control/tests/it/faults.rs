@@ -1,7 +1,7 @@
 //! The control plane is killed between every two steps of create and delete, and started again.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
@@ -56,7 +56,10 @@ async fn killed_at(point: FaultPoint) {
             None => api.post("/v1/capsules", json!({})).await.status,
         }
     });
-    tokio::time::timeout(SOON, told.recv()).await.unwrap_or_else(|_| panic!("{point:?} is never reached")).expect("told");
+    tokio::time::timeout(SOON, told.recv())
+        .await
+        .unwrap_or_else(|_| panic!("{point:?} is never reached"))
+        .expect("told");
     plane.kill();
     asked.abort();
 
@@ -85,7 +88,8 @@ async fn killed_at(point: FaultPoint) {
             api.wait_status(&id, "stopped").await;
         }
     }
-    wait_until("the host holds nothing", Duration::from_secs(10), || async { host.living().is_empty().then_some(()) }).await;
+    wait_until("the host holds nothing", Duration::from_secs(10), || async { host.living().is_empty().then_some(()) })
+        .await;
 }
 
 #[tokio::test]

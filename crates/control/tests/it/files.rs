@@ -1,7 +1,7 @@
 //! Files in a real envd.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -115,7 +115,9 @@ async fn a_buffered_write_has_a_bound_and_a_streamed_one_has_none() {
     let size = FILE_WRITE_BYTES_MAX + 1;
     let send = |route: &'static str| {
         let (sent, uri) = (Arc::new(AtomicU64::new(0)), world.plane.url(&format!("/v1/capsules/{id}/files/{route}")));
-        let head = format!("--XXX\r\nContent-Disposition: form-data; name=\"path\"\r\n\r\n{path}\r\n--XXX\r\nContent-Disposition: form-data; name=\"file\"\r\n\r\n");
+        let head = format!(
+            "--XXX\r\nContent-Disposition: form-data; name=\"path\"\r\n\r\n{path}\r\n--XXX\r\nContent-Disposition: form-data; name=\"file\"\r\n\r\n"
+        );
         let chunk = Bytes::from(vec![7u8; 1024 * 1024]);
         let chunks = (0..size.div_ceil(chunk.len() as u64)).map(move |n| {
             let left = usize::try_from(size - n * chunk.len() as u64).expect("fits").min(chunk.len());
@@ -197,7 +199,10 @@ async fn directories_are_made_listed_and_removed() {
     let sub = format!("{dir}/a/b");
     let made = call(&world, &id, "mkdir", json!({"path": sub})).await;
     assert_eq!(made.status, 200, "{:?}", made.body);
-    assert_eq!((made.json()["entry"]["type"].as_str(), made.json()["entry"]["name"].as_str()), (Some("directory"), Some("b")));
+    assert_eq!(
+        (made.json()["entry"]["type"].as_str(), made.json()["entry"]["name"].as_str()),
+        (Some("directory"), Some("b"))
+    );
     call(&world, &id, "mkdir", json!({"path": sub})).await.is_error(409, "already_exists");
     upload(&world, &id, "write", &format!("{sub}/f"), b"12345").await;
     std::os::unix::fs::symlink("f", format!("{sub}/link")).expect("a link");
@@ -208,14 +213,20 @@ async fn directories_are_made_listed_and_removed() {
     let by_name = |name: &str| entries.iter().find(|e| e["name"] == name).unwrap_or_else(|| panic!("{name} in {list}"));
     let file = by_name("f");
     assert_eq!((file["type"].as_str(), file["size"].as_i64()), (Some("file"), Some(5)));
-    assert_eq!((file["path"].as_str(), file["permissions"].as_str()), (Some(format!("{sub}/f").as_str()), Some("-rw-r--r--")));
+    assert_eq!(
+        (file["path"].as_str(), file["permissions"].as_str()),
+        (Some(format!("{sub}/f").as_str()), Some("-rw-r--r--"))
+    );
     assert!(file["modified_at"].as_i64().is_some_and(|t| t > 1_600_000_000), "{file}");
     let link = by_name("link");
     assert_eq!(link["type"], "symlink");
     assert!(link["symlink_target"].as_str().is_some_and(|t| t.ends_with('f')), "{link}");
     let shallow = call(&world, &id, "list", json!({"path": dir})).await.json();
     let deep = call(&world, &id, "list", json!({"path": dir, "depth": 3})).await.json();
-    assert_eq!((shallow["entries"].as_array().map(Vec::len), deep["entries"].as_array().map(Vec::len)), (Some(1), Some(4)));
+    assert_eq!(
+        (shallow["entries"].as_array().map(Vec::len), deep["entries"].as_array().map(Vec::len)),
+        (Some(1), Some(4))
+    );
     for depth in [-1, 0, 33] {
         call(&world, &id, "list", json!({"path": dir, "depth": depth})).await.is_error(400, "invalid_request");
     }

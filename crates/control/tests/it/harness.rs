@@ -43,7 +43,8 @@ impl Plane {
         tuning: Tuning,
     ) -> Self {
         let config = config(database_url, database, host);
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("runtime");
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("runtime");
         let bound = runtime
             .spawn(Server::builder().version("test").config(config).tuning(tuning).faults(faults).bind())
             .await
@@ -165,7 +166,11 @@ impl Answer {
 impl Api {
     /// A caller of the server at this address.
     pub fn at(addr: &str, key: &str) -> Self {
-        Self { base: format!("http://{addr}"), key: key.to_owned(), client: Client::builder(TokioExecutor::new()).build_http() }
+        Self {
+            base: format!("http://{addr}"),
+            key: key.to_owned(),
+            client: Client::builder(TokioExecutor::new()).build_http(),
+        }
     }
 
     /// The answer, unless nobody listens.
@@ -221,7 +226,8 @@ impl Api {
     }
 
     pub async fn wait_status(&self, id: &str, wanted: &str) {
-        wait_until(&format!("{id} is {wanted}"), SOON, || async { (self.status(id).await == wanted).then_some(()) }).await;
+        wait_until(&format!("{id} is {wanted}"), SOON, || async { (self.status(id).await == wanted).then_some(()) })
+            .await;
     }
 
     pub async fn create_running(&self) -> String {
@@ -236,7 +242,9 @@ pub fn form(parts: &[(&str, &[u8])]) -> Vec<u8> {
     let mut body = Vec::new();
     for (name, bytes) in parts {
         let file = if *name == "file" { "; filename=\"upload\"" } else { "" };
-        body.extend_from_slice(format!("--XXX\r\nContent-Disposition: form-data; name=\"{name}\"{file}\r\n\r\n").as_bytes());
+        body.extend_from_slice(
+            format!("--XXX\r\nContent-Disposition: form-data; name=\"{name}\"{file}\r\n\r\n").as_bytes(),
+        );
         body.extend_from_slice(bytes);
         body.extend_from_slice(b"\r\n");
     }

@@ -15,8 +15,10 @@ async fn a_revoked_key_is_dead_within_a_second_even_without_redis_news() {
     let key = store.key_list().await.expect("keys").remove(0);
     store.key_revoke(key.id).await.expect("revoked").expect("there is one");
     let revoked = Instant::now();
-    wait_until("the key is refused", SOON, || async { (world.api.get("/v1/capsules").await.status == 401).then_some(()) })
-        .await;
+    wait_until("the key is refused", SOON, || async {
+        (world.api.get("/v1/capsules").await.status == 401).then_some(())
+    })
+    .await;
     assert!(revoked.elapsed() < Duration::from_millis(1500), "{:?}", revoked.elapsed());
 }
 

@@ -57,14 +57,16 @@ async fn a_kill_at_the_hardest_loses_nothing() {
     let listen = free_port();
     let mut child = serve(&database, &host, &listen);
     let api = Api::at(&listen, &key);
-    wait_until("it answers", SOON, || async { api.try_get("/health").await.filter(|a| a.status == 200).map(|_| ()) }).await;
+    wait_until("it answers", SOON, || async { api.try_get("/health").await.filter(|a| a.status == 200).map(|_| ()) })
+        .await;
     host_is_known(&database).await;
     host.behave(|b| b.hold_starts = true);
     let ids = futures::future::join_all((0..5).map(|_| api.create())).await;
     child.kill().await.expect("killed");
     host.release_starts();
     let _second = serve(&database, &host, &listen);
-    wait_until("it answers", SOON, || async { api.try_get("/health").await.filter(|a| a.status == 200).map(|_| ()) }).await;
+    wait_until("it answers", SOON, || async { api.try_get("/health").await.filter(|a| a.status == 200).map(|_| ()) })
+        .await;
     let api = Api::at(&listen, &key);
     for id in &ids {
         api.wait_status(id, "running").await;
@@ -95,7 +97,9 @@ async fn keys_are_made_listed_and_revoked_and_the_secret_is_shown_once() {
     let listed = String::from_utf8(output(list).await.stdout).expect("UTF-8");
     assert!(listed.contains("laptop") && listed.contains(&key[..10]) && !listed.contains(&key), "{listed}");
     let id = listed.split(' ').next().expect("an id").to_owned();
-    for (id, works) in [("key-x", false), ("key-0000000000000000000000000", false), (id.as_str(), true), (id.as_str(), true)] {
+    for (id, works) in
+        [("key-x", false), ("key-0000000000000000000000000", false), (id.as_str(), true), (id.as_str(), true)]
+    {
         let mut revoke = program(&database, &host, ":0");
         revoke.args(["key", "revoke", id]);
         assert_eq!(output(revoke).await.status.success(), works, "{id}");
@@ -127,7 +131,8 @@ async fn it_rests_in_little_memory() {
     let listen = free_port();
     let child = serve(&database, &host, &listen);
     let api = Api::at(&listen, "");
-    wait_until("it answers", SOON, || async { api.try_get("/health").await.filter(|a| a.status == 200).map(|_| ()) }).await;
+    wait_until("it answers", SOON, || async { api.try_get("/health").await.filter(|a| a.status == 200).map(|_| ()) })
+        .await;
     host_is_known(&database).await;
     let status = std::fs::read_to_string(format!("/proc/{}/status", child.id().expect("runs"))).expect("status");
     let line = status.lines().find(|l| l.starts_with("VmRSS:")).expect("VmRSS");

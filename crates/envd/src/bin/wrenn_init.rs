@@ -29,11 +29,8 @@ const SELF_ON_DISK: &str = "/usr/local/bin/wrenn-init";
 const ENVD: &str = "/usr/local/bin/envd";
 const TINI: [&str; 3] = ["/usr/bin/tini-static", "/usr/bin/tini", "/sbin/tini"];
 const HOSTNAME: &str = "capsule";
-const ENVIRONMENT: [&str; 3] = [
-    "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-    "HOME=/root",
-    "LANG=C.UTF-8",
-];
+const ENVIRONMENT: [&str; 3] =
+    ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LANG=C.UTF-8"];
 
 fn main() {
     if nix::unistd::getpid().as_raw() != 1 {
@@ -56,37 +53,19 @@ fn initramfs() {
         return;
     }
     let options = Some("errors=remount-ro");
-    if let Err(error) = mount(
-        Some(DISK),
-        NEW_ROOT,
-        Some("ext4"),
-        MsFlags::MS_NOATIME,
-        options,
-    ) {
+    if let Err(error) = mount(Some(DISK), NEW_ROOT, Some("ext4"), MsFlags::MS_NOATIME, options) {
         say(&format!("mount {DISK}: {error}"));
         return;
     }
     for place in ["/dev", "/proc", "/sys"] {
         let target = format!("{NEW_ROOT}{place}");
-        report(
-            &format!("move {place}"),
-            mount(
-                Some(place),
-                target.as_str(),
-                none(),
-                MsFlags::MS_MOVE,
-                none(),
-            ),
-        );
+        report(&format!("move {place}"), mount(Some(place), target.as_str(), none(), MsFlags::MS_MOVE, none()));
     }
     // The initramfs lives in memory: what is not deleted is lost to the guest for good.
     let _ = fs::remove_dir_all(MODULES);
     let _ = fs::remove_file("/init");
     report("enter the root disk", nix::unistd::chdir(NEW_ROOT));
-    report(
-        "move the root disk to /",
-        mount(Some("."), "/", none(), MsFlags::MS_MOVE, none()),
-    );
+    report("move the root disk to /", mount(Some("."), "/", none(), MsFlags::MS_MOVE, none()));
     report("change root", nix::unistd::chroot("."));
     report("enter /", nix::unistd::chdir("/"));
     become_program(&[SELF_ON_DISK]);
@@ -96,21 +75,11 @@ fn initramfs() {
 fn root_file_system() {
     mount_kernel_file_systems("");
     let nosuid = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    mount_new(
-        "devpts",
-        "/dev/pts",
-        MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC,
-        "mode=620,gid=5,ptmxmode=666",
-    );
+    mount_new("devpts", "/dev/pts", MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC, "mode=620,gid=5,ptmxmode=666");
     mount_new("tmpfs", "/dev/shm", nosuid, "mode=1777");
     mount_new("tmpfs", "/run", nosuid, "mode=755,size=64m");
     mount_new("tmpfs", "/tmp", nosuid, "mode=1777");
-    mount_new(
-        "cgroup2",
-        "/sys/fs/cgroup",
-        nosuid | MsFlags::MS_NOEXEC,
-        "nsdelegate",
-    );
+    mount_new("cgroup2", "/sys/fs/cgroup", nosuid | MsFlags::MS_NOEXEC, "nsdelegate");
     report("create /run/lock", fs::create_dir_all("/run/lock"));
     for (link, target) in [
         ("/dev/fd", "/proc/self/fd"),
@@ -121,10 +90,7 @@ fn root_file_system() {
         let _ = symlink(target, link);
     }
     for controller in ["+cpu", "+memory", "+io", "+pids"] {
-        report(
-            controller,
-            fs::write("/sys/fs/cgroup/cgroup.subtree_control", controller),
-        );
+        report(controller, fs::write("/sys/fs/cgroup/cgroup.subtree_control", controller));
     }
     report("set the host name", nix::unistd::sethostname(HOSTNAME));
     network();
@@ -145,19 +111,13 @@ fn mount_kernel_file_systems(root: &str) {
         mount_new("sysfs", &format!("{root}/sys"), flags, "");
     }
     if !Path::new("/dev/null").exists() {
-        mount_new(
-            "devtmpfs",
-            &format!("{root}/dev"),
-            MsFlags::MS_NOSUID,
-            "mode=755",
-        );
+        mount_new("devtmpfs", &format!("{root}/dev"), MsFlags::MS_NOSUID, "mode=755");
     }
 }
 
 /// Loads what the machine can use: without a PCI bus its five modules would be time spent for nothing.
 fn load_modules() {
-    let pci =
-        fs::read_dir("/sys/bus/pci/devices").is_ok_and(|mut devices| devices.next().is_some());
+    let pci = fs::read_dir("/sys/bus/pci/devices").is_ok_and(|mut devices| devices.next().is_some());
     let mut names: Vec<_> = match fs::read_dir(MODULES) {
         Ok(entries) => entries.flatten().map(|entry| entry.file_name()).collect(),
         Err(error) => return say(&format!("read {MODULES}: {error}")),
@@ -192,17 +152,11 @@ fn wait_for_disk() -> Result<(), String> {
 
 fn network() {
     use wrenn_contract::guest::{GATEWAY_ADDR, GUEST_ADDR, LINK_PREFIX};
-    report(
-        "lo",
-        link::set_address("lo", Ipv4Addr::LOCALHOST, 8).and_then(|()| link::set_up("lo")),
-    );
+    report("lo", link::set_address("lo", Ipv4Addr::LOCALHOST, 8).and_then(|()| link::set_up("lo")));
     if !Path::new("/sys/class/net/eth0").exists() {
         return say("no eth0");
     }
-    report(
-        "eth0",
-        link::set_address("eth0", GUEST_ADDR, LINK_PREFIX).and_then(|()| link::set_up("eth0")),
-    );
+    report("eth0", link::set_address("eth0", GUEST_ADDR, LINK_PREFIX).and_then(|()| link::set_up("eth0")));
     report("route", link::set_default_route(GATEWAY_ADDR));
 }
 
@@ -210,10 +164,7 @@ fn network() {
 /// clock at every boot and restore anyway.
 fn start_clock_daemon() {
     if Path::new("/dev/ptp0").exists() && Path::new("/usr/sbin/chronyd").exists() {
-        report(
-            "start chronyd",
-            boot::start_after("/run/wrenn", "/usr/sbin/chronyd", &ENVIRONMENT),
-        );
+        report("start chronyd", boot::start_after("/run/wrenn", "/usr/sbin/chronyd", &ENVIRONMENT));
     }
 }
 
@@ -222,19 +173,13 @@ fn become_program(arguments: &[&str]) {
     let arguments: Vec<CString> = arguments.iter().map(text).collect();
     let environment: Vec<CString> = ENVIRONMENT.iter().map(text).collect();
     let Err(error) = nix::unistd::execve(&arguments[0], &arguments, &environment);
-    say(&format!(
-        "start {}: {error}",
-        arguments[0].to_string_lossy()
-    ));
+    say(&format!("start {}: {error}", arguments[0].to_string_lossy()));
 }
 
 fn mount_new(kind: &str, place: &str, flags: MsFlags, options: &str) {
     let _ = fs::create_dir(place);
     let options = (!options.is_empty()).then_some(options);
-    report(
-        &format!("mount {kind} on {place}"),
-        mount(Some(kind), place, Some(kind), flags, options),
-    );
+    report(&format!("mount {kind} on {place}"), mount(Some(kind), place, Some(kind), flags, options));
 }
 
 fn none() -> Option<&'static str> {
@@ -243,10 +188,7 @@ fn none() -> Option<&'static str> {
 
 fn report<T, E: std::error::Error>(what: &str, result: Result<T, E>) {
     if let Err(error) = result {
-        let cause = error
-            .source()
-            .map(|cause| format!(": {cause}"))
-            .unwrap_or_default();
+        let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
         say(&format!("{what}: {error}{cause}"));
     }
 }

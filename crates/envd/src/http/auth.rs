@@ -13,23 +13,13 @@ use crate::identity::TokenCheck;
 use crate::server::Envd;
 
 /// Lets a request pass that presents the token. `/init` checks for itself, because the first one sets the token.
-pub async fn require_token(
-    State(envd): State<Arc<Envd>>,
-    request: Request,
-    next: Next,
-) -> Response {
+pub async fn require_token(State(envd): State<Arc<Envd>>, request: Request, next: Next) -> Response {
     let path = request.uri().path();
-    let open =
-        (path == HEALTH && matches!(*request.method(), Method::GET | Method::HEAD)) || path == INIT;
+    let open = (path == HEALTH && matches!(*request.method(), Method::GET | Method::HEAD)) || path == INIT;
     if open {
         return next.run(request).await;
     }
-    let message = match envd.identity.check(
-        request
-            .headers()
-            .get(TOKEN_HEADER)
-            .map(|value| value.as_bytes()),
-    ) {
+    let message = match envd.identity.check(request.headers().get(TOKEN_HEADER).map(|value| value.as_bytes())) {
         TokenCheck::Right => return next.run(request).await,
         TokenCheck::Wrong => "the access token is missing or wrong",
         TokenCheck::Unset => "this sandbox has no access token yet",
@@ -37,19 +27,12 @@ pub async fn require_token(
     if is_rpc(path) {
         // RPC clients read the code as a word.
         let body = format!(r#"{{"code":"unauthenticated","message":"{message}"}}"#);
-        return (
-            StatusCode::UNAUTHORIZED,
-            [(header::CONTENT_TYPE, "application/json")],
-            body,
-        )
-            .into_response();
+        return (StatusCode::UNAUTHORIZED, [(header::CONTENT_TYPE, "application/json")], body).into_response();
     }
     Reply::new(StatusCode::UNAUTHORIZED, message).into_response()
 }
 
 /// RPC paths are `/package.Service/Method`.
 fn is_rpc(path: &str) -> bool {
-    path.split('/')
-        .nth(1)
-        .is_some_and(|service| service.contains('.'))
+    path.split('/').nth(1).is_some_and(|service| service.contains('.'))
 }

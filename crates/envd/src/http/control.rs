@@ -16,40 +16,25 @@ use crate::server::Envd;
 
 /// `GET /health`.
 pub async fn health() -> Json<Health> {
-    Json(Health {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-    })
+    Json(Health { version: env!("CARGO_PKG_VERSION").to_owned() })
 }
 
 /// `POST /init`.
-pub async fn init(
-    State(envd): State<Arc<Envd>>,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Json<InitDone>, Reply> {
-    let body = to_bytes(body, JSON_BODY_BYTES_MAX).await.map_err(|_| {
-        Reply::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "the body is too large or was cut off",
-        )
-    })?;
+pub async fn init(State(envd): State<Arc<Envd>>, headers: HeaderMap, body: Body) -> Result<Json<InitDone>, Reply> {
+    let body = to_bytes(body, JSON_BODY_BYTES_MAX)
+        .await
+        .map_err(|_| Reply::new(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large or was cut off"))?;
     let wish: Init = match body.is_empty() {
         true => Init::default(),
-        false => serde_json::from_slice(&body)
-            .map_err(|error| Reply::bad_request(format!("not a valid init: {error}")))?,
+        false => {
+            serde_json::from_slice(&body).map_err(|error| Reply::bad_request(format!("not a valid init: {error}")))?
+        }
     };
-    let token = headers
-        .get(TOKEN_HEADER)
-        .map(|value| Zeroizing::new(value.as_bytes().to_vec()));
+    let token = headers.get(TOKEN_HEADER).map(|value| Zeroizing::new(value.as_bytes().to_vec()));
     let turn = envd.init_turn.lock().await;
     let worker = envd.clone();
     let done = tokio::task::spawn_blocking(move || {
-        init::apply(
-            &worker.identity,
-            &worker.system,
-            token.as_ref().map(|token| token.as_slice()),
-            &wish,
-        )
+        init::apply(&worker.identity, &worker.system, token.as_ref().map(|token| token.as_slice()), &wish)
     })
     .await;
     drop(turn);
@@ -59,10 +44,7 @@ pub async fn init(
         InitError::Unauthorized => Reply::new(StatusCode::UNAUTHORIZED, error.to_string()),
         InitError::Invalid(message) => Reply::bad_request(message),
         InitError::Step { step, source } => {
-            let cause = source
-                .source()
-                .map(|cause| format!(": {cause}"))
-                .unwrap_or_default();
+            let cause = source.source().map(|cause| format!(": {cause}")).unwrap_or_default();
             tracing::error!(step, %source, cause, "init failed");
             Reply::internal(format!("{step} failed: {source}{cause}"))
         }

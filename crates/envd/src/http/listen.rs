@@ -43,9 +43,8 @@ pub async fn listen(listener: TcpListener, router: Router, mut stop: watch::Rece
             }
         };
         let _ = socket.set_nodelay(true);
-        let service = router
-            .clone()
-            .map_request(|request: hyper::Request<Incoming>| request.map(axum::body::Body::new));
+        let service =
+            router.clone().map_request(|request: hyper::Request<Incoming>| request.map(axum::body::Body::new));
         let mut stop = stop.clone();
         tokio::spawn(async move {
             let connection = http1::Builder::new()

@@ -15,10 +15,7 @@ pub struct Reply {
 impl Reply {
     /// `message` is shown to the user.
     pub fn new(status: StatusCode, message: impl Into<String>) -> Self {
-        Self {
-            status,
-            message: message.into(),
-        }
+        Self { status, message: message.into() }
     }
 
     /// 400.
@@ -34,16 +31,8 @@ impl Reply {
 
 impl IntoResponse for Reply {
     fn into_response(self) -> Response {
-        let body = Error {
-            code: self.status.as_u16(),
-            message: self.message,
-        };
-        (
-            self.status,
-            [(header::CACHE_CONTROL, "no-store")],
-            Json(body),
-        )
-            .into_response()
+        let body = Error { code: self.status.as_u16(), message: self.message };
+        (self.status, [(header::CACHE_CONTROL, "no-store")], Json(body)).into_response()
     }
 }
 

@@ -42,12 +42,7 @@ pub enum InitError {
 ///
 /// # Errors
 /// See [`InitError`]. After a failed step the earlier ones stay done; the caller may try again.
-pub fn apply(
-    identity: &Identity,
-    system: &System,
-    token: Option<&[u8]>,
-    init: &Init,
-) -> Result<InitDone, InitError> {
+pub fn apply(identity: &Identity, system: &System, token: Option<&[u8]>, init: &Init) -> Result<InitDone, InitError> {
     if identity.check(token) == TokenCheck::Wrong {
         return Err(InitError::Unauthorized);
     }
@@ -63,38 +58,24 @@ pub fn apply(
     };
     if new_life {
         if let Some(entropy) = &entropy {
-            done.entropy_reseeded = system
-                .reseed(entropy)
-                .map_err(step("reseeding the random generator"))?;
+            done.entropy_reseeded = system.reseed(entropy).map_err(step("reseeding the random generator"))?;
         }
         if let Some(now) = init.timestamp_ns {
             done.clock_offset_ns = Some(system.step_clock(now).map_err(step("setting the clock"))?);
         }
-        system
-            .renew_machine_id()
-            .map_err(step("renewing the machine id"))?;
+        system.renew_machine_id().map_err(step("renewing the machine id"))?;
     }
     if let Some(name) = &init.sandbox_id {
-        system
-            .set_hostname(name)
-            .map_err(step("setting the host name"))?;
+        system.set_hostname(name).map_err(step("setting the host name"))?;
     }
     if !init.dns.is_empty() {
-        system
-            .set_dns(&init.dns)
-            .map_err(step("setting the name servers"))?;
+        system.set_dns(&init.dns).map_err(step("setting the name servers"))?;
     }
     if init.grow_root {
-        system
-            .grow_root()
-            .map_err(step("growing the root file system"))?;
+        system.grow_root().map_err(step("growing the root file system"))?;
     }
-    done.root_bytes = system
-        .root_bytes()
-        .map_err(step("reading the size of the root file system"))?;
-    identity
-        .publish(init)
-        .map_err(step("writing the sandbox's ids"))?;
+    done.root_bytes = system.root_bytes().map_err(step("reading the size of the root file system"))?;
+    identity.publish(init).map_err(step("writing the sandbox's ids"))?;
     identity.apply(init);
     Ok(done)
 }
@@ -103,10 +84,7 @@ fn step<E>(step: &'static str) -> impl FnOnce(E) -> InitError
 where
     E: std::error::Error + Send + Sync + 'static,
 {
-    move |source| InitError::Step {
-        step,
-        source: Box::new(source),
-    }
+    move |source| InitError::Step { step, source: Box::new(source) }
 }
 
 /// Checks every field before anything is applied; returns the entropy.
@@ -126,23 +104,13 @@ fn parse(init: &Init) -> Result<Option<Zeroizing<Vec<u8>>>, InitError> {
         return invalid(format!("envVars has more than {EXEC_ENVS_MAX} variables"));
     }
     for (name, value) in &init.env_vars {
-        if name.is_empty()
-            || name.contains(['=', '\0'])
-            || value.contains('\0')
-            || value.len() > EXEC_ARG_BYTES_MAX
-        {
+        if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') || value.len() > EXEC_ARG_BYTES_MAX {
             return invalid(format!("envVars has an unusable variable {name:?}"));
         }
     }
     let ids = [&init.sandbox_id, &init.template_id, &init.proxy_domain];
-    if ids
-        .into_iter()
-        .flatten()
-        .any(|id| id.len() > 255 || id.contains(['\0', '\n']))
-    {
-        return invalid(
-            "sandbox_id, template_id and proxy_domain are single lines of at most 255 bytes".into(),
-        );
+    if ids.into_iter().flatten().any(|id| id.len() > 255 || id.contains(['\0', '\n'])) {
+        return invalid("sandbox_id, template_id and proxy_domain are single lines of at most 255 bytes".into());
     }
     if init.timestamp_ns.is_some_and(|ns| ns < 0) {
         return invalid("timestamp_ns is before 1970".into());
@@ -165,32 +133,13 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let identity = Identity::new(directory.path());
         let system = System::untouched();
-        let first = Init {
-            access_token: Some("one".into()),
-            ..Init::default()
-        };
+        let first = Init { access_token: Some("one".into()), ..Init::default() };
         apply(&identity, &system, None, &first).unwrap();
-        let second = Init {
-            access_token: Some("two".into()),
-            ..Init::default()
-        };
-        assert!(matches!(
-            apply(&identity, &system, Some(b"x"), &second),
-            Err(InitError::Unauthorized)
-        ));
-        assert!(matches!(
-            apply(&identity, &system, None, &second),
-            Err(InitError::Unauthorized)
-        ));
-        let bad = Init {
-            access_token: Some("two".into()),
-            entropy: Some("00".into()),
-            ..Init::default()
-        };
-        assert!(matches!(
-            apply(&identity, &system, Some(b"one"), &bad),
-            Err(InitError::Invalid(_))
-        ));
+        let second = Init { access_token: Some("two".into()), ..Init::default() };
+        assert!(matches!(apply(&identity, &system, Some(b"x"), &second), Err(InitError::Unauthorized)));
+        assert!(matches!(apply(&identity, &system, None, &second), Err(InitError::Unauthorized)));
+        let bad = Init { access_token: Some("two".into()), entropy: Some("00".into()), ..Init::default() };
+        assert!(matches!(apply(&identity, &system, Some(b"one"), &bad), Err(InitError::Invalid(_))));
         assert_eq!(identity.check(Some(b"one")), TokenCheck::Right);
         apply(&identity, &system, Some(b"one"), &second).unwrap();
         assert_eq!(identity.check(Some(b"two")), TokenCheck::Right);

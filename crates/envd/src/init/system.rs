@@ -31,9 +31,7 @@ impl System {
     }
 
     pub(super) fn kernel_version(&self) -> String {
-        fs::read_to_string("/proc/sys/kernel/osrelease")
-            .map(|text| text.trim().to_owned())
-            .unwrap_or_default()
+        fs::read_to_string("/proc/sys/kernel/osrelease").map(|text| text.trim().to_owned()).unwrap_or_default()
     }
 
     /// False when switched off.
@@ -71,10 +69,7 @@ impl System {
         wrenn_linux::hostname::set(name).map_err(|error| error.source)?;
         fs::write("/etc/hostname", format!("{name}\n"))?;
         let hosts = fs::read_to_string("/etc/hosts").unwrap_or_default();
-        let mut lines: Vec<&str> = hosts
-            .lines()
-            .filter(|line| !line.starts_with("127.0.1.1"))
-            .collect();
+        let mut lines: Vec<&str> = hosts.lines().filter(|line| !line.starts_with("127.0.1.1")).collect();
         let own = format!("127.0.1.1 {name}");
         lines.push(&own);
         fs::write("/etc/hosts", lines.join("\n") + "\n")
@@ -84,19 +79,12 @@ impl System {
         if !self.touch {
             return Ok(());
         }
-        let text: String = servers
-            .iter()
-            .map(|server| format!("nameserver {server}\n"))
-            .collect();
+        let text: String = servers.iter().map(|server| format!("nameserver {server}\n")).collect();
         fs::write("/etc/resolv.conf", text)
     }
 
     pub(super) fn grow_root(&self) -> Result<(), SyscallError> {
-        if self.touch {
-            ext4::grow_to_device(Path::new("/"))
-        } else {
-            Ok(())
-        }
+        if self.touch { ext4::grow_to_device(Path::new("/")) } else { Ok(()) }
     }
 
     pub(super) fn root_bytes(&self) -> Result<u64, SyscallError> {

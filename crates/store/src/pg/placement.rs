@@ -14,8 +14,8 @@ use wrenn_domain::ids::{HostId, KeyId, SandboxId, TeamId};
 use wrenn_domain::names::TemplateName;
 use wrenn_domain::sizes::{DiskMib, MemoryMib, TimeoutSec, Vcpus};
 
-use super::sandboxes::sandbox;
 use super::Sandbox;
+use super::sandboxes::sandbox;
 use crate::{Store, StoreError};
 
 /// A host that can take sandboxes, and what it carries now.

@@ -59,7 +59,13 @@ async fn a_silent_hosts_living_sandboxes_become_missing_and_the_others_stay() {
     let store = Database::fresh().await.store();
     let (team, silent, loud) = (team(&store).await, host(&store).await, host(&store).await);
     let mut made = Vec::new();
-    for state in [SandboxState::Starting, SandboxState::Running, SandboxState::Paused, SandboxState::Stopping, SandboxState::Error] {
+    for state in [
+        SandboxState::Starting,
+        SandboxState::Running,
+        SandboxState::Paused,
+        SandboxState::Stopping,
+        SandboxState::Error,
+    ] {
         let row = place(&store, &wish(team), silent, Duration::ZERO).await;
         let change = Change { state: Some(state), ..Change::default() };
         let Changed::Applied(row) = store.sandbox_change(row.id, row.generation, &change).await.expect("asked") else {

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use wrenn_domain::ids::{HostId, KeyId, SandboxId, TeamId};
 use wrenn_domain::sizes::{DiskMib, MemoryMib, TimeoutSec, Vcpus};
 use wrenn_store::Store;
-use wrenn_store::pg::{HostFacts, HostImage, NewSandbox, PlacedSandbox, Placed, Sandbox};
+use wrenn_store::pg::{HostFacts, HostImage, NewSandbox, Placed, PlacedSandbox, Sandbox};
 
 pub async fn team(store: &Store) -> TeamId {
     let id = TeamId::from_uuid(Uuid::new_v4());

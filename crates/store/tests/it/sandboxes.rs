@@ -20,7 +20,10 @@ async fn of_many_changes_on_one_generation_exactly_one_is_applied() {
     let tries = (0..8).map(|_| store.sandbox_change(row.id, row.generation, &change));
     let outcomes = futures::future::join_all(tries).await;
     let applied = outcomes.iter().filter(|o| matches!(o, Ok(Changed::Applied(_)))).count();
-    let stale = outcomes.iter().filter(|o| matches!(o, Ok(Changed::Stale(now)) if now.generation == row.generation + 1)).count();
+    let stale = outcomes
+        .iter()
+        .filter(|o| matches!(o, Ok(Changed::Stale(now)) if now.generation == row.generation + 1))
+        .count();
     assert_eq!((applied, stale), (1, 7));
     let unknown = SandboxId::from_uuid(Uuid::new_v4());
     assert!(matches!(store.sandbox_change(unknown, 1, &change).await, Ok(Changed::Gone)));
@@ -45,7 +48,8 @@ async fn a_report_is_written_with_its_change_and_what_is_absent_stays() {
     };
     assert_eq!((now.report_generation, now.disk_mib, now.started_at), (7, 6000, Some(started)));
     assert_eq!((now.metadata["who"].as_str(), now.system_metadata["envd_version"].as_str()), ("me", "1"));
-    let older = ReportMark { generation: 8, last_active_at: chrono::DateTime::from_timestamp(1, 0), ..ReportMark::default() };
+    let older =
+        ReportMark { generation: 8, last_active_at: chrono::DateTime::from_timestamp(1, 0), ..ReportMark::default() };
     let change = Change { desired: Some(Desired::Stopped), report: Some(older), ..Change::default() };
     let Changed::Applied(now) = store.sandbox_change(row.id, now.generation, &change).await.expect("asked") else {
         panic!("applied")
@@ -59,9 +63,9 @@ async fn the_last_room_is_given_once() {
     let store = Database::fresh().await.store();
     let (team, host) = (team(&store).await, host(&store).await);
     let wishes: Vec<_> = (0..10).map(|_| wish(team)).collect();
-    let tries = wishes.iter().map(|new| {
-        store.sandbox_place(new, host, |load| load.sandboxes < 3, Uuid::new_v4(), Duration::ZERO)
-    });
+    let tries = wishes
+        .iter()
+        .map(|new| store.sandbox_place(new, host, |load| load.sandboxes < 3, Uuid::new_v4(), Duration::ZERO));
     let outcomes = futures::future::join_all(tries).await;
     let here = outcomes.iter().filter(|o| matches!(o, Ok(Placed::Here(_)))).count();
     assert_eq!((here, outcomes.len()), (3, 10));
@@ -109,7 +113,8 @@ async fn a_call_in_a_cut_fails_as_away_within_its_deadline_and_works_after_it() 
     let database = Database::fresh().await;
     let proxy = CutProxy::before_postgres().await;
     let url = format!("postgres://postgres@{}/{}", proxy.addr(), database.name);
-    let options = wrenn_store::StoreOptions { wait_max: Duration::from_millis(700), ..wrenn_store::StoreOptions::new(url) };
+    let options =
+        wrenn_store::StoreOptions { wait_max: Duration::from_millis(700), ..wrenn_store::StoreOptions::new(url) };
     let store = wrenn_store::Store::new(&options).expect("a handle");
     store.ping().await.expect("answers");
     proxy.cut().await;

@@ -58,8 +58,7 @@ impl GuestProcess {
             .spawn()
             .context("start envd")?;
         let token = format!("{:08x}{:08x}", crate::services::rand_u32(), crate::services::rand_u32());
-        let guest =
-            Self { addr: SocketAddr::from(([127, 0, 0, 1], port)), token, _child: child, _home: home };
+        let guest = Self { addr: SocketAddr::from(([127, 0, 0, 1], port)), token, _child: child, _home: home };
         guest.wait_ready().await?;
         guest.init().await?;
         Ok(guest)

@@ -18,8 +18,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use wrenn_contract::proto::wrenn::host::v1::{SandboxPhase, SandboxReport};
 
-pub use guest::find_envd;
 use guest::GuestProcess;
+pub use guest::find_envd;
 
 /// Token every simulated host expects.
 pub const TOKEN: &str = "the-token-of-test-hosts";

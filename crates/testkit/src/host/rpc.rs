@@ -46,7 +46,8 @@ impl HostService for Rpc {
     ) -> ServiceResult<CreateSandboxResponse> {
         let wish = request.to_owned_message();
         // Goes on when the caller hangs up, as a real host does.
-        let report = tokio::spawn(create(self.0.clone(), wish)).await.map_err(|_| ConnectError::internal("panicked"))??;
+        let report =
+            tokio::spawn(create(self.0.clone(), wish)).await.map_err(|_| ConnectError::internal("panicked"))??;
         Response::ok(CreateSandboxResponse { report: report.into(), ..Default::default() })
     }
 

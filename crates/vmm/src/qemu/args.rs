@@ -48,7 +48,10 @@ pub fn command_line(spec: &Spec, host: Host, memory: MemoryMapping, files: Files
     option("-smp", spec.vcpus.to_string());
     option("-m", format!("{}M", spec.memory_mib));
     let path = escaped(&spec.memory);
-    option("-object", format!("memory-backend-file,id=memory0,size={}M,share={share},mem-path={path}", spec.memory_mib));
+    option(
+        "-object",
+        format!("memory-backend-file,id=memory0,size={}M,share={share},mem-path={path}", spec.memory_mib),
+    );
     option("-kernel", spec.kernel.display().to_string());
     if let Some(initramfs) = &spec.initramfs {
         option("-initrd", initramfs.display().to_string());

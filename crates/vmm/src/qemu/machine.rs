@@ -40,7 +40,12 @@ impl QemuMachine {
         let _ = self.down.send(true);
     }
 
-    async fn command(&self, act: &'static str, name: &str, arguments: serde_json::Value) -> Result<serde_json::Value, VmmError> {
+    async fn command(
+        &self,
+        act: &'static str,
+        name: &str,
+        arguments: serde_json::Value,
+    ) -> Result<serde_json::Value, VmmError> {
         self.qmp.command(name, arguments).await.map_err(|error| VmmError::new(act, error))
     }
 
@@ -70,7 +75,8 @@ impl QemuMachine {
         };
         let asked = async { self.command(ACT, "migrate", json!({"uri": uri})).await };
         let both = async { tokio::try_join!(asked, async { received.await.map_err(failed) }) };
-        let outcome = tokio::time::timeout(STATE_WAIT, both).await.unwrap_or_else(|_| Err(VmmError::new(ACT, QmpError::Late)));
+        let outcome =
+            tokio::time::timeout(STATE_WAIT, both).await.unwrap_or_else(|_| Err(VmmError::new(ACT, QmpError::Late)));
         let _ = std::fs::remove_file(&socket);
         outcome?;
         self.migration_ended(ACT).await

@@ -40,7 +40,10 @@ fn whole_life(stack: &Stack) -> anyhow::Result<()> {
 
 fn sizes(stack: &Stack) -> anyhow::Result<()> {
     let id = stack.capsule(&["--vcpus", "2", "--memory", "384", "--disk", "7168"])?;
-    let seen = stack.exec(&id, &["sh", "-c", "nproc; awk '/MemTotal/{print int($2/1024)}' /proc/meminfo; df -m --output=size / | tail -1"])?;
+    let seen = stack.exec(
+        &id,
+        &["sh", "-c", "nproc; awk '/MemTotal/{print int($2/1024)}' /proc/meminfo; df -m --output=size / | tail -1"],
+    )?;
     let numbers: Vec<u64> = seen.lines().map(|l| l.trim().parse()).collect::<Result<_, _>>()?;
     ensure!(numbers[0] == 2, "{seen}");
     ensure!((300..=384).contains(&numbers[1]), "{seen}");
@@ -52,7 +55,10 @@ fn sizes(stack: &Stack) -> anyhow::Result<()> {
 fn at_once(stack: &Stack) -> anyhow::Result<()> {
     let ids: Vec<String> = std::thread::scope(|scope| {
         let creates: Vec<_> = (0..3).map(|_| scope.spawn(|| stack.capsule(&["--memory", "256"]))).collect();
-        creates.into_iter().map(|c| c.join().map_err(|_| anyhow::anyhow!("a create died"))?).collect::<anyhow::Result<_>>()
+        creates
+            .into_iter()
+            .map(|c| c.join().map_err(|_| anyhow::anyhow!("a create died"))?)
+            .collect::<anyhow::Result<_>>()
     })?;
     for (number, id) in ids.iter().enumerate() {
         stack.exec(id, &["sh", "-c", &format!("echo {number} > who")])?;
@@ -111,7 +117,8 @@ fn join_negative(args: &[&str]) -> Vec<String> {
 fn doctor(stack: &Stack) -> anyhow::Result<()> {
     let found = stack.wrenn(&["--json", "doctor", "--dir", &stack.dir().display().to_string()])?.ok()?.json()?;
     ensure!(found["ok"] == true, "{found}");
-    let checks: Vec<_> = found["findings"].as_array().into_iter().flatten().filter_map(|f| f["check"].as_str()).collect();
+    let checks: Vec<_> =
+        found["findings"].as_array().into_iter().flatten().filter_map(|f| f["check"].as_str()).collect();
     for needed in ["kvm", "qemu", "disk", "guest images"] {
         ensure!(checks.contains(&needed), "no {needed} in {checks:?}");
     }

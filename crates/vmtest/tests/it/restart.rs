@@ -59,7 +59,9 @@ fn whole_stack(stack: &Stack) -> anyhow::Result<()> {
     let text = std::fs::read_to_string(stack.dir().join("env"))?;
     ensure!(text.contains(&key), "the key changed");
     // The capsule ended with the stack, and its row says so instead of "running".
-    wait_until("the row tells the truth", BACK, || Ok(matches!(stack.status(&id)?.as_str(), "stopped" | "error" | "missing")))?;
+    wait_until("the row tells the truth", BACK, || {
+        Ok(matches!(stack.status(&id)?.as_str(), "stopped" | "error" | "missing"))
+    })?;
     let again = stack.capsule(&[])?;
     stack.remove(&again)
 }

@@ -36,7 +36,20 @@ fn default_user(stack: &Stack) -> anyhow::Result<()> {
     let id = stack.capsule(&[])?;
     let who = stack.exec(&id, &["sh", "-c", "id -un; id -u; pwd; sudo -n id -u; echo $WRENN_SANDBOX_ID"])?;
     ensure!(who == format!("wrenn-user\n1000\n/home/wrenn-user\n0\n{id}"), "{who}");
-    let given = stack.wrenn(&["exec", "-u", "root", "-w", "/tmp", "-e", "A=b c", &id, "--", "sh", "-c", "id -un; pwd; echo \"$A\""])?;
+    let given = stack.wrenn(&[
+        "exec",
+        "-u",
+        "root",
+        "-w",
+        "/tmp",
+        "-e",
+        "A=b c",
+        &id,
+        "--",
+        "sh",
+        "-c",
+        "id -un; pwd; echo \"$A\"",
+    ])?;
     ensure!(given.ok()?.text() == "root\n/tmp\nb c");
     for tool in ["git", "socat", "chronyd", "tini", "wget", "curl", "ip"] {
         stack.exec(&id, &["sh", "-c", &format!("PATH=$PATH:/usr/sbin:/sbin command -v {tool}")])?;
@@ -59,7 +72,8 @@ fn clear_errors(stack: &Stack) -> anyhow::Result<()> {
     ensure!(unknown.code == Some(1), "{unknown:?}");
     let malformed = stack.wrenn(&["exec", "cl-../x", "--", "true"])?;
     ensure!(malformed.code == Some(2), "{malformed:?}");
-    let key = stack.wrenn_with(&["capsule", "list"], b"", &[("WRENN_API_KEY", "wrn_00000000000000000000000000000000")])?;
+    let key =
+        stack.wrenn_with(&["capsule", "list"], b"", &[("WRENN_API_KEY", "wrn_00000000000000000000000000000000")])?;
     ensure!(key.code == Some(1) && key.stderr.to_lowercase().contains("key"), "{key:?}");
     Ok(())
 }
