@@ -1,7 +1,7 @@
 //! The kernel we touch: system calls, ioctls and child processes behind safe functions.
 //!
 //! The only crate that may hold unsafe code or start processes. Knows no sandbox, no RPC and no configuration.
-//! Guest side (envd and wrenn-init): [`boot`], [`kmod`], [`link`], [`entropy`], [`clock`], [`ext4`], [`hostname`].
+//! Guest side (envd and wrenn-init): [`boot`], [`kmod`], [`link`], [`entropy`], [`clock`], [`ext4`], [`hostname`], [`users`].
 //! Host side (agent and vmm, feature `host`): [`netns`], [`links`], [`nft`], [`tap`], [`process`], [`tool`], [`files`],
 //! [`loopdev`], [`mounts`], [`tsc`].
 
@@ -14,6 +14,7 @@ pub mod kmod;
 pub mod link;
 pub mod memory;
 mod syscall;
+pub mod users;
 
 #[cfg(feature = "host")]
 pub mod files;
