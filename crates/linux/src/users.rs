@@ -42,7 +42,8 @@ impl User {
     }
 
     fn with_groups(mut self, group: &str) -> Self {
-        let member = |line: &&str| line.rsplit(':').next().is_some_and(|all| all.split(',').any(|one| one == self.name));
+        let member =
+            |line: &&str| line.rsplit(':').next().is_some_and(|all| all.split(',').any(|one| one == self.name));
         let gids = group.lines().filter(member).filter_map(|line| line.split(':').nth(2)?.parse().ok());
         let mut groups = vec![self.gid];
         for gid in gids {
@@ -120,10 +121,12 @@ mod tests {
 
     #[test]
     fn broken_lines_are_passed_over_and_groups_are_gathered() {
-        let passwd = "root:x:0:0:root:/root:/bin/bash\n\nbroken\n:x:1:1::/:\nme:x:1000:1000::/home/me:\nbad:x:no:0::/:\n";
+        let passwd =
+            "root:x:0:0:root:/root:/bin/bash\n\nbroken\n:x:1:1::/:\nme:x:1000:1000::/home/me:\nbad:x:no:0::/:\n";
         let names: Vec<_> = parse_passwd(passwd).map(|user| user.name).collect();
         assert_eq!(names, ["root", "me"]);
-        let me = parse_passwd(passwd).nth(1).unwrap().with_groups("sudo:x:27:me\nme:x:1000:\nusers:x:100:you,me\nx:y\n");
+        let me =
+            parse_passwd(passwd).nth(1).unwrap().with_groups("sudo:x:27:me\nme:x:1000:\nusers:x:100:you,me\nx:y\n");
         assert_eq!((me.shell.as_path(), me.groups), (Path::new("/bin/sh"), vec![1000, 27, 100]));
     }
 
