@@ -5,6 +5,7 @@
 //!
 //! - [`http`]: the listener, the token on every call, the plain routes.
 //! - [`init`]: what a boot or a restore needs before the sandbox is handed out.
+//! - [`process`]: processes, their input and output.
 //! - [`identity`]: who this sandbox is: token, default user, environment.
 //!
 //! Must never: reach out to the network by itself, trust a caller without the token, or write a token to a log.
@@ -13,6 +14,7 @@ pub mod config;
 pub mod http;
 pub mod identity;
 pub mod init;
+pub mod process;
 mod server;
 
 pub use server::{Envd, serve};

@@ -23,6 +23,7 @@ pub fn router(envd: Arc<Envd>) -> Router {
         .route(HEALTH, get(control::health))
         .route(INIT, post(control::init))
         .route(SNAPSHOT_PREPARE, post(control::snapshot_prepare))
+        .route_service("/process.Process/{method}", crate::process::service(envd.clone()))
         .fallback(reply::no_such_route)
         .layer(from_fn_with_state(envd.clone(), auth::require_token))
         .with_state(envd)

@@ -2,3 +2,4 @@
 
 mod envd;
 mod harness_works;
+mod processes;

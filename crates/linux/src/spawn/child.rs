@@ -5,7 +5,7 @@
 
 use std::io;
 use std::ptr;
-use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 
 use libc::{c_char, c_int, c_long};
 
@@ -38,6 +38,8 @@ pub(super) struct Orders<'a> {
     /// Decimal; empty: stay as we are.
     pub oom_score: &'a [u8],
     pub descriptors: Option<Limit>,
+    /// The child's first word: it came to life. The kernel may end one at its very birth; see [`super::clone`].
+    pub began: AtomicBool,
     pub failed: Failed,
 }
 
@@ -63,6 +65,7 @@ impl Failed {
 pub(super) unsafe extern "C" fn run(orders: *mut libc::c_void) -> ! {
     // SAFETY: the pointer is to the waiting parent's Orders, which nobody else touches.
     let orders = unsafe { &*orders.cast::<Orders<'_>>() };
+    orders.began.store(true, Ordering::Release);
     // SAFETY: this is the child the steps are meant for; they need what this function was promised.
     let (step, errno) = unsafe { become_program(orders) };
     orders.failed.errno.store(errno, Ordering::Relaxed);

@@ -6,6 +6,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
+use std::sync::atomic::Ordering;
 
 use super::child::{self, Orders};
 
@@ -58,6 +59,16 @@ pub(super) fn clone(orders: &mut Orders<'_>, cgroup: Option<BorrowedFd<'_>>) -> 
         };
         pid = clone3(&mut args, orders);
         in_cgroup = pid.is_ok();
+    }
+    // Some kernels kill whatever is born in a cgroup that was ever killed (cgroup.kill), before its first instruction.
+    if let Ok(number) = pid
+        && !orders.began.load(Ordering::Acquire)
+    {
+        let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(number), None);
+        // SAFETY: the kernel made this descriptor for us and nobody else has it.
+        drop(unsafe { OwnedFd::from_raw_fd(pidfd) });
+        in_cgroup = false;
+        pid = Err(libc::EBUSY);
     }
     // Any answer but "no more processes" may be about the cgroup: without it the program can still run.
     if pid.is_err_and(|errno| errno != libc::EAGAIN && errno != libc::ENOMEM) {

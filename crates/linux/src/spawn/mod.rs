@@ -15,6 +15,7 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr;
+use std::sync::atomic::AtomicBool;
 
 use crate::child::Child;
 use crate::descriptors::Limit;
@@ -110,6 +111,7 @@ impl Command {
             terminal: self.terminal,
             oom_score: oom_score.as_ref().map_or(&[], |text| text.as_bytes()),
             descriptors: self.descriptors,
+            began: AtomicBool::new(false),
             failed: child::Failed::default(),
         };
         let cloned = clone::clone(&mut orders, cgroup).map_err(SpawnError::NoProcess)?;
@@ -407,6 +409,22 @@ mod tests {
         drop(output);
     }
 
+    #[tokio::test]
+    async fn a_cgroup_that_was_killed_before_keeps_no_program_from_starting() {
+        let Some(cgroup) = own_cgroup() else { return };
+        cgroup.kill().unwrap();
+        let (command, output) = command(&["/bin/echo"], &["echo", "alive"]);
+        let child = command.start(Some(cgroup.as_fd())).unwrap();
+        assert_eq!(read_all(&output).await, "alive\n");
+        assert_eq!(child.ended().await.unwrap(), Exit::Code(0));
+        child.reap();
+        let began = Instant::now();
+        while cgroup.remove().is_err() {
+            assert!(began.elapsed() < Duration::from_secs(10));
+            std::thread::yield_now();
+        }
+    }
+
     fn own_cgroup() -> Option<crate::cgroup::Cgroup> {
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
         let root = mounts.lines().find_map(|line| {
@@ -414,7 +432,9 @@ mod tests {
             let (place, kind) = (fields.next()?, fields.next()?);
             (kind == "cgroup2").then(|| place.to_owned())
         });
-        let name = format!("wrenn-linux-{}", std::process::id());
+        static MADE: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let number = MADE.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let name = format!("wrenn-linux-{}-{number}", std::process::id());
         let cgroup = root.and_then(|root| crate::cgroup::Cgroup::open(&std::path::Path::new(&root).join(name)).ok());
         if cgroup.is_none() {
             eprintln!("SKIPPED: this machine lets us make no cgroup");
