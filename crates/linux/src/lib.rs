@@ -3,7 +3,7 @@
 //! The only crate that may hold unsafe code or start processes. Knows no sandbox, no RPC and no configuration.
 //! Guest side (envd and wrenn-init): [`boot`], [`kmod`], [`link`], [`entropy`], [`clock`], [`ext4`], [`hostname`], [`users`].
 //! Host side (agent and vmm, feature `host`): [`netns`], [`links`], [`nft`], [`tap`], [`process`], [`tool`], [`files`],
-//! [`loopdev`], [`mounts`], [`tsc`].
+//! [`loopdev`], [`mounts`], [`tsc`], [`private_pages`].
 
 pub mod boot;
 pub mod clock;
@@ -28,6 +28,8 @@ pub mod mounts;
 pub mod netns;
 #[cfg(feature = "host")]
 pub mod nft;
+#[cfg(feature = "host")]
+pub mod private_pages;
 #[cfg(feature = "host")]
 pub mod process;
 #[cfg(feature = "host")]

@@ -120,6 +120,7 @@ fn prepare(ctx: &Context, wish: &Wish, image: &Image, slot: &Slot) -> Result<Spe
         disk,
         memory: dir.join("memory"),
         tap: slot.open_tap()?,
+        balloon: false,
         mac: GUEST_MAC,
         run_dir,
         log: dir.join("vmm.log"),
