@@ -2,6 +2,9 @@
 //!
 //! The kernel keeps that list anyway: a written page of a private mapping has become anonymous memory. So nothing has to be
 //! tracked while the process runs, and copying costs what was written, not what was mapped.
+//!
+//! A memory file's checksum is the sum of its pages' checksums, each mixed with its place; a page of zeros counts nothing. So it
+//! can be carried on from copy to copy by looking only at the pages that change.
 
 use std::fs::File;
 use std::io;
@@ -9,6 +12,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
 use nix::fcntl::{FallocateFlags, fallocate};
+use nix::unistd::{Whence, lseek};
 
 /// Bytes of a page on every machine we run on.
 pub const PAGE_BYTES: usize = 4096;
@@ -29,6 +33,42 @@ pub struct Copied {
     pub written: u64,
     /// Pages that hold only zeros: holes in the target.
     pub zero: u64,
+    /// To be added (wrapping) to the checksum of `file` to get the one of `target`.
+    pub checksum_change: u64,
+}
+
+/// Checksum of a whole memory file. Reads its data, not its holes.
+pub fn checksum(file: &File) -> io::Result<u64> {
+    let mut sum = 0u64;
+    let mut buffer = vec![0u8; CHUNK_BYTES];
+    let mut at = 0i64;
+    let length = file.metadata()?.len();
+    loop {
+        let data = match lseek(file, at, Whence::SeekData) {
+            Ok(data) => data.cast_unsigned() / PAGE_BYTES as u64 * PAGE_BYTES as u64,
+            Err(nix::errno::Errno::ENXIO) => return Ok(sum),
+            Err(errno) => return Err(errno.into()),
+        };
+        let hole =
+            lseek(file, data.cast_signed(), Whence::SeekHole)?.cast_unsigned().next_multiple_of(PAGE_BYTES as u64);
+        let end = hole.min(length);
+        let mut place = data;
+        while place < end {
+            let want = usize::try_from(end - place).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES);
+            let part = &mut buffer[..want];
+            file.read_exact_at(part, place)?;
+            sum = sum.wrapping_add(sum_of(part, place));
+            place += want as u64;
+        }
+        at = end.cast_signed();
+    }
+}
+
+/// Sum over neighbouring pages, the first of which lies at `offset`.
+fn sum_of(bytes: &[u8], offset: u64) -> u64 {
+    let first = offset / PAGE_BYTES as u64;
+    let pages = bytes.chunks(PAGE_BYTES).zip(first..).filter(|(page, _)| !is_zero(page));
+    pages.fold(0, |sum, (page, number)| sum.wrapping_add(xxhash_rust::xxh3::xxh3_64_with_seed(page, number)))
 }
 
 /// Copies every private page of `process`'s mappings of `file` into `target`, each to its own place in the file. The process must
@@ -47,7 +87,8 @@ pub fn copy(process: i32, file: &Path, target: &File) -> io::Result<Copied> {
     }
     let memory = File::open(format!("/proc/{process}/mem"))?;
     let pagemap = File::open(format!("/proc/{process}/pagemap"))?;
-    let mut out = Writer { target, copied: Copied::default() };
+    let base = File::open(file)?;
+    let mut out = Writer { base: &base, target, copied: Copied::default(), old: vec![0u8; CHUNK_BYTES] };
     for mapping in mappings {
         each_run(&pagemap, &mapping, |address, offset, bytes| out.run(&memory, address, offset, bytes))?;
     }
@@ -113,8 +154,11 @@ fn each_run(pagemap: &File, mapping: &Mapping, mut act: impl FnMut(u64, u64, u64
 }
 
 struct Writer<'a> {
+    base: &'a File,
     target: &'a File,
     copied: Copied,
+    /// What the base holds where a page is replaced.
+    old: Vec<u8>,
 }
 
 impl Writer<'_> {
@@ -133,6 +177,10 @@ impl Writer<'_> {
 
     /// Neighbouring pages of one kind go together: one call each.
     fn pages(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let old = &mut self.old[..bytes.len()];
+        self.base.read_exact_at(old, offset)?;
+        let change = sum_of(bytes, offset).wrapping_sub(sum_of(old, offset));
+        self.copied.checksum_change = self.copied.checksum_change.wrapping_add(change);
         let mut begin = 0;
         while begin < bytes.len() {
             let zero = is_zero(&bytes[begin..begin + PAGE_BYTES]);
@@ -192,7 +240,10 @@ mod tests {
         std::hint::black_box(memory[20 * PAGE_BYTES]);
         let target = File::options().read(true).write(true).open(&copy_path).unwrap();
         let copied = copy(std::process::id().cast_signed(), &base, &target).unwrap();
-        assert_eq!(copied, Copied { written: 2, zero: 1 });
+        assert_eq!((copied.written, copied.zero), (2, 1));
+        let before = checksum(&file).unwrap();
+        assert_eq!(before.wrapping_add(copied.checksum_change), checksum(&target).unwrap());
+        assert_ne!(copied.checksum_change, 0);
         assert!(std::fs::read(&copy_path).unwrap() == memory);
         assert!(std::fs::read(&base).unwrap() == content, "the base must never change");
         // SAFETY: mapped above with this length; no reference to it is used after this.

@@ -86,6 +86,9 @@ pub struct Captured {
     /// Pages of 4 KiB that were copied, and those that were all zeros and became holes.
     pub pages_written: u64,
     pub pages_zero: u64,
+    /// To be added (wrapping) to the checksum of the file it was mapped over, to get the copy's
+    /// ([`wrenn_linux::private_pages::checksum`]).
+    pub checksum_change: u64,
 }
 
 /// An act on a machine failed.

@@ -61,6 +61,16 @@ impl Slot {
         opened.map_err(|source| self.inside("open the tap", source))
     }
 
+    /// Bytes that have passed the guest's cable, both ways, since the slot was made.
+    pub async fn traffic_bytes(&self) -> io::Result<u64> {
+        let table =
+            tokio::task::block_in_place(|| self.netns.run(|| std::fs::read_to_string("/proc/thread-self/net/dev")))?;
+        // name: received bytes is the first field, sent bytes the ninth. Source: proc_pid_net(5).
+        let line = table.lines().find_map(|line| line.trim().strip_prefix(TAP)?.strip_prefix(':'));
+        let fields: Vec<u64> = line.unwrap_or_default().split_whitespace().filter_map(|f| f.parse().ok()).collect();
+        Ok(fields.first().copied().unwrap_or(0) + fields.get(8).copied().unwrap_or(0))
+    }
+
     fn inside(&self, act: &'static str, source: io::Error) -> NetworkError {
         NetworkError::Inside { act, namespace: self.netns.name().to_owned(), source }
     }

@@ -156,7 +156,12 @@ impl Machine for QemuMachine {
             }
             let state_bytes = self.save(&state).await?;
             let copied = self.copy_memory(memory).await?;
-            Ok(Captured { state_bytes, pages_written: copied.written, pages_zero: copied.zero })
+            Ok(Captured {
+                state_bytes,
+                pages_written: copied.written,
+                pages_zero: copied.zero,
+                checksum_change: copied.checksum_change,
+            })
         })
     }
 
