@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use wrenn_contract::guest::{GATEWAY_ADDR, GUEST_ADDR, GUEST_MAC, LINK_PREFIX};
+use wrenn_contract::guest::{GATEWAY_ADDR, GATEWAY_MAC, GUEST_ADDR, GUEST_MAC, LINK_PREFIX};
 use wrenn_linux::links::{Links, LinksError};
 use wrenn_linux::netns::{self, Netns, NetnsError};
 use wrenn_linux::nft::{self, NftError};
@@ -231,6 +231,7 @@ impl Slots {
         inner.up("lo").await?;
         inner.configure(UPLINK, names.inner_address, 31).await?;
         inner.default_route(names.host_address).await?;
+        inner.set_mac(TAP, GATEWAY_MAC).await?;
         inner.configure(TAP, GATEWAY_ADDR, LINK_PREFIX).await?;
         // The guest is never asked who it is: the first packet to it must not wait for an answer.
         inner.neighbour(TAP, GUEST_ADDR, GUEST_MAC).await?;

@@ -95,9 +95,7 @@ fn remove_drafts(dir: &Path) {
         let name = name.to_string_lossy();
         let half_made = name.ends_with(".gone") || name.ends_with(".new") && entry.path().is_dir();
         if half_made && let Err(error) = std::fs::remove_dir_all(entry.path()) {
-            {
-                tracing::error!(place = %entry.path().display(), error = &error as &dyn std::error::Error, "a half-made capture does not go");
-            }
+            tracing::error!(place = %entry.path().display(), error = &error as &dyn std::error::Error, "a half-made capture does not go");
         }
     }
 }
