@@ -103,8 +103,11 @@ impl Bare {
 
     /// Writes a guest down; how long the VMM needs for its device state alone, and for all of it.
     pub async fn save(&self, machine: &Arc<dyn Machine>) -> anyhow::Result<Saved> {
-        let saved =
-            Saved { state: self.dir.join("saved.state"), memory: self.dir.join("saved.memory"), disk: self.dir.join("saved.disk") };
+        let saved = Saved {
+            state: self.dir.join("saved.state"),
+            memory: self.dir.join("saved.memory"),
+            disk: self.dir.join("saved.disk"),
+        };
         for file in [&saved.state, &saved.memory, &saved.disk] {
             let _ = std::fs::remove_file(file);
         }

@@ -56,8 +56,13 @@ impl Bench<'_> {
 type Section = (&'static str, fn(&Bench, &mut Report) -> anyhow::Result<()>);
 
 /// In this order: memory first, while everything is idle and fresh.
-const SECTIONS: [Section; 5] =
-    [("memory", memory::run), ("create", create::run), ("exec", exec::run), ("files", files::run), ("reads", reads::run)];
+const SECTIONS: [Section; 5] = [
+    ("memory", memory::run),
+    ("create", create::run),
+    ("exec", exec::run),
+    ("files", files::run),
+    ("reads", reads::run),
+];
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();

@@ -1,7 +1,12 @@
 //! What a guest can and cannot reach. The "internet" is a namespace of the test's own with a public address, so nothing
 //! leaves this machine.
 
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use wrenn_vmtest::Stack;
@@ -24,12 +29,12 @@ const PORT: &str = "8480";
 /// A namespace that stands for everything beyond the host.
 struct World {
     name: String,
-    server: Option<std::process::Child>,
+    stop: Arc<AtomicBool>,
 }
 
 impl World {
     fn new() -> anyhow::Result<Self> {
-        let world = Self { name: format!("wworld{}", std::process::id()), server: None };
+        let world = Self { name: format!("wworld{}", std::process::id()), stop: Arc::default() };
         let name = world.name.clone();
         ip(&["netns", "add", &name])?;
         ip(&["link", "add", "wworld0", "type", "veth", "peer", "name", "world0", "netns", &name])?;
@@ -47,34 +52,39 @@ impl World {
         Ok(world)
     }
 
-    /// Answers every connection with the caller's address.
-    fn serve(mut self) -> anyhow::Result<Self> {
-        const SERVER: &str = "import socketserver,sys\n\
-            class H(socketserver.BaseRequestHandler):\n\
-            \x20def handle(self):\n\
-            \x20 self.request.recv(4096); b=self.client_address[0].encode()\n\
-            \x20 self.request.sendall(b'HTTP/1.0 200 OK\\r\\n\\r\\n'+b)\n\
-            socketserver.TCPServer.allow_reuse_address=True\n\
-            s=socketserver.ThreadingTCPServer(('0.0.0.0',int(sys.argv[1])),H); print('ready',flush=True); s.serve_forever()";
-        let mut child = Command::new("ip")
-            .args(["netns", "exec", &self.name, "python3", "-c", SERVER, PORT])
-            .stdout(std::process::Stdio::piped())
-            .spawn()?;
-        let mut line = String::new();
-        let out = child.stdout.as_mut().context("no output")?;
-        std::io::BufRead::read_line(&mut std::io::BufReader::new(out), &mut line)?;
-        self.server = Some(child);
-        ensure!(line.trim() == "ready", "the world's server did not start");
+    /// Answers every connection with the caller's address. The socket belongs to the namespace it was opened in.
+    fn serve(self) -> anyhow::Result<Self> {
+        let space = std::fs::File::open(format!("/run/netns/{}", self.name))?;
+        let opened = std::thread::spawn(move || {
+            nix::sched::setns(&space, nix::sched::CloneFlags::CLONE_NEWNET)?;
+            anyhow::Ok(TcpListener::bind(("0.0.0.0", PORT.parse::<u16>()?))?)
+        });
+        let listener = opened.join().map_err(|_| anyhow::anyhow!("the thread in the namespace died"))??;
+        let stop = Arc::clone(&self.stop);
+        listener.set_nonblocking(true)?;
+        std::thread::spawn(move || {
+            while !stop.load(Ordering::Relaxed) {
+                match listener.accept() {
+                    Ok((stream, from)) => drop(answer(stream, &from.ip().to_string())),
+                    Err(_) => std::thread::sleep(Duration::from_millis(10)),
+                }
+            }
+        });
         Ok(self)
     }
 }
 
+fn answer(mut stream: TcpStream, text: &str) -> std::io::Result<()> {
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(Duration::from_secs(3)))?;
+    let mut request = [0u8; 4096];
+    let _ = stream.read(&mut request)?;
+    stream.write_all(format!("HTTP/1.0 200 OK\r\n\r\n{text}").as_bytes())
+}
+
 impl Drop for World {
     fn drop(&mut self) {
-        if let Some(mut server) = self.server.take() {
-            let _ = server.kill();
-            let _ = server.wait();
-        }
+        self.stop.store(true, Ordering::Relaxed);
         let _ = ip(&["link", "del", "wworld0"]);
         let _ = ip(&["netns", "del", &self.name]);
     }
