@@ -98,7 +98,11 @@ impl Bench {
 }
 
 impl Drop for Bench {
+    /// Also after a test that failed: nothing it started may stay.
     fn drop(&mut self) {
+        for machine in wrenn_linux::process::with_argument(&self.dir.path().display().to_string()) {
+            let _ = wrenn_linux::process::kill_now(machine.pid);
+        }
         self.netns = None;
         netns::remove(&self.name).unwrap();
     }
