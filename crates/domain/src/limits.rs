@@ -48,6 +48,30 @@ pub const PROCESS_TAG_BYTES_MAX: usize = 128;
 pub const LIST_DEPTH_MAX: u32 = 32;
 /// Entries of one directory listing.
 pub const LIST_ENTRIES_MAX: usize = 100_000;
+/// Bytes of names and paths in one listing; with its entries' fixed parts that stays below what clients take (64 MiB).
+pub const LIST_TEXT_BYTES_MAX: usize = 24 * 1024 * 1024;
+/// Levels of a tree that is removed: far beyond any path, and the way back up is kept in memory.
+pub const REMOVE_DEPTH_MAX: usize = 100_000;
+
+/// Bytes a file is read, written and sent in: large enough that a thread's turn costs little beside the copy, small
+/// enough that every transfer under way can hold a few.
+pub const FILE_CHUNK_BYTES: usize = 256 * 1024;
+/// Uploads and downloads of one guest under way at once. Each holds up to three chunks.
+pub const FILE_TRANSFERS_MAX: usize = 64;
+/// Listings, removals and tree scans of one guest under way at once; each keeps one of envd's 16 file threads busy.
+pub const FILE_WALKS_MAX: usize = 6;
+/// Wait for one of those places before the call is refused with "try again".
+pub const FILE_PLACE_WAIT_MAX: Duration = Duration::from_secs(20);
+/// Silence in an upload before it is given up. A program may think long before it prints.
+pub const UPLOAD_SILENCE_MAX: Duration = Duration::from_secs(600);
+/// Files in one multipart upload: all are kept open until all are whole.
+pub const UPLOAD_FILES_MAX: usize = 256;
+/// Bytes of one part's head (names and headers) in a multipart upload, or of padding between parts.
+pub const UPLOAD_PART_HEAD_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of a refused upload that are still read, so that the sender gets to see the refusal.
+pub const REFUSED_BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Time for that.
+pub const REFUSED_BODY_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// Processes envd keeps track of at once; a fork bomb must not grow its tables.
 pub const GUEST_PROCESSES_MAX: usize = 1024;
@@ -59,6 +83,10 @@ pub const PROCESS_AHEAD_BYTES: usize = 1024 * 1024;
 pub const WATCHERS_MAX: usize = 256;
 /// Events a polled watcher keeps until the next poll; then it reports that it lost some.
 pub const WATCHER_EVENTS_MAX: usize = 4096;
+/// Bytes of names such a watcher keeps: all watchers together stay below a small guest's memory.
+pub const WATCHER_EVENT_BYTES_MAX: usize = 256 * 1024;
+/// Directories watched in one guest, over all watchers. Each costs about a KiB of kernel memory.
+pub const WATCHED_DIRECTORIES_MAX: usize = 16_384;
 /// A polled watcher nobody asked for this long is dropped.
 pub const WATCHER_IDLE_MAX: Duration = Duration::from_secs(600);
 /// Silence on a stream before envd sends a keepalive event; below the 60 s at which balancers cut.

@@ -8,14 +8,19 @@ use tokio::sync::{Mutex, Notify, watch};
 use wrenn_contract::guest::{GATEWAY_ADDR, READY_BEACON, READY_PORT};
 
 use crate::config::Config;
+use crate::disk::Disk;
+use crate::filesystem::watch::Watchers;
 use crate::http;
 use crate::identity::Identity;
 use crate::init::System;
+use crate::usage::Usage;
 
 /// Worker threads: the guest's CPUs belong to its user.
 const WORKERS: usize = 2;
 /// Threads for file work.
 const BLOCKING_THREADS_MAX: usize = 16;
+/// Files open at once, where the system lets us: connections, transfers, watched trees.
+const DESCRIPTORS_MAX: u64 = 8192;
 /// Bytes of a thread's stack; nothing in envd recurses deeper than a JSON document.
 const STACK_BYTES: usize = 512 * 1024;
 /// Between two ready datagrams, until somebody answers with `/init`.
@@ -33,6 +38,12 @@ pub struct Envd {
     pub init_turn: Mutex<()>,
     /// Rings after every `/init`.
     pub told: Notify,
+    /// Places for work on files.
+    pub disk: Disk,
+    /// Directories being watched.
+    pub watchers: Watchers,
+    /// What the load was when it was last asked for.
+    pub usage: Usage,
 }
 
 impl Envd {
@@ -43,6 +54,9 @@ impl Envd {
             system: if config.no_system { System::untouched() } else { System::own() },
             init_turn: Mutex::new(()),
             told: Notify::new(),
+            disk: Disk::default(),
+            watchers: Watchers::default(),
+            usage: Usage::default(),
         }
     }
 }
@@ -53,6 +67,7 @@ impl Envd {
 /// # Errors
 /// The address is taken, or the runtime could not be built.
 pub fn serve(config: &Config) -> std::io::Result<()> {
+    claim_limits();
     let listener = TcpListener::bind(config.listen)?;
     listener.set_nonblocking(true)?;
     let beacon = if config.no_system { None } else { send_beacon() };
@@ -79,6 +94,18 @@ pub fn serve(config: &Config) -> std::io::Result<()> {
         http::listen(listener, http::router(envd), stop).await;
         Ok(())
     })
+}
+
+/// The guest's first process leaves us with 1024 descriptors and whatever mask it had.
+fn claim_limits() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(soft, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard.min(DESCRIPTORS_MAX).max(soft), hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the number of open files stays as it is");
+    }
+    // What is made without a mode of its own, here or by processes started later, is for its owner to write.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
 }
 
 async fn wait_for_stop(stop: watch::Sender<bool>) {

@@ -1,15 +1,18 @@
 //! The kernel we touch: system calls, ioctls and child processes behind safe functions.
 //!
 //! The only crate that may hold unsafe code or start processes. Knows no sandbox, no RPC and no configuration.
-//! Guest side (envd and wrenn-init): [`boot`], [`kmod`], [`link`], [`entropy`], [`clock`], [`ext4`], [`hostname`], [`users`].
+//! Guest side (envd and wrenn-init): [`boot`], [`kmod`], [`link`], [`entropy`], [`clock`], [`ext4`], [`hostname`], [`users`],
+//! [`acting`], [`inotify`].
 //! Host side (agent and vmm, feature `host`): [`netns`], [`links`], [`nft`], [`tap`], [`process`], [`tool`], [`files`],
 //! [`loopdev`], [`mounts`], [`tsc`], [`private_pages`].
 
+pub mod acting;
 pub mod boot;
 pub mod clock;
 pub mod entropy;
 pub mod ext4;
 pub mod hostname;
+pub mod inotify;
 pub mod kmod;
 pub mod link;
 pub mod memory;

@@ -91,7 +91,11 @@ impl System {
         ext4::size_bytes(Path::new("/"))
     }
 
-    /// Everything on disk and free blocks given back, so that a snapshot of the disk is small and whole.
+    /// Everything on disk and free blocks given back, so that a snapshot of the disk is small and whole. The second sync
+    /// is for what was written while the trim ran.
+    ///
+    /// Caches are kept: dropping them empties no disk, and the restored guest would pay for it with reads. What they
+    /// cost a memory snapshot is the host's to decide, which sees clean pages for what they are.
     pub fn settle_disk(&self) {
         if !self.touch {
             return;

@@ -1,0 +1,5 @@
+//! envd as its callers see it: the real binary, real clients.
+
+mod envd;
+mod files;
+mod harness_works;
