@@ -168,7 +168,6 @@ pub async fn start(
     };
     let guest = Arc::new(GuestClient::new(netns, &known));
     let done = greet(ctx, &ledger, &source, beacon.as_ref(), &guest, &machine).await?;
-    guest.set_token(&ledger.token);
     ledger.metadata = metadata(ctx, done, &source);
     ctx.faults.reach(steps.greeted, Some(machine.record().process.pid));
     ledger.step = Step::Ready;
