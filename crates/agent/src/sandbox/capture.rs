@@ -97,7 +97,7 @@ pub async fn write_down(
     let taken = taken.await;
     if after == After::GoOn || taken.is_err() {
         // The guest goes on first; whatever failed is told afterwards.
-        let thawed = body.machine.resume().await;
+        let thawed = thaw(body).await;
         if taken.is_ok() {
             thawed?;
         }
@@ -106,7 +106,6 @@ pub async fn write_down(
     let captured = taken?;
     if after == After::GoOn {
         reach(steps.thawed);
-        guest::go_on(&body.guest, &body.ledger.lifecycle).await;
     }
     let manifest = manifest(ctx, body, dir, &draft, captured)?;
     let sealed = tokio::task::spawn_blocking(move || draft.seal(&manifest).map(|()| draft)).await;
@@ -118,11 +117,18 @@ pub async fn write_down(
         }
         Err(error) => {
             if after == After::StandStill {
-                body.machine.resume().await?;
+                thaw(body).await?;
             }
             Err(error)
         }
     }
+}
+
+/// Lets the guest go on, and tells it that it is still the same one.
+async fn thaw(body: &Body) -> Result<(), VmmError> {
+    body.machine.resume().await?;
+    guest::go_on(&body.guest, &body.ledger.lifecycle).await;
+    Ok(())
 }
 
 /// A capture of a running sandbox that goes on.

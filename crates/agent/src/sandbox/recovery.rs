@@ -20,6 +20,7 @@ use wrenn_domain::ids::SandboxId;
 use wrenn_linux::process::{self, Process};
 
 use super::registry::Registry;
+use super::runner::release_captures_but;
 use crate::context::Context;
 use crate::ledger::{Ledger, Step};
 use crate::network::NetworkError;
@@ -80,6 +81,7 @@ async fn put_to_rest(registry: &Arc<Registry>, mut ledger: Ledger, dir: &Path) {
         let _ = std::fs::remove_file(dir.join(name));
     }
     remove_drafts(dir);
+    release_captures_but(dir, Some(&ledger.capture_dir(dir)));
     ledger.step = Step::Paused;
     (ledger.slot, ledger.machine) = (None, None);
     if let Err(error) = ledger.write(dir) {

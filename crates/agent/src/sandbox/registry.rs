@@ -23,6 +23,9 @@ use crate::storage::StorageError;
 /// MiB of host memory that are never given to guests.
 const MEMORY_RESERVE_MIB: u64 = 1024;
 
+/// Counts as a sign of life of whoever uses a sandbox.
+pub type Touch = Arc<dyn Fn() + Send + Sync>;
+
 /// Wishes waiting for one sandbox's task; a user who asks for more than this at once is told to wait.
 const COMMANDS_MAX: usize = 16;
 
@@ -302,7 +305,7 @@ impl Registry {
     }
 
     /// The running sandbox of this id, counted as active now.
-    pub fn running(&self, id: SandboxId) -> Result<(Running, Arc<dyn Fn() + Send + Sync>), Refusal> {
+    pub fn running(&self, id: SandboxId) -> Result<(Running, Touch), Refusal> {
         let entries = self.lock();
         let entry = entries.get(&id).filter(|e| e.report.phase != Phase::Gone).ok_or(Refusal::NotFound)?;
         let running = entry.running.clone().ok_or(Refusal::NotRunning)?;

@@ -168,8 +168,13 @@ async fn found(owner: &Owner, mut ledger: Ledger, machine: Option<Arc<dyn Machin
         tracing::error!(sandbox = %owner.id, error = &error as &dyn std::error::Error, "the VM of {} does not go on", owner.id);
         return end_by_crash(owner, ledger, Some(slot), Some(machine), "its VM did not go on").await;
     }
-    ledger.step = Step::Ready;
-    owner.write(&ledger);
+    if ledger.step != Step::Ready {
+        crate::guest::go_on(&guest, &ledger.lifecycle).await;
+        ledger.step = Step::Ready;
+        owner.write(&ledger);
+    }
+    // What an interrupted resume or pause left; the running sandbox needs none of it.
+    release_captures(&owner.dir());
     tracing::info!(sandbox = %owner.id, "{} is taken over", owner.id);
     Life::Live(Box::new(Body { ledger, slot, machine, guest }))
 }
@@ -538,11 +543,11 @@ fn release_files(owner: &Owner, ledger: &Ledger, kept: Option<u64>) {
     debug_assert!(ledger.step != Step::Ready, "a running sandbox keeps its files");
 }
 
-fn release_captures(dir: &std::path::Path) {
+pub(super) fn release_captures(dir: &std::path::Path) {
     release_captures_but(dir, None);
 }
 
-fn release_captures_but(dir: &std::path::Path, kept: Option<&std::path::Path>) {
+pub(super) fn release_captures_but(dir: &std::path::Path, kept: Option<&std::path::Path>) {
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
         let path = entry.path();
         if !entry.file_name().to_string_lossy().starts_with("capture-") || Some(path.as_path()) == kept {

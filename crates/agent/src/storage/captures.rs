@@ -206,7 +206,7 @@ impl Capture {
             return Err(StorageError::Foreign(why));
         }
         let path = self.state();
-        if self.manifest.state.bytes > STATE_BYTES_MAX || state_checksum(&path)? != self.manifest.state.checksum {
+        if self.manifest.state.bytes > STATE_BYTES_MAX || checksum(&path)? != self.manifest.state.checksum {
             return Err(StorageError::Damaged(path));
         }
         if self.manifest.boot_id != boot_id {
@@ -218,13 +218,7 @@ impl Capture {
     /// Compares all of memory with its checksum.
     pub fn check_memory(&self) -> Result<(), StorageError> {
         let path = self.memory();
-        let sum = File::open(&path).and_then(|file| private_pages::checksum(&file)).map_err(failed("read", &path))?;
-        if sum == self.manifest.memory.checksum { Ok(()) } else { Err(StorageError::Damaged(path)) }
-    }
-
-    /// Its directory.
-    pub fn dir(&self) -> &Path {
-        &self.dir
+        if checksum(&path)? == self.manifest.memory.checksum { Ok(()) } else { Err(StorageError::Damaged(path)) }
     }
 
     /// Device state.
@@ -266,15 +260,10 @@ impl Capture {
 
 /// A mark for a device state file just written.
 pub fn mark_state(path: &Path, bytes: u64) -> Result<Mark, StorageError> {
-    Ok(Mark { bytes, checksum: state_checksum(path)? })
+    Ok(Mark { bytes, checksum: checksum(path)? })
 }
 
-/// Checksum of the memory file a machine is mapped over, to be carried on.
-pub fn memory_checksum(path: &Path) -> Result<u64, StorageError> {
-    File::open(path).and_then(|file| private_pages::checksum(&file)).map_err(failed("read", path))
-}
-
-fn state_checksum(path: &Path) -> Result<u64, StorageError> {
+fn checksum(path: &Path) -> Result<u64, StorageError> {
     File::open(path).and_then(|file| private_pages::checksum(&file)).map_err(failed("read", path))
 }
 
@@ -320,7 +309,7 @@ mod tests {
             memory_mib: 1,
             disk_bytes: 8192,
             state: mark_state(&draft.state(), 5000).unwrap(),
-            memory: Mark { bytes: 1 << 20, checksum: memory_checksum(&draft.memory()).unwrap() },
+            memory: Mark { bytes: 1 << 20, checksum: checksum(&draft.memory()).unwrap() },
             boot_id: "b".into(),
             default_user: String::new(),
             default_workdir: String::new(),
@@ -349,9 +338,9 @@ mod tests {
         fs::write(capture.state(), [8u8; 5000]).unwrap();
         assert!(matches!(capture.check(&maker("1"), "b"), Err(StorageError::Damaged(_))));
         File::options().write(true).open(capture.memory()).unwrap().set_len(4096).unwrap();
-        assert!(Capture::open(capture.dir()).is_err());
-        fs::remove_file(capture.dir().join(MANIFEST)).unwrap();
-        assert!(Capture::open(capture.dir()).is_err());
+        assert!(Capture::open(&capture.dir).is_err());
+        fs::remove_file(capture.dir.join(MANIFEST)).unwrap();
+        assert!(Capture::open(&capture.dir).is_err());
     }
 
     #[test]
@@ -359,8 +348,8 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let capture = sample(home.path());
         let child = capture.link_to(&home.path().join("child")).unwrap();
-        discard(capture.dir()).unwrap();
-        assert!(!capture.dir().exists());
+        discard(&capture.dir).unwrap();
+        assert!(!capture.dir.exists());
         child.check(&maker("1"), "another boot").unwrap();
     }
 
