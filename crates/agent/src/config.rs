@@ -51,6 +51,24 @@ impl Config {
         Self::read(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
     }
 
+    /// Whether this can be served: without a token only this machine may call.
+    ///
+    /// # Errors
+    /// The address can be reached by others and no token is set.
+    pub fn check_served(&self) -> Result<(), ConfigError> {
+        if self.token.is_some() || self.listen.ip().is_loopback() {
+            return Ok(());
+        }
+        Err(ConfigError {
+            name: "WRENN_HOST_TOKEN",
+            value: String::new(),
+            expected: format!(
+                "must be set, because {} can be reached by others: set it here and at the control plane, or listen on 127.0.0.1",
+                self.listen
+            ),
+        })
+    }
+
     fn read(get: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
         let listen = parse("WRENN_HOST_LISTEN_ADDR", get("WRENN_HOST_LISTEN_ADDR"), ":50051", listen_address)?;
         let config = Self {
@@ -68,16 +86,6 @@ impl Config {
             prepare_mib: parse("WRENN_PREPARE_MEMORY", get("WRENN_PREPARE_MEMORY"), "512", sizes)?,
             faults: parse("WRENN_FAULTS", get("WRENN_FAULTS"), "off", switch)?,
         };
-        if config.token.is_none() && !config.listen.ip().is_loopback() {
-            return Err(ConfigError {
-                name: "WRENN_HOST_TOKEN",
-                value: String::new(),
-                expected: format!(
-                    "must be set, because {} can be reached by others: set it here and at the control plane, or listen on 127.0.0.1",
-                    config.listen
-                ),
-            });
-        }
         Ok(config)
     }
 }
@@ -222,7 +230,7 @@ mod tests {
 
     #[test]
     fn without_a_token_only_loopback_is_served() {
-        assert!(read(&[]).is_err());
-        assert!(read(&[("WRENN_HOST_LISTEN_ADDR", "localhost:50051")]).is_ok());
+        assert!(read(&[]).unwrap().check_served().is_err());
+        assert!(read(&[("WRENN_HOST_LISTEN_ADDR", "localhost:50051")]).unwrap().check_served().is_ok());
     }
 }

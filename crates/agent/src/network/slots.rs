@@ -96,6 +96,7 @@ pub struct Slots {
 impl Slots {
     /// Writes the host's rules; makes no slot yet.
     pub fn new(instance: Instance, egress: Egress, stock: usize) -> Result<Arc<Self>, NetworkError> {
+        netns::prepare()?;
         nft::replace(&plan::host_table(instance.id(), instance.network()))?;
         Ok(Arc::new(Self { instance, egress, stock, state: Mutex::default(), refill: Notify::new() }))
     }
@@ -190,6 +191,7 @@ impl Slots {
             drop(slot);
             self.discard(number).await;
         }
+        netns::release();
         Ok(nft::remove(&plan::host_table_name(self.instance.id()))?)
     }
 

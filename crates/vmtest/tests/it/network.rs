@@ -119,7 +119,8 @@ fn inner_addresses() -> anyhow::Result<Vec<String>> {
     let names = ip(&["netns", "list"])?;
     let mut found = Vec::new();
     for name in names.lines().filter_map(|l| l.split_whitespace().next()).filter(|n| n.starts_with("wrenn-")) {
-        let shown = ip(&["-n", name, "-4", "-o", "addr", "show", "dev", "up0"])?;
+        // One that is just being made has no addresses yet.
+        let Ok(shown) = ip(&["-n", name, "-4", "-o", "addr", "show", "dev", "up0"]) else { continue };
         found.extend(shown.split_whitespace().filter_map(|w| w.strip_suffix("/31")).map(str::to_owned));
     }
     Ok(found)
