@@ -45,6 +45,17 @@ async fn a_full_disk_is_said_and_leaves_the_old_file() {
 }
 
 #[tokio::test]
+async fn a_client_that_sends_far_too_much_still_sees_why_it_was_refused() {
+    let envd = Envd::start().await;
+    let disk = SmallDisk::mount(&envd.home.path().join("small"), 1024 * 1024);
+    for _ in 0..5 {
+        let (status, body) = super::large::upload(&envd, &disk.0.join("file"), 100, &noise(1024 * 1024)).await;
+        assert_eq!(status, 507, "{body:?}");
+    }
+    assert_eq!(names(&disk.0).len(), 0);
+}
+
+#[tokio::test]
 async fn moving_onto_a_full_disk_loses_nothing() {
     use connectrpc::ErrorCode;
     use wrenn_contract::proto::filesystem::MoveRequest;

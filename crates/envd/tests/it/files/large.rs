@@ -23,7 +23,7 @@ fn chunk(n: usize, pattern: &[u8]) -> Vec<u8> {
     chunk
 }
 
-async fn upload(envd: &Envd, path: &Path, chunks: usize, pattern: &[u8]) -> (u16, Bytes) {
+pub async fn upload(envd: &Envd, path: &Path, chunks: usize, pattern: &[u8]) -> (u16, Bytes) {
     let pattern = pattern.to_vec();
     let body =
         stream::iter((0..chunks).map(move |n| Ok::<_, Infallible>(Frame::data(Bytes::from(chunk(n, &pattern))))));
