@@ -133,8 +133,6 @@ pub const GUEST_READY_MAX: Duration = Duration::from_secs(120);
 pub const CONSOLE_BYTES_MAX: usize = 64 * 1024;
 /// Bytes a capture must leave free: a pause may use the reserve that creates may not, so that it can always be made.
 pub const PAUSE_DISK_RESERVE_BYTES: u64 = 256 * 1024 * 1024;
-/// Children of one fork: each is a VM, and a host runs a few hundred.
-pub const FORK_CHILDREN_MAX: usize = 100;
 /// How long a host remembers that a sandbox was deleted before it was created.
 pub const TOMBSTONE_KEPT: Duration = Duration::from_secs(600);
 /// Longest wait of a ListSandboxes call.

@@ -131,7 +131,7 @@ impl HostService for Host {
         let asked = request.to_owned_message();
         let source = id(&asked.sandbox_id)?;
         let children = asked.child_ids.iter().map(|child| id(child)).collect::<Result<Vec<_>, _>>()?;
-        if children.is_empty() || children.len() > FORK_CHILDREN_MAX {
+        if children.is_empty() || children.len() > FORK_CHILDREN_MAX as usize {
             return Err(invalid(format!("a fork has 1 to {FORK_CHILDREN_MAX} children")));
         }
         let forked = self.0.fork(source, children).await.map_err(|refusal| connect_error(&refusal))?;
