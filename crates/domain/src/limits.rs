@@ -79,6 +79,37 @@ pub const GUEST_PROCESSES_MAX: usize = 1024;
 pub const PROCESS_REPLAY_BYTES: usize = 256 * 1024;
 /// Bytes of output a process may be ahead of its slowest reader before it is made to wait.
 pub const PROCESS_AHEAD_BYTES: usize = 1024 * 1024;
+/// Bytes of output in one message to a reader: more would only sit in buffers on the way.
+pub const PROCESS_PIECE_BYTES: usize = 64 * 1024;
+/// Changes between standard output and error kept per process, 16 bytes each: bounds a program that alternates with
+/// every byte.
+pub const PROCESS_RUNS_MAX: usize = 4096;
+/// Readers of one process's output at once.
+pub const PROCESS_READERS_MAX: usize = 64;
+/// Silence on the pipes of an ended process after which nobody waits for programs it left behind with them.
+pub const PROCESS_EOF_IDLE_MAX: Duration = Duration::from_millis(250);
+/// The same for programs left behind that go on printing: time spent waiting for them, all in all.
+pub const PROCESS_EOF_WAIT_MAX: Duration = Duration::from_secs(2);
+/// How long an ended process's output and exit code can still be asked for.
+pub const PROCESS_ENDED_KEPT: Duration = Duration::from_secs(60);
+/// Ended processes kept at once; the oldest goes first.
+pub const PROCESSES_ENDED_MAX: usize = 64;
+/// Bytes of output kept of all ended processes together: envd's memory is the user's.
+pub const PROCESSES_ENDED_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Calls that wait to feed one process; each holds its message.
+pub const PROCESS_INPUT_CALLS_MAX: usize = 16;
+/// Programs left behind by ended processes whose output is read and thrown away, so that printing does not end them.
+pub const PROCESS_LEFTOVERS_MAX: usize = 256;
+/// Bytes of a command kept for listings, arguments and environment together; a longer one is listed cut off.
+pub const PROCESS_LISTED_BYTES: usize = 16 * 1024;
+/// Empty cgroups kept for the next processes, per kind: making one costs as much as starting a process.
+pub const PROCESS_CGROUPS_KEPT: usize = 16;
+/// Bytes of one RPC message to envd: 4 MiB of input in base64, and its envelope.
+pub const GUEST_MESSAGE_BYTES_MAX: usize = 6 * 1024 * 1024;
+/// Descriptors envd may have open: five for each process, one for each connection, and as many again for files.
+pub const GUEST_DESCRIPTORS_MAX: u64 = 16 * 1024;
+/// How far programs in a guest may raise their own limit of descriptors, as on any Linux with systemd.
+pub const GUEST_DESCRIPTORS_HARD: u64 = 524_288;
 /// Watchers in one guest.
 pub const WATCHERS_MAX: usize = 256;
 /// Events a polled watcher keeps until the next poll; then it reports that it lost some.
@@ -100,6 +131,10 @@ pub const SANDBOXES_PER_HOST_MAX: usize = 4096;
 pub const GUEST_READY_MAX: Duration = Duration::from_secs(120);
 /// Bytes of console output kept per sandbox.
 pub const CONSOLE_BYTES_MAX: usize = 64 * 1024;
+/// Bytes a capture must leave free: a pause may use the reserve that creates may not, so that it can always be made.
+pub const PAUSE_DISK_RESERVE_BYTES: u64 = 256 * 1024 * 1024;
+/// Children of one fork: each is a VM, and a host runs a few hundred.
+pub const FORK_CHILDREN_MAX: usize = 100;
 /// How long a host remembers that a sandbox was deleted before it was created.
 pub const TOMBSTONE_KEPT: Duration = Duration::from_secs(600);
 /// Longest wait of a ListSandboxes call.

@@ -5,6 +5,7 @@
 //!
 //! - [`http`]: the listener, the token on every call, the plain routes.
 //! - [`init`]: what a boot or a restore needs before the sandbox is handed out.
+//! - [`process`]: processes, their input and output.
 //! - [`identity`]: who this sandbox is: token, default user, environment.
 //! - [`files`] and [`filesystem`]: the guest's files, over HTTP and RPC; [`disk`] is what both stand on: acting as a user,
 //!   paths, files replaced in one step. [`caller`] reads whom a call acts as.
@@ -21,6 +22,7 @@ pub mod http;
 pub mod identity;
 pub mod init;
 pub mod ports;
+pub mod process;
 mod server;
 pub mod usage;
 

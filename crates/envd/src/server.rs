@@ -13,6 +13,7 @@ use crate::filesystem::watch::Watchers;
 use crate::http;
 use crate::identity::Identity;
 use crate::init::System;
+use crate::process::Processes;
 use crate::usage::Usage;
 
 /// Worker threads: the guest's CPUs belong to its user.
@@ -32,6 +33,8 @@ pub struct Envd {
     pub identity: Identity,
     /// The machine, or a switched-off one.
     pub system: System,
+    /// What runs in this sandbox.
+    pub processes: Arc<Processes>,
     /// Held by the `/init` being applied.
     pub init_turn: Mutex<()>,
     /// Rings after every `/init`.
@@ -50,6 +53,7 @@ impl Envd {
         Self {
             identity: Identity::new(&config.run_dir),
             system: if config.no_system { System::untouched() } else { System::own() },
+            processes: Arc::new(Processes::new(&config.cgroup_root, !config.no_system)),
             init_turn: Mutex::new(()),
             told: Notify::new(),
             disk: Disk::default(),

@@ -160,7 +160,10 @@ fn parse(report: SandboxReport) -> Result<HostReport, FleetError> {
         Some(SandboxPhase::Gone) => HostPhase::Gone,
         Some(SandboxPhase::Failed) => HostPhase::Failed,
         Some(SandboxPhase::Crashed) => HostPhase::Crashed,
-        Some(SandboxPhase::Unspecified) | None => return Err(nonsense("phase")),
+        // Nobody asks for these yet.
+        Some(SandboxPhase::Pausing | SandboxPhase::Paused | SandboxPhase::Resuming)
+        | Some(SandboxPhase::Unspecified)
+        | None => return Err(nonsense("phase")),
     };
     Ok(HostReport {
         id: report.sandbox_id.parse().map_err(|_| nonsense("sandbox id"))?,

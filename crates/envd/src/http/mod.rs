@@ -28,6 +28,7 @@ pub fn router(envd: Arc<Envd>) -> Router {
         .route(ACTIVITY, get(usage::activity))
         .route(FILES, get(files::read).put(files::write).post(files::write_parts))
         .route_service("/filesystem.Filesystem/{method}", filesystem::router(envd.clone()))
+        .route_service("/process.Process/{method}", crate::process::service(envd.clone()))
         .fallback(reply::no_such_route)
         .layer(from_fn_with_state(envd.clone(), auth::require_token))
         .with_state(envd)

@@ -3,3 +3,4 @@
 mod envd;
 mod files;
 mod harness_works;
+mod processes;

@@ -10,6 +10,7 @@ use wrenn_vmtest::{HostState, Stack};
 
 mod copying;
 mod lifecycle;
+mod network;
 mod restart;
 mod running;
 
@@ -19,8 +20,11 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     let builds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../builds");
     let builds = builds.canonicalize().unwrap_or(builds);
-    let cases: Vec<Case> =
-        [running::CASES, copying::CASES, lifecycle::CASES, restart::CASES].into_iter().flatten().copied().collect();
+    let cases: Vec<Case> = [running::CASES, copying::CASES, lifecycle::CASES, network::CASES, restart::CASES]
+        .into_iter()
+        .flatten()
+        .copied()
+        .collect();
     if let Some(why) = Stack::missing(&builds) {
         println!("SKIPPED: {} whole-stack tests: {why}; run `make build images`", cases.len());
         let ignored = cases.into_iter().map(|(name, _)| Trial::test(name, || Ok(())).with_ignored_flag(true));
