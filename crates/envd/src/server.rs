@@ -20,8 +20,6 @@ use crate::usage::Usage;
 const WORKERS: usize = 2;
 /// Threads for file work.
 const BLOCKING_THREADS_MAX: usize = 16;
-/// Files open at once, where the system lets us: connections, transfers, watched trees.
-const DESCRIPTORS_MAX: u64 = 8192;
 /// Bytes of a thread's stack; nothing in envd recurses deeper than a JSON document.
 const STACK_BYTES: usize = 512 * 1024;
 /// Between two ready datagrams, until somebody answers with `/init`.
@@ -71,7 +69,8 @@ impl Envd {
 /// # Errors
 /// The address is taken, or the runtime could not be built.
 pub fn serve(config: &Config) -> std::io::Result<()> {
-    claim_limits();
+    // What is made without a mode of its own is for its owner to write.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     let listener = TcpListener::bind(config.listen)?;
     listener.set_nonblocking(true)?;
     let beacon = if config.no_system { None } else { send_beacon() };
@@ -98,18 +97,6 @@ pub fn serve(config: &Config) -> std::io::Result<()> {
         http::listen(listener, http::router(envd), stop).await;
         Ok(())
     })
-}
-
-/// The guest's first process leaves us with 1024 descriptors and whatever mask it had.
-fn claim_limits() {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    let raised = getrlimit(Resource::RLIMIT_NOFILE)
-        .and_then(|(soft, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard.min(DESCRIPTORS_MAX).max(soft), hard));
-    if let Err(error) = raised {
-        tracing::warn!(%error, "the number of open files stays as it is");
-    }
-    // What is made without a mode of its own, here or by processes started later, is for its owner to write.
-    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
 }
 
 async fn wait_for_stop(stop: watch::Sender<bool>) {

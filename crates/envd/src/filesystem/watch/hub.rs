@@ -51,6 +51,14 @@ struct Watcher {
     queue: Arc<Queue>,
 }
 
+impl Watcher {
+    fn tell(&self, below: &Path, kinds: &[EventKind]) {
+        for kind in kinds {
+            self.queue.push(Event { name: below.to_string_lossy().into_owned(), kind: *kind });
+        }
+    }
+}
+
 /// One directory for one watcher.
 struct Place {
     watcher: u64,
@@ -67,7 +75,7 @@ pub(super) struct Ground {
 
 /// What has to be done on disk because of an event.
 enum Chore {
-    /// A directory came into a watched tree.
+    /// A directory came into a watched tree; its watcher hears of it when it is watched.
     Descend { watcher: u64, below: PathBuf },
     /// The kernel dropped events: directories may have come unseen.
     Resume { watcher: u64 },
@@ -145,11 +153,11 @@ impl Hub {
         Ok(true)
     }
 
-    /// Tells a watcher of something found in a directory that came into its tree.
-    pub fn announce(&self, id: u64, below: PathBuf) {
+    /// Tells a watcher of something that came into its tree and was found by looking.
+    pub fn announce(&self, id: u64, below: PathBuf, kinds: &[EventKind]) {
         let mut state = self.lock();
         let Some(watcher) = state.watchers.get(&id) else { return };
-        watcher.queue.push(Event { name: below.to_string_lossy().into_owned(), kind: EventKind::Create });
+        watcher.tell(&below, kinds);
         if state.announced.len() < WATCHED_DIRECTORIES_MAX {
             state.announced.insert((id, below));
         }
@@ -232,20 +240,15 @@ impl Hub {
                 continue;
             }
             let Some(watcher) = state.watchers.get(&id) else { continue };
-            let shown = child.to_string_lossy();
-            for kind in &kinds {
-                watcher.queue.push(Event { name: shown.clone().into_owned(), kind: *kind });
-            }
-            if !is_dir || !watcher.recursive {
+            let follows = is_dir && watcher.recursive;
+            if follows && kinds == [EventKind::Create] {
+                chores.push(Chore::Descend { watcher: id, below: child });
                 continue;
             }
-            match kinds.first() {
-                Some(EventKind::Create) => chores.push(Chore::Descend { watcher: id, below: child }),
+            watcher.tell(&child, &kinds);
+            if follows && kinds == [EventKind::Rename] {
                 // It goes on somewhere else; if that is watched too, its arrival there is an event of its own.
-                Some(EventKind::Rename) => {
-                    self.forget(state, |place| place.watcher == id && place.below.starts_with(&child));
-                }
-                _ => {}
+                self.forget(state, |place| place.watcher == id && place.below.starts_with(&child));
             }
         }
         chores

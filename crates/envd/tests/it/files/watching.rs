@@ -127,11 +127,25 @@ async fn a_recursive_watcher_sees_into_directories_made_later() {
         all.iter()
             .filter(|(_, kind)| *kind == CREATE)
             .for_each(|(name, _)| *count.entry(name.clone()).or_insert(0) += 1);
-        let names = [format!("n{n}"), format!("n{n}/a"), format!("n{n}/a/b"), format!("n{n}/a/b/file")];
+        let names = [format!("n{n}"), format!("n{n}/a"), deep.clone(), format!("{deep}/file")];
         for name in names {
             assert_eq!(count.get(&name), Some(&1), "{name} in {all:?}");
         }
     }
+    // Who puts a file in as soon as it hears of a directory is told of each thing exactly once.
+    for n in 0..50 {
+        fs::create_dir(dir.join(format!("r{n}"))).unwrap();
+        assert_eq!(until(&envd, &id, &seen(&format!("r{n}"), CREATE)).await, [seen(&format!("r{n}"), CREATE)]);
+        fs::write(dir.join(format!("r{n}/file")), "x").unwrap();
+        let (made, written) = (seen(&format!("r{n}/file"), CREATE), seen(&format!("r{n}/file"), WRITE));
+        assert_eq!(until(&envd, &id, &written).await, [made, written.clone()]);
+    }
+    // A file that came with its directory is told of as written, whenever that was.
+    fs::create_dir(away.join("quick")).unwrap();
+    fs::write(away.join("quick/file"), "x").unwrap();
+    fs::rename(away.join("quick"), dir.join("quick")).unwrap();
+    let all = until(&envd, &id, &seen("quick/file", WRITE)).await;
+    assert_eq!(all, [seen("quick", CREATE), seen("quick/file", CREATE), seen("quick/file", WRITE)]);
     // Not through links.
     fs::write(away.join("full/unseen"), "x").unwrap();
     // A tree that moves in, within, and out.
