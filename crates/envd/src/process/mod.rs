@@ -9,12 +9,12 @@
 //! Must never: run anything as root by accident, lose output to a slow reader, or leave behind what a caller who hung up
 //! had started.
 
-mod caller;
 mod cgroups;
 mod driver;
 mod error;
 mod input;
 mod output;
+mod patience;
 mod plan;
 mod reader;
 mod running;
@@ -32,6 +32,7 @@ use wrenn_linux::descriptors::{self, Limit};
 pub use service::service;
 
 use cgroups::Cgroups;
+pub use running::Lives;
 use table::Table;
 
 /// envd's place among those the kernel ends when memory runs out: behind everything a user runs.
@@ -47,6 +48,8 @@ pub struct Processes {
     /// Protect envd itself.
     protect: bool,
     ground: OnceLock<Ground>,
+    /// To be told when the sandbox is written down and when it goes on.
+    pub lives: Arc<Lives>,
 }
 
 /// What the first process needs and all others use.
@@ -66,6 +69,7 @@ impl Processes {
             cgroup_root: cgroup_root.to_owned(),
             protect,
             ground: OnceLock::new(),
+            lives: Arc::default(),
         }
     }
 

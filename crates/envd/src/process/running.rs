@@ -3,6 +3,7 @@
 //! Owns its cgroup and terminal while it runs. Signals go out under the lock that its end takes too: the pid is not
 //! freed before, so no signal can reach a process that got the number later.
 
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::sys::signal::Signal;
@@ -113,12 +114,49 @@ impl Process {
     }
 }
 
-/// Kills its process when dropped: the stream that started it is gone, and it was not to outlive that.
+/// Kills its process when dropped: the stream that started it is gone, and it was not to outlive that. A stream that was cut
+/// because the sandbox was written down is no caller who hung up: what it started goes on.
 #[derive(Debug)]
-pub struct Leash(pub Arc<Process>);
+pub struct Leash {
+    process: Arc<Process>,
+    lives: Arc<Lives>,
+    /// The life in which it was put on.
+    life: u64,
+}
+
+impl Leash {
+    /// Puts it on.
+    pub fn new(process: Arc<Process>, lives: &Arc<Lives>) -> Self {
+        Self { process, lives: lives.clone(), life: lives.number.load(Ordering::Relaxed) }
+    }
+}
 
 impl Drop for Leash {
     fn drop(&mut self) {
-        self.0.kill();
+        if !self.lives.suspended.load(Ordering::Relaxed) && self.lives.number.load(Ordering::Relaxed) == self.life {
+            self.process.kill();
+        }
+    }
+}
+
+/// Which life of the sandbox this is, and whether it is being written down. Connections do not survive that, processes do.
+#[derive(Debug, Default)]
+pub struct Lives {
+    number: AtomicU64,
+    suspended: AtomicBool,
+}
+
+impl Lives {
+    /// The sandbox may be written down any moment; whoever hangs up from here on did not want to.
+    pub fn suspend(&self) {
+        self.suspended.store(true, Ordering::Relaxed);
+    }
+
+    /// It goes on: as the same one, or as a copy whose connections all belong to the past.
+    pub fn go_on(&self, anew: bool) {
+        if anew {
+            self.number.fetch_add(1, Ordering::Relaxed);
+        }
+        self.suspended.store(false, Ordering::Relaxed);
     }
 }

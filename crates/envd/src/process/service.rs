@@ -21,13 +21,14 @@ use wrenn_contract::proto::process::{
 use wrenn_domain::limits::{GUEST_MESSAGE_BYTES_MAX, PROCESS_TAG_BYTES_MAX};
 use wrenn_linux::pty::Size;
 
-use super::caller;
 use super::input::Kind;
 use super::output::From;
+use super::patience::keepalive;
 use super::reader::{Reader, Terms};
 use super::running;
 use super::start::Wish;
 use super::table::Selector;
+use crate::caller;
 use crate::server::Envd;
 
 /// Size of a terminal whose caller names none.
@@ -188,8 +189,8 @@ impl ProcessService {
             )));
         }
         let defaults = self.envd.identity.defaults();
-        let asked = config.user.clone().filter(|user| !user.is_empty());
-        let user = asked.or_else(|| caller::user_named(ctx.headers())).unwrap_or_else(|| defaults.user.clone());
+        let asker = caller::asker(ctx.headers(), config.user.as_deref(), &self.envd.identity);
+        let user = asker.map_err(|error| ConnectError::invalid_argument(error.to_string()))?.user;
         let terms = terms(ctx);
         let wish = Wish {
             config,
@@ -226,7 +227,7 @@ fn unknown(selector: &Selector) -> ConnectError {
 }
 
 fn terms(ctx: &RequestContext) -> Terms {
-    Terms { deadline: ctx.deadline().map(Instant::from_std), keepalive: caller::keepalive(ctx.headers()) }
+    Terms { deadline: ctx.deadline().map(Instant::from_std), keepalive: keepalive(ctx.headers()) }
 }
 
 /// None when a side is 0: a terminal of no width breaks the programs in it.

@@ -111,7 +111,7 @@ impl Processes {
             ends.terminal,
         ));
         // From here on the end of this function, however it comes, ends the process.
-        let leash = (!wish.detach).then(|| Leash(process.clone()));
+        let leash = (!wish.detach).then(|| Leash::new(process.clone(), &self.lives));
         // The first reader always finds a place.
         let reader = Reader::attach(&process, From::Oldest).ok_or(StartError::Full)?;
         place.fill(&process);
