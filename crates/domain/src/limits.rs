@@ -111,3 +111,14 @@ pub const LIST_CAPSULES_MAX: i64 = 10_000;
 pub const LIST_TEMPLATES_MAX: i64 = 10_000;
 /// Time requests under way have to finish at shutdown.
 pub const SHUTDOWN_WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// Children of one fork: each costs a file copy on the host while the source stands still.
+pub const FORK_CHILDREN_MAX: u32 = 100;
+/// One SnapshotSandbox or ForkSandbox call: the host writes memory to disk before it answers, at worst the memory of a
+/// large guest to a slow disk. The call is repeatable, so one that takes longer is simply asked again.
+pub const CAPTURE_CALL_MAX: Duration = Duration::from_secs(600);
+/// How long a fork request waits for its host before it answers with children that are still starting; below the minute at
+/// which clients and proxies cut.
+pub const FORK_WAIT_MAX: Duration = Duration::from_secs(50);
+/// A snapshot that was given up is deleted at its host again until this long after: the host may have been writing it.
+pub const DISCARD_REPEAT: Duration = Duration::from_secs(60);
