@@ -1,4 +1,4 @@
-//! `/v1/capsules`: create, list, get, delete, ping. Here "sandbox" becomes "capsule".
+//! `/v1/capsules`: create, list, get, delete, ping. (Pause, resume, fork: lifecycle.rs.) Here "sandbox" becomes "capsule".
 
 use std::sync::Arc;
 
@@ -99,7 +99,7 @@ fn parse(body: CreateCapsule) -> Result<CreateSandbox, Failure> {
     })
 }
 
-fn capsule(sandbox: Sandbox) -> Capsule {
+pub(super) fn capsule(sandbox: Sandbox) -> Capsule {
     let mut metadata = sandbox.metadata;
     metadata.extend(sandbox.system_metadata);
     Capsule {

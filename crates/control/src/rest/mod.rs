@@ -10,6 +10,7 @@ mod exec;
 mod exec_stream;
 mod extract;
 mod files;
+mod lifecycle;
 mod meta;
 mod processes;
 mod request;
@@ -33,7 +34,7 @@ pub use error::ApiError;
 #[openapi(
     info(title = "Wrenn", description = "Run untrusted code in microVMs. Send your key in X-API-Key.", license(name = "Apache-2.0")),
     tags(
-        (name = "capsules", description = "Create, look at and end capsules"),
+        (name = "capsules", description = "Create, look at, pause, fork and end capsules"),
         (name = "processes", description = "Run commands"),
         (name = "files", description = "Files in a capsule"),
         (name = "templates", description = "What capsules are made from"),
@@ -75,6 +76,9 @@ fn routes() -> OpenApiRouter<Arc<Context>> {
         .routes(routes!(capsules::create, capsules::list))
         .routes(routes!(capsules::get, capsules::delete))
         .routes(routes!(capsules::ping))
+        .routes(routes!(lifecycle::pause))
+        .routes(routes!(lifecycle::resume))
+        .routes(routes!(lifecycle::fork))
         .routes(routes!(exec::exec))
         .routes(routes!(exec_stream::exec_stream))
         .routes(routes!(processes::list))
@@ -86,6 +90,7 @@ fn routes() -> OpenApiRouter<Arc<Context>> {
         .routes(routes!(files::list))
         .routes(routes!(files::make_dir))
         .routes(routes!(files::remove))
-        .routes(routes!(snapshots::list))
+        .routes(routes!(snapshots::list, snapshots::create))
+        .routes(routes!(snapshots::delete))
         .routes(routes!(meta::health))
 }

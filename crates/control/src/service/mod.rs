@@ -6,11 +6,14 @@
 mod error;
 pub mod exec;
 pub mod files;
+pub mod forks;
 pub mod health;
 pub mod keys;
+pub mod pauses;
 pub mod processes;
 pub mod reports;
 pub mod sandboxes;
+pub mod snapshots;
 pub mod templates;
 pub mod touches;
 

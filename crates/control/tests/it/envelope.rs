@@ -50,6 +50,9 @@ async fn every_route_but_the_public_ones_wants_a_key() {
         (Method::GET, format!("/v1/capsules/{id}")),
         (Method::DELETE, format!("/v1/capsules/{id}")),
         (Method::POST, format!("/v1/capsules/{id}/ping")),
+        (Method::POST, format!("/v1/capsules/{id}/pause")),
+        (Method::POST, format!("/v1/capsules/{id}/resume")),
+        (Method::POST, format!("/v1/capsules/{id}/fork")),
         (Method::POST, format!("/v1/capsules/{id}/exec")),
         (Method::GET, format!("/v1/capsules/{id}/exec/stream")),
         (Method::GET, format!("/v1/capsules/{id}/processes")),
@@ -62,6 +65,8 @@ async fn every_route_but_the_public_ones_wants_a_key() {
         (Method::POST, format!("/v1/capsules/{id}/files/mkdir")),
         (Method::POST, format!("/v1/capsules/{id}/files/remove")),
         (Method::GET, "/v1/snapshots".to_owned()),
+        (Method::POST, "/v1/snapshots".to_owned()),
+        (Method::DELETE, "/v1/snapshots/mine".to_owned()),
     ];
     // The list above is complete.
     let described = wrenn_control::rest::description();

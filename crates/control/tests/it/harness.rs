@@ -52,8 +52,7 @@ impl Plane {
             .expect("binds");
         let (addr, stop) = (bound.local_addr().expect("bound"), bound.stop_token());
         let serving = runtime.spawn(bound.serve());
-        let plane = Self { runtime: Some(runtime), addr, stop, serving: Some(serving) };
-        plane
+        Self { runtime: Some(runtime), addr, stop, serving: Some(serving) }
     }
 
     /// Every task ends where it stands, as in a kill -9.
@@ -109,6 +108,7 @@ pub fn quick() -> Tuning {
         host_silence: Duration::from_secs(60),
         reconcile_every: Duration::from_millis(100),
         create_give_up: Duration::from_secs(60),
+        fork_wait: Duration::from_secs(20),
     }
 }
 
@@ -203,6 +203,12 @@ impl Api {
     pub async fn post(&self, path: &str, body: Value) -> Answer {
         let request = self.request(Method::POST, path).header("content-type", "application/json");
         self.send(request.body(Full::from(body.to_string())).expect("valid")).await
+    }
+
+    /// POST without a body, as published clients send pause and resume.
+    pub async fn act(&self, id: &str, act: &str) -> Answer {
+        let path = format!("/v1/capsules/{id}/{act}");
+        self.send(self.request(Method::POST, &path).body(Full::default()).expect("valid")).await
     }
 
     /// Uploads with the usual form.

@@ -2,12 +2,15 @@
 
 mod bad_days;
 mod capsules;
+mod captures;
 mod docs;
 mod envelope;
 mod exec;
 mod exec_stream;
 mod faults;
 mod files;
+mod forks;
 mod harness;
 mod keys;
+mod pauses;
 mod program;

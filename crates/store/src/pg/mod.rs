@@ -3,12 +3,16 @@
 //! Every query goes through [`Store::run`]: connection trouble is tried again until a deadline, all else is returned
 //! at once. Therefore every query here must be safe to run twice (compare-and-set, or insert by id).
 
+mod forks;
 mod hosts;
+mod jobs;
 mod keys;
 mod leases;
 mod placement;
+mod readmission;
 mod sandboxes;
 mod signals;
+mod snapshots;
 mod templates;
 
 use std::future::Future;
@@ -21,12 +25,16 @@ use wrenn_domain::limits::DATABASE_WAIT_MAX;
 
 use crate::StoreError;
 
+pub use forks::{Forked, NewFork};
 pub use hosts::{Host, HostFacts, HostImage, HostStatus};
+pub use jobs::{Job, JobKind};
 pub use keys::{KeyActor, KeyRow, NewKey};
 pub use leases::{Lease, Work};
 pub use placement::{HostLoad, NewSandbox, Placed};
-pub use sandboxes::{Change, Changed, Desired, PlacedSandbox, ReportMark, Sandbox};
+pub use readmission::Readmitted;
+pub use sandboxes::{Capture, Change, Changed, Desired, Origin, PlacedSandbox, ReportMark, Sandbox};
 pub use signals::{Signal, Signals};
+pub use snapshots::{Captured, NewSnapshot, Outcome, SnapshotBegun};
 pub use templates::{Template, TemplateKind};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");

@@ -5,9 +5,9 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use sqlx::Row;
 use sqlx::postgres::PgRow;
 use sqlx::types::Json;
+use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 use wrenn_domain::ids::{HostId, SandboxId, TeamId};
 use wrenn_domain::limits::LIST_CAPSULES_MAX;
@@ -25,6 +25,25 @@ pub enum Desired {
     Stopped,
 }
 
+/// What a sandbox was made from, beyond its template's name. Fixed at its birth.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// The snapshot whose memory it continues; none for an image.
+    pub snapshot: Option<Uuid>,
+    /// Empty: the image's.
+    pub default_user: String,
+    pub default_env: BTreeMap<String, String>,
+}
+
+/// A snapshot under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capture {
+    /// The pending template's.
+    pub id: Uuid,
+    /// The sandbox goes back to paused after it, else to running.
+    pub from_paused: bool,
+}
+
 /// A sandbox as stored.
 #[derive(Debug, Clone)]
 pub struct Sandbox {
@@ -32,6 +51,8 @@ pub struct Sandbox {
     pub team: TeamId,
     pub host: Option<HostId>,
     pub template: String,
+    pub template_id: Option<Uuid>,
+    pub origin: Origin,
     pub state: SandboxState,
     /// Grows with every change of state; what compare-and-set compares.
     pub generation: i64,
@@ -46,7 +67,17 @@ pub struct Sandbox {
     pub system_metadata: BTreeMap<String, String>,
     /// Newest host report taken.
     pub report_generation: i64,
+    /// Names the newest wish for a pause or resume towards the host.
+    pub operation: i64,
+    /// Of a crashed one: the host still has its disk. Stays set while that disk is booted again.
+    pub disk_kept: bool,
+    pub capture: Option<Capture>,
+    /// The sandbox it was forked from.
+    pub parent: Option<SandboxId>,
+    /// The fork that makes it, until its host has confirmed that.
+    pub fork: Option<Uuid>,
     pub error: Option<String>,
+    pub error_code: Option<String>,
     pub created_at: DateTime<Utc>,
     pub started_at: Option<DateTime<Utc>>,
     pub last_active_at: Option<DateTime<Utc>>,
@@ -68,7 +99,14 @@ pub struct Change {
     pub desired: Option<Desired>,
     /// Text for the user and code, of a failure.
     pub error: Option<(String, String)>,
+    /// Forgets an earlier failure.
+    pub clear_error: bool,
     pub report: Option<ReportMark>,
+    /// This is a new wish for a pause or resume: it gets the new generation as its number.
+    pub new_operation: bool,
+    pub disk_kept: Option<bool>,
+    pub timeout_sec: Option<u32>,
+    pub capture: Option<Capture>,
     /// Frees the lease, makes the row due at once, and tells every control plane.
     pub due_now: bool,
 }
@@ -167,56 +205,8 @@ impl Store {
 
     /// Changes a sandbox if its generation is still `seen`.
     pub async fn sandbox_change(&self, id: SandboxId, seen: i64, change: &Change) -> Result<Changed, StoreError> {
-        let state = change.state.map(SandboxState::as_str);
-        let desired = change.desired.map(Desired::as_str);
-        let (error, error_code) = change.error.clone().unzip();
-        let report = change.report.clone();
-        let mark = report.clone().unwrap_or_default();
-        self.run("change a sandbox", || async {
-            let row = sqlx::query(
-                "WITH changed AS (UPDATE sandboxes SET
-                   state = coalesce($3, state), desired = coalesce($4, desired), generation = generation + 1,
-                   error = coalesce($5, error), error_code = coalesce($6, error_code),
-                   report_generation = CASE WHEN $7 THEN $8 ELSE report_generation END,
-                   disk_mib = coalesce($9, disk_mib), started_at = coalesce($10, started_at),
-                   last_active_at = greatest(last_active_at, $11),
-                   system_metadata = CASE WHEN $7 AND $12 <> '{}'::jsonb THEN $12 ELSE system_metadata END,
-                   updated_at = now(),
-                   lease_owner = CASE WHEN $13 THEN NULL ELSE lease_owner END,
-                   lease_until = CASE WHEN $13 THEN NULL ELSE lease_until END,
-                   attempts = CASE WHEN $13 THEN 0 ELSE attempts END,
-                   next_attempt_at = CASE WHEN $13 THEN now() ELSE next_attempt_at END
-                 WHERE id = $1 AND generation = $2 RETURNING *)
-                 SELECT changed.*, CASE WHEN $13 THEN pg_notify($14, $15)::text END AS told FROM changed",
-            )
-            .bind(id.uuid())
-            .bind(seen)
-            .bind(state)
-            .bind(desired)
-            .bind(&error)
-            .bind(&error_code)
-            .bind(report.is_some())
-            .bind(mark.generation)
-            .bind(mark.disk_mib.map(|v| v as i32))
-            .bind(mark.started_at)
-            .bind(mark.last_active_at)
-            .bind(Json(&mark.metadata))
-            .bind(change.due_now)
-            .bind(DUE_CHANNEL)
-            .bind(id.to_string())
-            .fetch_optional(&self.pool)
-            .await?;
-            if let Some(row) = row {
-                return Ok(Changed::Applied(Box::new(sandbox(&row)?)));
-            }
-            let row =
-                sqlx::query("SELECT * FROM sandboxes WHERE id = $1").bind(id.uuid()).fetch_optional(&self.pool).await?;
-            match row {
-                Some(row) => Ok(Changed::Stale(Box::new(sandbox(&row)?))),
-                None => Ok(Changed::Gone),
-            }
-        })
-        .await
+        self.run("change a sandbox", || async { change_row(&mut *self.pool.acquire().await?, id, seen, change).await })
+            .await
     }
 
     /// Notes activity. Changes no generation: nothing depends on it.
@@ -230,6 +220,71 @@ impl Store {
                 .map(|_| ())
         })
         .await
+    }
+}
+
+pub(super) async fn change_row(
+    tx: &mut PgConnection,
+    id: SandboxId,
+    seen: i64,
+    change: &Change,
+) -> Result<Changed, sqlx::Error> {
+    let state = change.state.map(SandboxState::as_str);
+    let desired = change.desired.map(Desired::as_str);
+    let (error, error_code) = change.error.clone().unzip();
+    let report = change.report.clone();
+    let mark = report.clone().unwrap_or_default();
+    let (capture, origin) = change.capture.map(|c| (c.id, if c.from_paused { "paused" } else { "running" })).unzip();
+    let row = sqlx::query(
+        "WITH changed AS (UPDATE sandboxes SET
+           state = coalesce($3, state), desired = coalesce($4, desired), generation = generation + 1,
+           error = coalesce($5, CASE WHEN $16 THEN NULL ELSE error END),
+           error_code = coalesce($6, CASE WHEN $16 THEN NULL ELSE error_code END),
+           report_generation = CASE WHEN $7 THEN $8 ELSE report_generation END,
+           disk_mib = coalesce($9, disk_mib), started_at = coalesce($10, started_at),
+           last_active_at = greatest(last_active_at, $11),
+           system_metadata = CASE WHEN $7 AND $12 <> '{}'::jsonb THEN $12 ELSE system_metadata END,
+           updated_at = now(),
+           lease_owner = CASE WHEN $13 THEN NULL ELSE lease_owner END,
+           lease_until = CASE WHEN $13 THEN NULL ELSE lease_until END,
+           attempts = CASE WHEN $13 THEN 0 ELSE attempts END,
+           next_attempt_at = CASE WHEN $13 THEN now() ELSE next_attempt_at END,
+           operation = CASE WHEN $17 THEN generation + 1 ELSE operation END,
+           disk_kept = coalesce($18, disk_kept), timeout_sec = coalesce($19, timeout_sec),
+           capture_id = coalesce($20, capture_id), capture_origin = coalesce($21, capture_origin)
+         WHERE id = $1 AND generation = $2 RETURNING *)
+         SELECT changed.*, CASE WHEN $13 THEN pg_notify($14, $15)::text END AS told FROM changed",
+    )
+    .bind(id.uuid())
+    .bind(seen)
+    .bind(state)
+    .bind(desired)
+    .bind(&error)
+    .bind(&error_code)
+    .bind(report.is_some())
+    .bind(mark.generation)
+    .bind(mark.disk_mib.map(|v| v as i32))
+    .bind(mark.started_at)
+    .bind(mark.last_active_at)
+    .bind(Json(&mark.metadata))
+    .bind(change.due_now)
+    .bind(DUE_CHANNEL)
+    .bind(id.to_string())
+    .bind(change.clear_error)
+    .bind(change.new_operation)
+    .bind(change.disk_kept)
+    .bind(change.timeout_sec.map(|v| v as i32))
+    .bind(capture)
+    .bind(origin)
+    .fetch_optional(&mut *tx)
+    .await?;
+    if let Some(row) = row {
+        return Ok(Changed::Applied(Box::new(sandbox(&row)?)));
+    }
+    let row = sqlx::query("SELECT * FROM sandboxes WHERE id = $1").bind(id.uuid()).fetch_optional(&mut *tx).await?;
+    match row {
+        Some(row) => Ok(Changed::Stale(Box::new(sandbox(&row)?))),
+        None => Ok(Changed::Gone),
     }
 }
 
@@ -257,6 +312,12 @@ pub(super) fn sandbox(row: &PgRow) -> Result<Sandbox, sqlx::Error> {
         team: TeamId::from_uuid(row.try_get("team_id")?),
         host: row.try_get::<Option<Uuid>, _>("host_id")?.map(HostId::from_uuid),
         template: row.try_get("template")?,
+        template_id: row.try_get("template_id")?,
+        origin: Origin {
+            snapshot: row.try_get("snapshot_id")?,
+            default_user: row.try_get("default_user")?,
+            default_env: row.try_get::<Json<_>, _>("default_env")?.0,
+        },
         state: row.try_get::<&str, _>("state")?.parse().map_err(|_| corrupt("sandboxes.state"))?,
         generation: row.try_get("generation")?,
         desired: match row.try_get::<&str, _>("desired")? {
@@ -272,7 +333,16 @@ pub(super) fn sandbox(row: &PgRow) -> Result<Sandbox, sqlx::Error> {
         metadata: row.try_get::<Json<_>, _>("metadata")?.0,
         system_metadata: row.try_get::<Json<_>, _>("system_metadata")?.0,
         report_generation: row.try_get("report_generation")?,
+        operation: row.try_get("operation")?,
+        disk_kept: row.try_get("disk_kept")?,
+        capture: match (row.try_get("capture_id")?, row.try_get::<Option<&str>, _>("capture_origin")?) {
+            (Some(id), Some(origin)) => Some(Capture { id, from_paused: origin == "paused" }),
+            _ => None,
+        },
+        parent: row.try_get::<Option<Uuid>, _>("parent_id")?.map(SandboxId::from_uuid),
+        fork: row.try_get("fork_id")?,
         error: row.try_get("error")?,
+        error_code: row.try_get("error_code")?,
         created_at: row.try_get("created_at")?,
         started_at: row.try_get("started_at")?,
         last_active_at: row.try_get("last_active_at")?,

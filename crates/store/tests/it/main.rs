@@ -3,6 +3,7 @@
 mod haste;
 mod hosts;
 mod leases;
+mod lifecycle;
 mod rows;
 mod sandboxes;
 mod schema;
