@@ -92,7 +92,6 @@ impl Netns {
         &self.name
     }
 
-
     /// Runs `work` inside, on a thread of its own; blocks until it is done.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
         on_own_thread(|| {
