@@ -26,8 +26,10 @@ use crate::output::Output;
 const HEALTHY_WAIT: Duration = Duration::from_secs(120);
 /// Pause before a service that died is started again, so that one that cannot run does not spin.
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
-/// Restarts of one service before the supervisor gives up on it.
+/// Deaths, each soon after the one before, at which the supervisor gives up: what cannot run will not by being started again.
 const RESTARTS_MAX: usize = 20;
+/// A death that comes later than this after the last one begins a new count.
+const RESTARTS_FORGOTTEN: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Every service, in the order they start.
 const NAMES: [&str; 4] = ["postgres", "redis", "agent", "control"];
@@ -115,9 +117,11 @@ fn announce(layout: &Layout, connection: &Connection, output: &Output) -> anyhow
 /// Starts again what dies, until one dies too often.
 async fn watch(layout: &Layout, output: &Output, running: &mut [Service]) -> anyhow::Result<()> {
     let mut restarts = 0;
+    let mut last = tokio::time::Instant::now();
     loop {
         let (index, how) = any_ended(running).await;
-        restarts += 1;
+        restarts = if last.elapsed() > RESTARTS_FORGOTTEN { 1 } else { restarts + 1 };
+        last = tokio::time::Instant::now();
         output.note(&format!("{how}; starting it again"));
         if restarts > RESTARTS_MAX {
             bail!("services died {restarts} times; see {}", layout.log.display());
