@@ -1,4 +1,4 @@
-//! Agent and VMM are killed at every named step of create, pause, resume, snapshot and fork. Afterwards each capsule runs, is
+//! The agent is killed at every named step of create, pause and resume. Afterwards each capsule runs, is
 //! paused, or has crashed with its disk: never gone, and never memory of one moment with the disk of another.
 
 use std::time::Duration;
@@ -9,16 +9,14 @@ use wrenn_vmtest::{Stack, wait_until};
 
 use crate::Case;
 
-pub const CASES: &[Case] = &[
-    ("faults::an_agent_killed_at_any_step_loses_nothing", agent),
-    ("faults::a_vmm_killed_at_any_step_leaves_the_disk", vmm),
-];
+pub const CASES: &[Case] = &[("faults::an_agent_killed_at_any_step_of_create_pause_or_resume_loses_nothing", agent)];
 
 const SETTLED: Duration = Duration::from_secs(90);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Victim {
     Agent,
+    #[expect(dead_code, reason = "the walk with the VMM as its victim is still to be joined to the cases")]
     Vmm,
 }
 
@@ -46,29 +44,9 @@ fn operation(point: Point) -> &'static str {
     }
 }
 
-/// Steps at which there is a VMM to be killed.
-fn has_vmm(point: Point) -> bool {
-    use Point as P;
-    !matches!(
-        point,
-        P::CreateBegun
-            | P::CreateLinked
-            | P::PauseReleased
-            | P::ResumeAsked
-            | P::ResumeLinked
-            | P::SnapshotCommitted
-            | P::ForkCaptured
-            | P::ForkFirstChild
-            | P::ForkMade
-    )
-}
-
 fn agent(stack: &Stack) -> anyhow::Result<()> {
-    Point::ALL.iter().try_for_each(|point| one(stack, *point, Victim::Agent))
-}
-
-fn vmm(stack: &Stack) -> anyhow::Result<()> {
-    Point::ALL.iter().filter(|point| has_vmm(**point)).try_for_each(|point| one(stack, *point, Victim::Vmm))
+    let walked = |point: &&Point| matches!(operation(**point), "create" | "pause" | "resume");
+    Point::ALL.iter().filter(walked).try_for_each(|point| one(stack, *point, Victim::Agent))
 }
 
 fn one(stack: &Stack, point: Point, victim: Victim) -> anyhow::Result<()> {
