@@ -16,7 +16,6 @@ const SETTLED: Duration = Duration::from_secs(90);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Victim {
     Agent,
-    #[expect(dead_code, reason = "the walk with the VMM as its victim is still to be joined to the cases")]
     Vmm,
 }
 

@@ -53,8 +53,12 @@ fn whole_stack(stack: &Stack) -> anyhow::Result<()> {
     let id = stack.capsule(&[])?;
     let key = stack.value("WRENN_API_KEY")?;
     stack.stop()?;
-    let left = HostState::now().new_since(stack.before());
-    ensure!(left.is_empty(), "{left:?}");
+    // The supervisor itself ends a moment after it has said that all is stopped.
+    wait_until("nothing is left", BACK, || {
+        let left = HostState::now().new_since(stack.before());
+        ensure!(left.is_empty(), "{left:?}");
+        Ok(true)
+    })?;
     stack.resume()?;
     let text = std::fs::read_to_string(stack.dir().join("env"))?;
     ensure!(text.contains(&key), "the key changed");
