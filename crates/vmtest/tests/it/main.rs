@@ -71,7 +71,13 @@ fn main() -> ExitCode {
         eprintln!("the stack did not stop: {error:#}");
         return ExitCode::FAILURE;
     }
-    let left = HostState::now().new_since(&before);
+    // The supervisor itself ends a moment after it has said that all is stopped.
+    let mut left = HostState::now().new_since(&before);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(15);
+    while !left.is_empty() && std::time::Instant::now() < deadline {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        left = HostState::now().new_since(&before);
+    }
     if !left.is_empty() {
         eprintln!("left behind:\n{}", left.join("\n"));
         return ExitCode::FAILURE;
