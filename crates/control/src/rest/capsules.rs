@@ -99,7 +99,7 @@ fn parse(body: CreateCapsule) -> Result<CreateSandbox, Failure> {
     })
 }
 
-fn capsule(sandbox: Sandbox) -> Capsule {
+pub(super) fn capsule(sandbox: Sandbox) -> Capsule {
     let mut metadata = sandbox.metadata;
     metadata.extend(sandbox.system_metadata);
     Capsule {

@@ -27,6 +27,7 @@ use super::extract::{Caller, CapsuleId};
 use crate::context::Context;
 use crate::service::Actor;
 use crate::service::exec::{self, Command, Input, News, ProcessNews};
+use crate::service::standing;
 
 /// Input frames waiting for the process at most; then the client waits.
 const INPUT_FRAMES_MAX: usize = 16;
@@ -71,6 +72,8 @@ async fn session(ctx: Arc<Context>, actor: Arc<Actor>, id: SandboxId, socket: We
     let code = tokio::select! {
         () = talk => close_code::NORMAL,
         () = stop.cancelled() => close_code::RESTART,
+        // A stream must not outlive what it was opened with.
+        () = standing::lost(&ctx, &actor) => close_code::POLICY,
     };
     let _ = out.sink.send(Message::Close(Some(CloseFrame { code, reason: "".into() }))).await;
     ctx.touches.sandbox(id);

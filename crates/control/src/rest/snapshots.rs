@@ -31,7 +31,7 @@ pub(super) async fn list(
     Ok(Json(list.into_iter().map(template).collect()))
 }
 
-fn template(stored: pg::Template) -> Template {
+pub(super) fn template(stored: pg::Template) -> Template {
     Template {
         name: stored.name.to_string(),
         kind: match stored.kind {

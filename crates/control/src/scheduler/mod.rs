@@ -9,7 +9,7 @@ use std::time::Duration;
 use uuid::Uuid;
 use wrenn_domain::failure::{Failure, FailureKind};
 use wrenn_domain::sizes::{DiskMib, MemoryMib, Vcpus};
-use wrenn_store::pg::{HostLoad, NewSandbox, Placed, Sandbox};
+use wrenn_store::pg::{HostLoad, NewSandbox, Placed, Quota, QuotaRefusal, Sandbox};
 use wrenn_store::{Store, StoreError};
 
 use policy::NoPlace;
@@ -29,6 +29,12 @@ pub enum PlaceError {
     /// No host can take it now; the sentence is for the user.
     #[error("{0}")]
     NoPlace(Failure),
+    /// The team may not use as much.
+    #[error("the team's bounds do not allow it")]
+    Refused(QuotaRefusal),
+    /// The team was deleted.
+    #[error("the team is gone")]
+    TeamGone,
     #[error("placing a sandbox")]
     Store(#[from] StoreError),
 }
@@ -36,12 +42,13 @@ pub enum PlaceError {
 /// Choices made before giving up: each lost one means somebody else took the room in between.
 const CHOICES_MAX: usize = 5;
 
-/// Chooses a host and writes the sandbox there. The row is leased to `owner` for `keep`.
+/// Chooses a host and writes the sandbox there, within what the team may use. The row is leased to `owner` for `keep`.
 pub async fn place(
     store: &Store,
     new: &NewSandbox,
     owner: Uuid,
     keep: Duration,
+    quota: &dyn Quota,
 ) -> Result<(Sandbox, String), PlaceError> {
     let need =
         Need { template: new.template.as_str().to_owned(), vcpus: new.vcpus, memory: new.memory, disk: new.disk };
@@ -49,8 +56,10 @@ pub async fn place(
         let loads = store.host_loads().await?;
         let host = policy::choose(&loads, &need).map_err(|why| PlaceError::NoPlace(explain(why, &need)))?;
         let fits = |load: &HostLoad| policy::fits(load, &need).is_ok();
-        match store.sandbox_place(new, host.host, fits, owner, keep).await? {
+        match store.sandbox_place_within(new, host.host, fits, owner, keep, quota).await? {
             Placed::Here(sandbox) => return Ok((*sandbox, host.address.clone())),
+            Placed::Refused(refusal) => return Err(PlaceError::Refused(refusal)),
+            Placed::TeamGone => return Err(PlaceError::TeamGone),
             Placed::Full => tracing::debug!(host = %host.host, "the chosen host filled up; choosing again"),
         }
     }

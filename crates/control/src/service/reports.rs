@@ -5,6 +5,8 @@ use wrenn_domain::sandbox::{SandboxEvent, SandboxState};
 use wrenn_store::StoreError;
 use wrenn_store::pg::{Change, Changed, Sandbox};
 
+use super::news;
+
 use crate::context::Context;
 use crate::fault::FaultPoint;
 use crate::fleet::{HostPhase, HostReport};
@@ -18,6 +20,7 @@ pub async fn take(ctx: &Context, sandbox: Sandbox, report: &HostReport) -> Resul
         let was = sandbox.state;
         match ctx.store.sandbox_change(sandbox.id, sandbox.generation, &change).await? {
             Changed::Applied(now) => {
+                ctx.outbox.notify_one();
                 note(was, &now, report);
                 return Ok(Some(*now));
             }
@@ -37,9 +40,10 @@ pub async fn take_event(
     error: Option<(String, String)>,
 ) -> Result<bool, StoreError> {
     let Ok(next) = seen.state.after(event) else { return Ok(false) };
-    let change = Change { state: Some(next), error, ..Change::default() };
+    let change = news::told(seen, Change { state: Some(next), error, ..Change::default() });
     match ctx.store.sandbox_change(id, seen.generation, &change).await? {
         Changed::Applied(now) => {
+            ctx.outbox.notify_one();
             tracing::info!(sandbox = %id, was = %seen.state, now = %now.state, %event, "{id} is {}", now.state);
             Ok(true)
         }
@@ -69,7 +73,8 @@ fn change_for(sandbox: &Sandbox, report: &HostReport) -> Option<Change> {
         };
         (text, report.reason_code.clone())
     });
-    Some(Change { state: Some(next), error, report: Some(report.mark.clone()), ..Change::default() })
+    let change = Change { state: Some(next), error, report: Some(report.mark.clone()), ..Change::default() };
+    Some(news::told(sandbox, change))
 }
 
 fn note(was: SandboxState, now: &Sandbox, report: &HostReport) {

@@ -1,13 +1,21 @@
 //! The control plane over HTTP: real PostgreSQL, real Redis, a simulated host with a real envd.
 
+mod admin;
+mod attacks;
+mod auth;
 mod bad_days;
 mod capsules;
+mod devices;
 mod docs;
 mod envelope;
 mod exec;
 mod exec_stream;
+mod extensions;
 mod faults;
 mod files;
 mod harness;
 mod keys;
+mod oauth;
+mod people;
 mod program;
+mod teams;

@@ -3,13 +3,25 @@
 //! Every query goes through [`Store::run`]: connection trouble is tried again until a deadline, all else is returned
 //! at once. Therefore every query here must be safe to run twice (compare-and-set, or insert by id).
 
+mod admin;
+mod audit;
+mod departures;
+mod devices;
+mod facts;
 mod hosts;
 mod keys;
 mod leases;
+mod oauth;
+mod outbox;
 mod placement;
+mod quota;
+mod rates;
 mod sandboxes;
+mod sessions;
 mod signals;
+mod teams;
 mod templates;
+mod users;
 
 use std::future::Future;
 use std::str::FromStr;
@@ -21,13 +33,24 @@ use wrenn_domain::limits::DATABASE_WAIT_MAX;
 
 use crate::StoreError;
 
+pub use admin::{AdminTeam, AdminUser, EnsureUser, Switched};
+pub use audit::{AuditFilter, AuditRow, AuditScope, AuditStatus, Author, NewAudit};
+pub use departures::{Departure, Ended};
+pub use devices::DeviceTaken;
 pub use hosts::{Host, HostFacts, HostImage, HostStatus};
-pub use keys::{KeyActor, KeyRow, NewKey};
+pub use keys::{KeyActor, KeyRow, KeyUser, NewKey};
 pub use leases::{Lease, Work};
+pub use oauth::{Identity, Linked, OAuthIntent, OAuthSignedUp, OAuthState, Unlinked};
+pub use outbox::{Begun, DeadLetter, Event, NewEvent, Settled, Waiting};
 pub use placement::{HostLoad, NewSandbox, Placed};
+pub use quota::{Quota, QuotaRefusal, Unlimited};
+pub use rates::Rate;
 pub use sandboxes::{Change, Changed, Desired, PlacedSandbox, ReportMark, Sandbox};
+pub use sessions::{NewSession, SessionFacts, SessionRow};
 pub use signals::{Signal, Signals};
+pub use teams::{Member, Team, TeamAct};
 pub use templates::{Template, TemplateKind};
+pub use users::{Activated, SignUp, SignedUp, User, UserStatus};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 

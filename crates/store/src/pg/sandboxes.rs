@@ -5,14 +5,18 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use sqlx::Row;
 use sqlx::postgres::PgRow;
 use sqlx::types::Json;
+use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 use wrenn_domain::ids::{HostId, SandboxId, TeamId};
 use wrenn_domain::limits::LIST_CAPSULES_MAX;
+use wrenn_domain::quota::Usage;
 use wrenn_domain::sandbox::SandboxState;
 
+use super::audit::{Author, AuthorJson, NewAudit, note};
+use super::outbox::{NewEvent, tell};
+use super::quota::{Judged, Quota, QuotaRefusal, judge};
 use super::signals::DUE_CHANNEL;
 use crate::error::corrupt;
 use crate::{Store, StoreError};
@@ -52,6 +56,8 @@ pub struct Sandbox {
     pub last_active_at: Option<DateTime<Utc>>,
     pub updated_at: DateTime<Utc>,
     pub attempts: u32,
+    /// Who asked last for a change.
+    pub wished_by: Option<Author>,
 }
 
 /// A sandbox with the address of its host's agent.
@@ -71,6 +77,12 @@ pub struct Change {
     pub report: Option<ReportMark>,
     /// Frees the lease, makes the row due at once, and tells every control plane.
     pub due_now: bool,
+    /// Who asks for it.
+    pub wished_by: Option<Author>,
+    /// Told if, and only if, the change is made.
+    pub events: Vec<NewEvent>,
+    /// Written if, and only if, the change is made.
+    pub audit: Vec<NewAudit>,
 }
 
 /// What a host report says, fit to be stored.
@@ -167,54 +179,37 @@ impl Store {
 
     /// Changes a sandbox if its generation is still `seen`.
     pub async fn sandbox_change(&self, id: SandboxId, seen: i64, change: &Change) -> Result<Changed, StoreError> {
-        let state = change.state.map(SandboxState::as_str);
-        let desired = change.desired.map(Desired::as_str);
-        let (error, error_code) = change.error.clone().unzip();
-        let report = change.report.clone();
-        let mark = report.clone().unwrap_or_default();
         self.run("change a sandbox", || async {
-            let row = sqlx::query(
-                "WITH changed AS (UPDATE sandboxes SET
-                   state = coalesce($3, state), desired = coalesce($4, desired), generation = generation + 1,
-                   error = coalesce($5, error), error_code = coalesce($6, error_code),
-                   report_generation = CASE WHEN $7 THEN $8 ELSE report_generation END,
-                   disk_mib = coalesce($9, disk_mib), started_at = coalesce($10, started_at),
-                   last_active_at = greatest(last_active_at, $11),
-                   system_metadata = CASE WHEN $7 AND $12 <> '{}'::jsonb THEN $12 ELSE system_metadata END,
-                   updated_at = now(),
-                   lease_owner = CASE WHEN $13 THEN NULL ELSE lease_owner END,
-                   lease_until = CASE WHEN $13 THEN NULL ELSE lease_until END,
-                   attempts = CASE WHEN $13 THEN 0 ELSE attempts END,
-                   next_attempt_at = CASE WHEN $13 THEN now() ELSE next_attempt_at END
-                 WHERE id = $1 AND generation = $2 RETURNING *)
-                 SELECT changed.*, CASE WHEN $13 THEN pg_notify($14, $15)::text END AS told FROM changed",
-            )
-            .bind(id.uuid())
-            .bind(seen)
-            .bind(state)
-            .bind(desired)
-            .bind(&error)
-            .bind(&error_code)
-            .bind(report.is_some())
-            .bind(mark.generation)
-            .bind(mark.disk_mib.map(|v| v as i32))
-            .bind(mark.started_at)
-            .bind(mark.last_active_at)
-            .bind(Json(&mark.metadata))
-            .bind(change.due_now)
-            .bind(DUE_CHANNEL)
-            .bind(id.to_string())
-            .fetch_optional(&self.pool)
-            .await?;
-            if let Some(row) = row {
-                return Ok(Changed::Applied(Box::new(sandbox(&row)?)));
+            if change.events.is_empty() && change.audit.is_empty() {
+                return change_row(&mut *self.pool.acquire().await?, id, seen, change).await;
             }
-            let row =
-                sqlx::query("SELECT * FROM sandboxes WHERE id = $1").bind(id.uuid()).fetch_optional(&self.pool).await?;
-            match row {
-                Some(row) => Ok(Changed::Stale(Box::new(sandbox(&row)?))),
-                None => Ok(Changed::Gone),
+            let mut tx = self.pool.begin().await?;
+            let changed = change_and_tell(&mut tx, id, seen, change).await?;
+            tx.commit().await?;
+            Ok(changed)
+        })
+        .await
+    }
+
+    /// The same for a change by which the sandbox counts as used again (a resume): its team's bounds are judged and used up
+    /// in the same transaction.
+    pub async fn sandbox_change_within(
+        &self,
+        sandbox: &Sandbox,
+        change: &Change,
+        quota: &dyn Quota,
+    ) -> Result<Result<Changed, QuotaRefusal>, StoreError> {
+        let more = Usage { sandboxes: 1, vcpus: u64::from(sandbox.vcpus), memory_mib: u64::from(sandbox.memory_mib) };
+        self.run("change a sandbox", || async {
+            let mut tx = self.pool.begin().await?;
+            match judge(&mut tx, sandbox.team, more, quota).await? {
+                Judged::Free => {}
+                Judged::TeamGone => return Ok(Ok(Changed::Gone)),
+                Judged::Refused(refusal) => return Ok(Err(refusal)),
             }
+            let changed = change_and_tell(&mut tx, sandbox.id, sandbox.generation, change).await?;
+            tx.commit().await?;
+            Ok(Ok(changed))
         })
         .await
     }
@@ -230,6 +225,71 @@ impl Store {
                 .map(|_| ())
         })
         .await
+    }
+}
+
+async fn change_and_tell(
+    tx: &mut PgConnection,
+    id: SandboxId,
+    seen: i64,
+    change: &Change,
+) -> Result<Changed, sqlx::Error> {
+    let changed = change_row(tx, id, seen, change).await?;
+    if matches!(changed, Changed::Applied(_)) {
+        tell(tx, &change.events).await?;
+        note(tx, &change.audit).await?;
+    }
+    Ok(changed)
+}
+
+async fn change_row(tx: &mut PgConnection, id: SandboxId, seen: i64, change: &Change) -> Result<Changed, sqlx::Error> {
+    let state = change.state.map(SandboxState::as_str);
+    let desired = change.desired.map(Desired::as_str);
+    let (error, error_code) = change.error.clone().unzip();
+    let report = change.report.clone();
+    let mark = report.clone().unwrap_or_default();
+    let row = sqlx::query(
+        "WITH changed AS (UPDATE sandboxes SET
+                   state = coalesce($3, state), desired = coalesce($4, desired), generation = generation + 1,
+                   error = coalesce($5, error), error_code = coalesce($6, error_code),
+                   report_generation = CASE WHEN $7 THEN $8 ELSE report_generation END,
+                   disk_mib = coalesce($9, disk_mib), started_at = coalesce($10, started_at),
+                   last_active_at = greatest(last_active_at, $11),
+                   system_metadata = CASE WHEN $7 AND $12 <> '{}'::jsonb THEN $12 ELSE system_metadata END,
+                   updated_at = now(),
+                   lease_owner = CASE WHEN $13 THEN NULL ELSE lease_owner END,
+                   lease_until = CASE WHEN $13 THEN NULL ELSE lease_until END,
+                   attempts = CASE WHEN $13 THEN 0 ELSE attempts END,
+                   next_attempt_at = CASE WHEN $13 THEN now() ELSE next_attempt_at END,
+                   wished_by = coalesce($16, wished_by)
+                 WHERE id = $1 AND generation = $2 RETURNING *)
+                 SELECT changed.*, CASE WHEN $13 THEN pg_notify($14, $15)::text END AS told FROM changed",
+    )
+    .bind(id.uuid())
+    .bind(seen)
+    .bind(state)
+    .bind(desired)
+    .bind(&error)
+    .bind(&error_code)
+    .bind(report.is_some())
+    .bind(mark.generation)
+    .bind(mark.disk_mib.map(|v| v as i32))
+    .bind(mark.started_at)
+    .bind(mark.last_active_at)
+    .bind(Json(&mark.metadata))
+    .bind(change.due_now)
+    .bind(DUE_CHANNEL)
+    .bind(id.to_string())
+    .bind(change.wished_by.as_ref().map(|author| Json(AuthorJson::from(author))))
+    .fetch_optional(&mut *tx)
+    .await?;
+    if let Some(row) = row {
+        return Ok(Changed::Applied(Box::new(sandbox(&row)?)));
+    }
+    let row = sqlx::query("SELECT * FROM sandboxes WHERE id = $1").bind(id.uuid()).fetch_optional(&mut *tx).await?;
+    match row {
+        Some(row) => Ok(Changed::Stale(Box::new(sandbox(&row)?))),
+        None => Ok(Changed::Gone),
     }
 }
 
@@ -278,5 +338,9 @@ pub(super) fn sandbox(row: &PgRow) -> Result<Sandbox, sqlx::Error> {
         last_active_at: row.try_get("last_active_at")?,
         updated_at: row.try_get("updated_at")?,
         attempts: size("attempts")?,
+        wished_by: match row.try_get::<Option<Json<AuthorJson>>, _>("wished_by")? {
+            Some(Json(author)) => Some(author.read().ok_or_else(|| corrupt("sandboxes.wished_by"))?),
+            None => None,
+        },
     })
 }

@@ -88,7 +88,7 @@ impl Store {
     }
 }
 
-fn template(row: &PgRow) -> Result<Template, sqlx::Error> {
+pub(super) fn template(row: &PgRow) -> Result<Template, sqlx::Error> {
     let size = |column: &'static str| -> Result<Option<u32>, sqlx::Error> {
         row.try_get::<Option<i32>, _>(column)?.map(u32::try_from).transpose().map_err(|_| corrupt("templates.size"))
     };

@@ -1,8 +1,13 @@
 //! The store against a real PostgreSQL and a real Redis.
 
+mod accounts;
+mod events;
 mod haste;
 mod hosts;
 mod leases;
+mod people;
+mod quota;
 mod rows;
 mod sandboxes;
 mod schema;
+mod teams;
