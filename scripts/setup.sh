@@ -6,7 +6,7 @@ set -eu
 # One line per reason.
 BUILD="gcc libc6-dev lld protobuf-compiler libprotobuf-dev"                 # linker and code generation
 RUN="qemu-system-x86 postgresql redis-server nftables iproute2 xfsprogs e2fsprogs procps"
-GUEST="mmdebstrap lz4 debian-archive-keyring"                   # guest kernel and image
+GUEST="mmdebstrap debian-archive-keyring"                       # guest kernel and image
 TEST="busybox-static tini"
 
 missing=""

@@ -7,7 +7,10 @@ use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
 use wrenn_vmtest::Stack;
 
+mod auth;
+mod bare;
 mod bare_server;
+mod create;
 mod exec;
 mod files;
 mod guest;
@@ -54,8 +57,14 @@ impl Bench<'_> {
 type Section = (&'static str, fn(&Bench, &mut Report) -> anyhow::Result<()>);
 
 /// In this order: memory first, while everything is idle and fresh.
-const SECTIONS: [Section; 4] =
-    [("memory", memory::run), ("exec", exec::run), ("files", files::run), ("reads", reads::run)];
+const SECTIONS: [Section; 6] = [
+    ("memory", memory::run),
+    ("create", create::run),
+    ("exec", exec::run),
+    ("files", files::run),
+    ("reads", reads::run),
+    ("auth", auth::run),
+];
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();

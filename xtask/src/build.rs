@@ -1,11 +1,14 @@
 //! `cargo xtask build`: release programs into `builds/`, each replaced in one step so that a running one is never torn.
+//! The guest's own are built static and checked to be so; `cargo xtask images` puts the same files into the image.
 
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, bail};
 
-/// Programs that run on a host. The guest's own are built by `cargo xtask images` as static binaries.
+use crate::images::binaries;
+
+/// Programs that run on a host.
 const PROGRAMS: [(&str, &str); 3] =
     [("wrenn-control", "wrenn-cp"), ("wrenn-agent", "wrenn-agent"), ("wrenn-cli", "wrenn")];
 
@@ -26,7 +29,8 @@ pub fn run() -> anyhow::Result<()> {
     for (_, program) in PROGRAMS {
         install(&root.join("target/release").join(program), &builds.join(program))?;
     }
-    Ok(())
+    let guest = binaries::build(&root)?;
+    install(&guest.envd, &builds.join("envd"))
 }
 
 /// Copies a program to its place by rename.

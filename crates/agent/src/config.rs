@@ -28,6 +28,10 @@ pub struct Config {
     pub store_bytes: Option<u64>,
     pub slot_pool: usize,
     pub proxy_domain: String,
+    /// Templates get their memory ahead of time, in this many MiB with one vCPU; empty: on first use only.
+    pub prepare_mib: Vec<u32>,
+    /// For fault tests: `{dir}/fault` may name a step at which to die.
+    pub faults: bool,
 }
 
 /// A setting that cannot be used.
@@ -47,6 +51,24 @@ impl Config {
         Self::read(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
     }
 
+    /// Whether this can be served: without a token only this machine may call.
+    ///
+    /// # Errors
+    /// The address can be reached by others and no token is set.
+    pub fn check_served(&self) -> Result<(), ConfigError> {
+        if self.token.is_some() || self.listen.ip().is_loopback() {
+            return Ok(());
+        }
+        Err(ConfigError {
+            name: "WRENN_HOST_TOKEN",
+            value: String::new(),
+            expected: format!(
+                "must be set, because {} can be reached by others: set it here and at the control plane, or listen on 127.0.0.1",
+                self.listen
+            ),
+        })
+    }
+
     fn read(get: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
         let listen = parse("WRENN_HOST_LISTEN_ADDR", get("WRENN_HOST_LISTEN_ADDR"), ":50051", listen_address)?;
         let config = Self {
@@ -61,17 +83,9 @@ impl Config {
             store_bytes: optional("WRENN_STORE_SIZE", get("WRENN_STORE_SIZE"), bytes)?,
             slot_pool: parse("WRENN_SLOT_POOL", get("WRENN_SLOT_POOL"), &SLOT_POOL_DEFAULT.to_string(), pool)?,
             proxy_domain: get("WRENN_PROXY_DOMAIN").unwrap_or_else(|| "localhost".to_owned()),
+            prepare_mib: parse("WRENN_PREPARE_MEMORY", get("WRENN_PREPARE_MEMORY"), "512", sizes)?,
+            faults: parse("WRENN_FAULTS", get("WRENN_FAULTS"), "off", switch)?,
         };
-        if config.token.is_none() && !config.listen.ip().is_loopback() {
-            return Err(ConfigError {
-                name: "WRENN_HOST_TOKEN",
-                value: String::new(),
-                expected: format!(
-                    "must be set, because {} can be reached by others: set it here and at the control plane, or listen on 127.0.0.1",
-                    config.listen
-                ),
-            });
-        }
         Ok(config)
     }
 }
@@ -157,6 +171,31 @@ fn pool(text: &str) -> Result<usize, String> {
     }
 }
 
+/// Sizes templates are prepared in; "none" for none.
+fn sizes(text: &str) -> Result<Vec<u32>, String> {
+    const MOST: usize = 8;
+    let expected = || format!("expected \"none\" or up to {MOST} memory sizes in MiB, separated by commas");
+    if text == "none" {
+        return Ok(Vec::new());
+    }
+    let sizes: Vec<u32> = text
+        .split(',')
+        .map(|part| {
+            let mib = part.trim().parse::<u32>().map_err(|_| expected())?;
+            wrenn_domain::sizes::MemoryMib::parse(i64::from(mib)).map(|size| size.get()).map_err(|_| expected())
+        })
+        .collect::<Result<_, _>>()?;
+    if sizes.len() > MOST { Err(expected()) } else { Ok(sizes) }
+}
+
+fn switch(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("expected on or off".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -180,6 +219,8 @@ mod tests {
             ("WRENN_STORE_SIZE", "12"),
             ("WRENN_STORE_SIZE", "99999999999Ti"),
             ("WRENN_SLOT_POOL", "-1"),
+            ("WRENN_PREPARE_MEMORY", "512,1"),
+            ("WRENN_FAULTS", "perhaps"),
         ] {
             let error = read(&[token, (name, value)]).expect_err(value);
             assert!(error.to_string().starts_with(name), "{error}");
@@ -189,7 +230,7 @@ mod tests {
 
     #[test]
     fn without_a_token_only_loopback_is_served() {
-        assert!(read(&[]).is_err());
-        assert!(read(&[("WRENN_HOST_LISTEN_ADDR", "localhost:50051")]).is_ok());
+        assert!(read(&[]).unwrap().check_served().is_err());
+        assert!(read(&[("WRENN_HOST_LISTEN_ADDR", "localhost:50051")]).unwrap().check_served().is_ok());
     }
 }

@@ -6,8 +6,10 @@ use std::sync::Arc;
 use wrenn_vmm::Driver;
 
 use crate::config::Config;
+use crate::faults::Faults;
 use crate::network::Slots;
-use crate::storage::{Images, Store};
+use crate::sandbox::Templates;
+use crate::storage::{Images, Maker, Store};
 
 /// Kernel release and where it is.
 #[derive(Debug, Clone)]
@@ -26,6 +28,28 @@ pub struct Context {
     pub kernel: Kernel,
     /// Private directory for control sockets.
     pub run_dir: PathBuf,
+    /// What device state made here depends on.
+    pub maker: Maker,
+    /// Names this run of the machine.
+    pub boot_id: String,
+    pub faults: Faults,
+    pub templates: Templates,
+}
+
+/// Names this run of the machine: pages written in another one have been through the disk.
+pub fn boot_id() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}
+
+/// Digest of the processor's model and features.
+pub fn cpu_digest() -> String {
+    use sha2::Digest;
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let one = text.split("\n\n").next().unwrap_or_default();
+    let lines =
+        one.lines().filter(|line| ["vendor_id", "model name", "flags"].iter().any(|name| line.starts_with(name)));
+    let digest = sha2::Sha256::digest(lines.collect::<Vec<_>>().join("\n"));
+    hex::encode(&digest[..16])
 }
 
 /// No kernel for guests.
@@ -36,6 +60,11 @@ pub struct NoKernel {
 }
 
 impl Kernel {
+    /// Its file's name, which carries the version.
+    pub fn name(&self) -> String {
+        self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
     /// The highest version in `{dir}/kernels`; a bare `vmlinux` counts as the lowest.
     pub fn find(dir: &Path) -> Result<Self, NoKernel> {
         let dir = dir.join("kernels");

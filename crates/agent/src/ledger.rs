@@ -2,9 +2,12 @@
 //! remove.
 //!
 //! ```text
-//! begun -> machine -> ready            (each written before the step it names is taken)
-//!    \________\_________\--> deleting  then the directory itself goes
+//! begun -> machine -> ready <-> pausing -> paused <-> resuming -> ready     (each written before the step it names is taken)
+//!                       \--> crashed -> machine                             a crashed one can boot again from its disk
+//! any -> deleting, then the directory itself goes
 //! ```
+//! A step that promises something (ready, paused, crashed) is synced; the others only have to outlast this process, because a
+//! power cut ends every VM anyway.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -28,13 +31,34 @@ pub enum Step {
     Machine,
     /// Handed out.
     Ready,
+    /// Being written down; it runs on unless the capture of this generation counts.
+    Pausing,
+    /// Nothing runs; the capture of this generation is the sandbox.
+    Paused,
+    /// Starting from the capture of this generation, which stays until the guest has confirmed.
+    Resuming,
+    /// Its VM ended by itself; the disk is the sandbox.
+    Crashed,
     /// Everything of it goes.
     Deleting,
 }
 
 impl Step {
     /// Every step, for tests that kill the agent at each.
-    pub const ALL: [Self; 4] = [Self::Begun, Self::Machine, Self::Ready, Self::Deleting];
+    pub const ALL: [Self; 8] = [
+        Self::Begun,
+        Self::Machine,
+        Self::Ready,
+        Self::Pausing,
+        Self::Paused,
+        Self::Resuming,
+        Self::Crashed,
+        Self::Deleting,
+    ];
+
+    fn is_promise(self) -> bool {
+        matches!(self, Self::Ready | Self::Paused | Self::Crashed)
+    }
 }
 
 /// What was asked for.
@@ -48,6 +72,9 @@ pub struct Wish {
     pub timeout_sec: u32,
     pub default_user: String,
     pub default_env: BTreeMap<String, String>,
+    /// Start from this snapshot instead of the template's image.
+    #[serde(default)]
+    pub snapshot: Option<String>,
 }
 
 /// One sandbox's ledger.
@@ -65,6 +92,32 @@ pub struct Ledger {
     pub started_at_ms: i64,
     /// Versions for the report.
     pub metadata: BTreeMap<String, String>,
+    /// Number of the newest capture; grows with every pause.
+    #[serde(default)]
+    pub generation: u64,
+    /// Names this run of the VM to the guest.
+    #[serde(default)]
+    pub lifecycle: String,
+    /// What the guest was told, for a boot from its disk.
+    #[serde(default)]
+    pub workdir: String,
+    /// Version of the image its disk descends from.
+    #[serde(default)]
+    pub image: String,
+    /// Checksum of the memory file its VM is mapped over.
+    #[serde(default)]
+    pub memory_checksum: u64,
+    /// A fork's child that has not run yet: it is to run, whoever finds it.
+    #[serde(default)]
+    pub unborn: bool,
+    /// Why its VM ended, fit for the user.
+    #[serde(default)]
+    pub crash: String,
+}
+
+/// Place of a sandbox's capture of one generation.
+pub fn capture_dir(dir: &Path, generation: u64) -> PathBuf {
+    dir.join(format!("capture-{generation}"))
 }
 
 /// A ledger could not be kept.
@@ -77,15 +130,37 @@ pub struct LedgerError {
 }
 
 impl Ledger {
-    /// Writes it into the sandbox's directory so that it outlasts a power cut.
+    /// Of a wish just taken.
+    pub fn begin(wish: Wish, token: String) -> Self {
+        Self {
+            wish,
+            step: Step::Begun,
+            slot: None,
+            token,
+            machine: None,
+            started_at_ms: 0,
+            metadata: BTreeMap::new(),
+            generation: 0,
+            lifecycle: String::new(),
+            workdir: String::new(),
+            image: String::new(),
+            memory_checksum: 0,
+            unborn: false,
+            crash: String::new(),
+        }
+    }
+
+    /// Writes it into the sandbox's directory; a promise so that it outlasts a power cut.
     pub fn write(&self, dir: &Path) -> Result<(), LedgerError> {
         let path = dir.join(FILE);
         let bytes = serde_json::to_vec(self).map_err(std::io::Error::other);
-        bytes.and_then(|bytes| files::replace(&path, &bytes)).map_err(|source| LedgerError {
-            act: "write",
-            path,
-            source,
-        })
+        let put = if self.step.is_promise() { files::replace } else { files::replace_unsynced };
+        bytes.and_then(|bytes| put(&path, &bytes)).map_err(|source| LedgerError { act: "write", path, source })
+    }
+
+    /// Place of the newest capture.
+    pub fn capture_dir(&self, dir: &Path) -> PathBuf {
+        capture_dir(dir, self.generation)
     }
 
     /// Reads one. It may be half-written or somebody else's: everything is checked.

@@ -6,10 +6,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
+use wrenn_vmm::Driver;
 use wrenn_vmm::qemu::Qemu;
 
 pub mod config;
 mod context;
+pub mod faults;
 mod guest;
 mod instance;
 mod ledger;
@@ -24,10 +26,11 @@ pub use ledger::Step;
 
 use config::Config;
 use context::{Context, Kernel};
+use faults::Faults;
 use instance::Instance;
 use network::{Egress, Slots};
-use sandbox::Registry;
-use storage::{Images, Store};
+use sandbox::{Registry, Templates};
+use storage::{Images, Maker, Store};
 
 /// The agent could not start, run or clear up.
 #[derive(Debug, thiserror::Error)]
@@ -81,7 +84,28 @@ impl Agent {
         tracing::info!(acceleration = probed.acceleration.as_str(), "{}", probed.detail);
         let driver = Arc::new(Qemu::find(&config.qemu, probed.acceleration).await?);
         let images = Images::open(store.clone());
-        let ctx = Arc::new(Context { config, store, images, slots, driver, kernel, run_dir });
+        let maker = Maker {
+            vmm: driver.name().to_owned(),
+            vmm_version: driver.version().to_owned(),
+            acceleration: probed.acceleration.as_str().to_owned(),
+            cpu: context::cpu_digest(),
+        };
+        let faults = Faults::new(config.faults.then(|| config.dir.join("fault")));
+        let boot_id = context::boot_id();
+        let templates = Templates::default();
+        let ctx = Arc::new(Context {
+            config,
+            store,
+            images,
+            slots,
+            driver,
+            kernel,
+            run_dir,
+            maker,
+            boot_id,
+            faults,
+            templates,
+        });
         Ok(Self { ctx, _lock: lock })
     }
 
@@ -94,9 +118,11 @@ impl Agent {
         let registry = Registry::new(Arc::clone(&self.ctx), revision);
         sandbox::recover(&registry).await?;
         let stock = tokio::spawn(Arc::clone(&self.ctx.slots).keep());
+        let makers = tokio::spawn(sandbox::make_templates(Arc::clone(&self.ctx)));
         tracing::info!(address = %listen, "the agent serves");
         let outcome = rpc::serve(listener, registry, stop).await;
         stock.abort();
+        makers.abort();
         outcome.map_err(io("serve".into()))
     }
 

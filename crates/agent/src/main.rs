@@ -59,7 +59,10 @@ fn main() -> ExitCode {
 
 async fn run(command: Command, config: Config) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Serve => Agent::prepare(config).await?.run(stop_signal()).await?,
+        Command::Serve => {
+            config.check_served()?;
+            Agent::prepare(config).await?.run(stop_signal()).await?;
+        }
         Command::Purge => Agent::prepare(config).await?.purge().await?,
         Command::Probe { json } => return Ok(show(&probe::run(&config).await, json)),
     }

@@ -71,3 +71,38 @@ fn main() -> ExitCode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_arguments_contradict_nothing() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn wrong_counts_ids_and_names_are_refused_before_anything_is_sent() {
+        let id = "cl-0000000000000000000000000";
+        for bad in [
+            vec!["wrenn", "capsule", "pause"],
+            vec!["wrenn", "capsule", "pause", "x"],
+            vec!["wrenn", "capsule", "fork", id, "--count", "0"],
+            vec!["wrenn", "capsule", "fork", id, "--count", "101"],
+            vec!["wrenn", "capsule", "snapshot", id, "../x"],
+            vec!["wrenn", "template", "rm", "a/b"],
+            vec!["wrenn", "template", "list", "--type", "other"],
+        ] {
+            assert!(Args::try_parse_from(&bad).is_err(), "{bad:?} was accepted");
+        }
+        for good in [
+            vec!["wrenn", "capsule", "pause", id, id, "--no-wait"],
+            vec!["wrenn", "capsule", "resume", id, "--timeout", "0"],
+            vec!["wrenn", "capsule", "fork", id, "-n", "100"],
+            vec!["wrenn", "capsule", "snapshot", id, "mine"],
+            vec!["wrenn", "template", "list", "--type", "snapshot"],
+        ] {
+            assert!(Args::try_parse_from(&good).is_ok(), "{good:?} was refused");
+        }
+    }
+}

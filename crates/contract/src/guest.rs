@@ -22,6 +22,9 @@ pub const LINK_PREFIX: u8 = 30;
 /// MAC address of the guest's eth0.
 pub const GUEST_MAC: [u8; 6] = [0x02, 0xfc, 0, 0, 0, 0x05];
 
+/// MAC address of the gateway, the same everywhere: a restored guest remembers it.
+pub const GATEWAY_MAC: [u8; 6] = [0x02, 0xfc, 0, 0, 0, 0x06];
+
 /// The sandbox's access token.
 pub const TOKEN_HEADER: &str = "x-access-token";
 /// Guest user to act as, for `/files` and the RPC services (E2B clients send HTTP basic auth instead; both work).

@@ -7,11 +7,11 @@ use tokio::sync::{Notify, OnceCell, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
-use wrenn_domain::limits::{CREATE_GIVE_UP, HOST_SILENCE_MAX};
+use wrenn_domain::limits::{CREATE_GIVE_UP, FORK_WAIT_MAX, HOST_SILENCE_MAX};
 use wrenn_domain::secret::Secret;
 use wrenn_store::Store;
 use wrenn_store::haste::Haste;
-use wrenn_store::pg::Lease;
+use wrenn_store::pg::{JobKind, Lease, Work};
 
 use crate::config::Config;
 use crate::extension::{Extension, ServerContext};
@@ -50,9 +50,21 @@ pub struct Context {
     /// A dead letter is to be delivered again.
     pub deliveries: Notify,
     /// Sandboxes to be started.
-    pub starts: WorkQueue,
+    pub starts: WorkQueue<Work>,
     /// Sandboxes to be stopped.
-    pub stops: WorkQueue,
+    pub stops: WorkQueue<Work>,
+    /// Sandboxes to be paused.
+    pub pauses: WorkQueue<Work>,
+    /// Sandboxes to be resumed.
+    pub resumes: WorkQueue<Work>,
+    /// Snapshots to be written.
+    pub captures: WorkQueue<JobKind>,
+    /// Snapshots to be removed.
+    pub discards: WorkQueue<JobKind>,
+    /// Forks to be made.
+    pub forks: WorkQueue<JobKind>,
+    /// Told whenever a fork is over here; who waits for one that another control plane drives looks from time to time.
+    pub fork_news: Notify,
     pub tuning: Tuning,
     pub faults: Faults,
     /// Marks this process's leases.
@@ -87,12 +99,14 @@ pub struct Tuning {
     pub host_silence: Duration,
     /// Between two looks for silent hosts.
     pub reconcile_every: Duration,
-    /// A create its host does not take is given up after this.
+    /// A create or fork its host does not take is given up after this.
     pub create_give_up: Duration,
     /// First pause after a delivery of an event failed; doubles.
     pub event_retry_min: Duration,
     /// An event the stream has not brought by then is taken from the outbox.
     pub event_overdue: Duration,
+    /// Longest wait of a fork request for its host.
+    pub fork_wait: Duration,
 }
 
 impl Default for Tuning {
@@ -111,6 +125,7 @@ impl Default for Tuning {
             create_give_up: CREATE_GIVE_UP,
             event_retry_min: Duration::from_secs(2),
             event_overdue: Duration::from_secs(60),
+            fork_wait: FORK_WAIT_MAX,
         }
     }
 }
@@ -157,6 +172,12 @@ impl Context {
             touches: Touches::default(),
             starts: WorkQueue::default(),
             stops: WorkQueue::default(),
+            pauses: WorkQueue::default(),
+            resumes: WorkQueue::default(),
+            captures: WorkQueue::default(),
+            discards: WorkQueue::default(),
+            forks: WorkQueue::default(),
+            fork_news: Notify::new(),
             tuning,
             faults,
             owner: Uuid::new_v4(),

@@ -1,6 +1,6 @@
 //! Named steps at which a test may end this control plane, to prove that nothing is lost there.
 //!
-//! In production no hook is set and reaching a point costs one branch. A new step of create or delete gets a name
+//! In production no hook is set and reaching a point costs one branch. A new step of any act gets a name
 //! here; the fault test walks [`FaultPoint::ALL`].
 
 use std::sync::Arc;
@@ -33,6 +33,56 @@ points! {
     StartNoted,
     /// The host reported something new; it is not written.
     ReportReceived,
+    /// A pause was parsed; nothing is written.
+    PauseAccepted,
+    /// The row is pausing; nobody drives it yet.
+    PauseStored,
+    /// The pauser holds the row; the host was not asked.
+    PauseClaimed,
+    /// The host was asked and answered; nothing of it is written.
+    PauseCalled,
+    /// The answer is written; the row is not yet given back.
+    PauseNoted,
+    /// A resume was parsed; nothing is written.
+    ResumeAccepted,
+    /// The row is resuming; nobody drives it yet.
+    ResumeStored,
+    /// The resumer holds the row; the host was not asked.
+    ResumeClaimed,
+    /// The host was asked and answered; nothing of it is written.
+    ResumeCalled,
+    /// The answer is written; the row is not yet given back.
+    ResumeNoted,
+    /// A snapshot was parsed and allowed; nothing is written.
+    SnapshotAccepted,
+    /// The name is reserved and the job stands; nobody drives it yet.
+    SnapshotStored,
+    /// The snapshotter holds the job; the host was not asked.
+    CaptureClaimed,
+    /// The host wrote the snapshot and answered; nothing of it is written here.
+    CaptureCalled,
+    /// The template is ready and the sandbox back; the task has not gone on.
+    CaptureNoted,
+    /// A template's delete was parsed and allowed; nothing is written.
+    TemplateDeleteAccepted,
+    /// The template is gone; nobody removes its files yet.
+    TemplateDeleteStored,
+    /// The discarder holds the job; the host was not asked.
+    DiscardClaimed,
+    /// The host removed the files; the job is still there.
+    DiscardCalled,
+    /// A fork was parsed and allowed; nothing is written.
+    ForkAccepted,
+    /// The children's rows and the job stand; nobody drives it yet.
+    ForkStored,
+    /// The forker holds the job; the host was not asked.
+    ForkClaimed,
+    /// The host made the children and answered; nothing of it is written.
+    ForkCalled,
+    /// What became of one child is written; of the others perhaps not.
+    ForkChildNoted,
+    /// What became of every child is written; the job is still there.
+    ForkNoted,
     /// A delete was parsed; nothing is written.
     DeleteAccepted,
     /// The row is stopping; nobody drives it yet.

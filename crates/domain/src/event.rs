@@ -78,16 +78,17 @@ pub struct UnknownWord;
 pub const fn news_of(was: SandboxState, now: SandboxState) -> Option<(EventType, Outcome)> {
     use SandboxState as S;
     Some(match (was, now) {
-        (S::Starting, S::Running) => (EventType::CapsuleCreate, Outcome::Success),
+        // Also one its host paused before anybody saw it run.
+        (S::Starting, S::Running | S::Paused) => (EventType::CapsuleCreate, Outcome::Success),
         (S::Starting, S::Error) => (EventType::CapsuleCreate, Outcome::Error),
-        (S::Resuming, S::Running) => (EventType::CapsuleResume, Outcome::Success),
+        (S::Resuming | S::Paused, S::Running) => (EventType::CapsuleResume, Outcome::Success),
         (S::Resuming, S::Paused) => (EventType::CapsuleResume, Outcome::Error),
         (S::Running | S::Pausing | S::Missing, S::Paused) => (EventType::CapsulePause, Outcome::Success),
         (S::Pausing, S::Running) => (EventType::CapsulePause, Outcome::Error),
         (S::Stopped, S::Stopped) => return None,
         (_, S::Stopped) => (EventType::CapsuleDestroy, Outcome::Success),
         // It ended by itself: nobody asked for a destroy, and it did not go well.
-        (S::Running | S::Pausing | S::Snapshotting | S::Resuming | S::Missing, S::Error) => {
+        (S::Running | S::Pausing | S::Paused | S::Snapshotting | S::Resuming | S::Missing, S::Error) => {
             (EventType::CapsuleDestroy, Outcome::Error)
         }
         _ => return None,

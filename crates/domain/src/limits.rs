@@ -48,6 +48,30 @@ pub const PROCESS_TAG_BYTES_MAX: usize = 128;
 pub const LIST_DEPTH_MAX: u32 = 32;
 /// Entries of one directory listing.
 pub const LIST_ENTRIES_MAX: usize = 100_000;
+/// Bytes of names and paths in one listing; with its entries' fixed parts that stays below what clients take (64 MiB).
+pub const LIST_TEXT_BYTES_MAX: usize = 24 * 1024 * 1024;
+/// Levels of a tree that is removed: far beyond any path, and the way back up is kept in memory.
+pub const REMOVE_DEPTH_MAX: usize = 100_000;
+
+/// Bytes a file is read, written and sent in: large enough that a thread's turn costs little beside the copy, small
+/// enough that every transfer under way can hold a few.
+pub const FILE_CHUNK_BYTES: usize = 256 * 1024;
+/// Uploads and downloads of one guest under way at once. Each holds up to three chunks.
+pub const FILE_TRANSFERS_MAX: usize = 64;
+/// Listings, removals and tree scans of one guest under way at once; each keeps one of envd's 16 file threads busy.
+pub const FILE_WALKS_MAX: usize = 6;
+/// Wait for one of those places before the call is refused with "try again".
+pub const FILE_PLACE_WAIT_MAX: Duration = Duration::from_secs(20);
+/// Silence in an upload before it is given up. A program may think long before it prints.
+pub const UPLOAD_SILENCE_MAX: Duration = Duration::from_secs(600);
+/// Files in one multipart upload: all are kept open until all are whole.
+pub const UPLOAD_FILES_MAX: usize = 256;
+/// Bytes of one part's head (names and headers) in a multipart upload, or of padding between parts.
+pub const UPLOAD_PART_HEAD_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of a refused upload that are still read, so that the sender gets to see the refusal.
+pub const REFUSED_BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Time for that.
+pub const REFUSED_BODY_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// Processes envd keeps track of at once; a fork bomb must not grow its tables.
 pub const GUEST_PROCESSES_MAX: usize = 1024;
@@ -55,10 +79,45 @@ pub const GUEST_PROCESSES_MAX: usize = 1024;
 pub const PROCESS_REPLAY_BYTES: usize = 256 * 1024;
 /// Bytes of output a process may be ahead of its slowest reader before it is made to wait.
 pub const PROCESS_AHEAD_BYTES: usize = 1024 * 1024;
+/// Bytes of output in one message to a reader: more would only sit in buffers on the way.
+pub const PROCESS_PIECE_BYTES: usize = 64 * 1024;
+/// Changes between standard output and error kept per process, 16 bytes each: bounds a program that alternates with
+/// every byte.
+pub const PROCESS_RUNS_MAX: usize = 4096;
+/// Readers of one process's output at once.
+pub const PROCESS_READERS_MAX: usize = 64;
+/// Silence on the pipes of an ended process after which nobody waits for programs it left behind with them.
+pub const PROCESS_EOF_IDLE_MAX: Duration = Duration::from_millis(250);
+/// The same for programs left behind that go on printing: time spent waiting for them, all in all.
+pub const PROCESS_EOF_WAIT_MAX: Duration = Duration::from_secs(2);
+/// How long an ended process's output and exit code can still be asked for.
+pub const PROCESS_ENDED_KEPT: Duration = Duration::from_secs(60);
+/// Ended processes kept at once; the oldest goes first.
+pub const PROCESSES_ENDED_MAX: usize = 64;
+/// Bytes of output kept of all ended processes together: envd's memory is the user's.
+pub const PROCESSES_ENDED_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Calls that wait to feed one process; each holds its message.
+pub const PROCESS_INPUT_CALLS_MAX: usize = 16;
+/// Programs left behind by ended processes whose output is read and thrown away, so that printing does not end them.
+pub const PROCESS_LEFTOVERS_MAX: usize = 256;
+/// Bytes of a command kept for listings, arguments and environment together; a longer one is listed cut off.
+pub const PROCESS_LISTED_BYTES: usize = 16 * 1024;
+/// Empty cgroups kept for the next processes, per kind: making one costs as much as starting a process.
+pub const PROCESS_CGROUPS_KEPT: usize = 16;
+/// Bytes of one RPC message to envd: 4 MiB of input in base64, and its envelope.
+pub const GUEST_MESSAGE_BYTES_MAX: usize = 6 * 1024 * 1024;
+/// Descriptors envd may have open: five for each process, one for each connection, and as many again for files.
+pub const GUEST_DESCRIPTORS_MAX: u64 = 16 * 1024;
+/// How far programs in a guest may raise their own limit of descriptors, as on any Linux with systemd.
+pub const GUEST_DESCRIPTORS_HARD: u64 = 524_288;
 /// Watchers in one guest.
 pub const WATCHERS_MAX: usize = 256;
 /// Events a polled watcher keeps until the next poll; then it reports that it lost some.
 pub const WATCHER_EVENTS_MAX: usize = 4096;
+/// Bytes of names such a watcher keeps: all watchers together stay below a small guest's memory.
+pub const WATCHER_EVENT_BYTES_MAX: usize = 256 * 1024;
+/// Directories watched in one guest, over all watchers. Each costs about a KiB of kernel memory.
+pub const WATCHED_DIRECTORIES_MAX: usize = 16_384;
 /// A polled watcher nobody asked for this long is dropped.
 pub const WATCHER_IDLE_MAX: Duration = Duration::from_secs(600);
 /// Silence on a stream before envd sends a keepalive event; below the 60 s at which balancers cut.
@@ -72,6 +131,8 @@ pub const SANDBOXES_PER_HOST_MAX: usize = 4096;
 pub const GUEST_READY_MAX: Duration = Duration::from_secs(120);
 /// Bytes of console output kept per sandbox.
 pub const CONSOLE_BYTES_MAX: usize = 64 * 1024;
+/// Bytes a capture must leave free: a pause may use the reserve that creates may not, so that it can always be made.
+pub const PAUSE_DISK_RESERVE_BYTES: u64 = 256 * 1024 * 1024;
 /// How long a host remembers that a sandbox was deleted before it was created.
 pub const TOMBSTONE_KEPT: Duration = Duration::from_secs(600);
 /// Longest wait of a ListSandboxes call.
@@ -111,6 +172,17 @@ pub const LIST_CAPSULES_MAX: i64 = 10_000;
 pub const LIST_TEMPLATES_MAX: i64 = 10_000;
 /// Time requests under way have to finish at shutdown.
 pub const SHUTDOWN_WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// Children of one fork: each costs a file copy on the host while the source stands still.
+pub const FORK_CHILDREN_MAX: u32 = 100;
+/// One SnapshotSandbox or ForkSandbox call: the host writes memory to disk before it answers, at worst the memory of a
+/// large guest to a slow disk. The call is repeatable, so one that takes longer is simply asked again.
+pub const CAPTURE_CALL_MAX: Duration = Duration::from_secs(600);
+/// How long a fork request waits for its host before it answers with children that are still starting; below the minute at
+/// which clients and proxies cut.
+pub const FORK_WAIT_MAX: Duration = Duration::from_secs(50);
+/// A snapshot that was given up is deleted at its host again until this long after: the host may have been writing it.
+pub const DISCARD_REPEAT: Duration = Duration::from_secs(60);
 
 /// Bytes of an e-mail address: the longest a mail server takes.
 pub const EMAIL_BYTES_MAX: usize = 254;

@@ -7,7 +7,7 @@ use crate::limits::{METADATA_KEYS_MAX, METADATA_VALUE_CHARS_MAX};
 use crate::names::is_safe_name;
 
 /// Keys the system sets itself after the boot.
-pub const RESERVED: [&str; 4] = ["kernel_version", "vmm_version", "agent_version", "envd_version"];
+pub const RESERVED: [&str; 5] = ["kernel_version", "vmm_version", "agent_version", "envd_version", "resumed_from"];
 
 /// Valid labels given by a user.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -5,8 +5,12 @@
 //!    |                   |  \--snapshot--> snapshotting --captured--> (back)
 //!    |failed             |lost                         any living --delete--> stopping --gone--> stopped*
 //!    v                   v
-//!  error*  <--crashed  missing --seen--> running | --gone--> stopped*                (* terminal)
+//!  error*  <--crashed  missing --seen--> running | paused | --gone--> stopped*       (* terminal)
+//!    \--resume--> resuming: only where the disk was kept, which the row knows and this law does not
 //! ```
+//!
+//! A fork changes nothing of its source; each child begins as starting. A host's own news (ready, paused, crashed) is lawful
+//! from every state in which the host may have moved on while nobody listened.
 
 use std::fmt;
 use std::str::FromStr;
@@ -56,7 +60,7 @@ words! {
         Missing = "missing",
         /// Gone for good.
         Stopped = "stopped",
-        /// Failed or crashed; the row's error says why. Delete releases what is kept.
+        /// Failed or crashed; the row's error says why. Delete releases what is kept; a kept disk can be booted again.
         Error = "error",
     }
 }
@@ -110,19 +114,22 @@ impl SandboxState {
         use SandboxEvent as E;
         use SandboxState as S;
         let next = match (self, event) {
-            (S::Starting | S::Resuming | S::Running | S::Missing, E::Ready) => S::Running,
+            (S::Starting | S::Resuming | S::Running | S::Paused | S::Missing, E::Ready) => S::Running,
             (S::Starting, E::Failed) => S::Error,
-            (S::Starting | S::Running | S::Pausing | S::Snapshotting | S::Resuming | S::Missing, E::Crashed) => {
-                S::Error
-            }
+            (
+                S::Starting | S::Running | S::Pausing | S::Paused | S::Snapshotting | S::Resuming | S::Missing,
+                E::Crashed,
+            ) => S::Error,
             (S::Running, E::Pause) | (S::Pausing, E::Pause) => S::Pausing,
             (S::Paused, E::Pause) => S::Paused,
-            (S::Running | S::Pausing | S::Missing | S::Paused, E::PauseDone) => S::Paused,
+            (S::Starting | S::Running | S::Pausing | S::Paused | S::Resuming | S::Missing, E::PauseDone) => S::Paused,
             (S::Pausing, E::PauseFailed) => S::Running,
-            (S::Paused | S::Resuming, E::Resume) => S::Resuming,
+            (S::Paused | S::Resuming | S::Error, E::Resume) => S::Resuming,
             (S::Running, E::Resume) => S::Running,
             (S::Resuming, E::ResumeFailed) => S::Paused,
             (S::Running | S::Paused, E::Snapshot) => S::Snapshotting,
+            // The host may pause or crash it meanwhile; where it goes back to is remembered beside the state.
+            (S::Snapshotting, E::Ready | E::PauseDone) => S::Snapshotting,
             (S::Snapshotting, E::SnapshotDoneRunning) => S::Running,
             (S::Snapshotting, E::SnapshotDonePaused) => S::Paused,
             (
@@ -159,7 +166,7 @@ impl SandboxState {
         Ok(next)
     }
 
-    /// Nothing follows but a delete of what is kept.
+    /// Nothing follows but a delete of what is kept, or another boot of a kept disk.
     pub const fn is_terminal(self) -> bool {
         matches!(self, Self::Stopped | Self::Error)
     }

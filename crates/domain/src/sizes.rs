@@ -1,7 +1,9 @@
 //! Sizes of a sandbox, parsed from what a user sent (any integer) into values that cannot be wrong.
 
 use crate::failure::Failure;
-use crate::limits::{DISK_MIB_MAX, MEMORY_MIB_MAX, MEMORY_MIB_MIN, TIMEOUT_SEC_MAX, TIMEOUT_SEC_MIN, VCPUS_MAX};
+use crate::limits::{
+    DISK_MIB_MAX, FORK_CHILDREN_MAX, MEMORY_MIB_MAX, MEMORY_MIB_MIN, TIMEOUT_SEC_MAX, TIMEOUT_SEC_MIN, VCPUS_MAX,
+};
 
 macro_rules! size {
     ($(#[$doc:meta])* $name:ident, $what:literal, $unit:literal, $min:expr, $max:expr, $default:literal) => {
@@ -43,6 +45,10 @@ size!(
     /// Disk the guest sees, MiB. Never smaller than the template's image, which only the host knows.
     DiskMib, "disk_size_mb", " MiB", 64u32, DISK_MIB_MAX, 5120
 );
+size!(
+    /// Children of one fork.
+    ForkCount, "count", "", 1u32, FORK_CHILDREN_MAX, 1
+);
 
 /// Seconds without activity until a pause; 0 = never.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -83,6 +89,8 @@ mod tests {
         }
         assert!(MemoryMib::parse(127).is_err());
         assert!(DiskMib::parse(-5).is_err());
+        assert!(ForkCount::parse(0).is_err() && ForkCount::parse(101).is_err());
+        assert_eq!(ForkCount::parse(100).map(ForkCount::get), Ok(100));
         assert_eq!(Vcpus::parse(2).map(Vcpus::get), Ok(2));
     }
 

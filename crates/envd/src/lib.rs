@@ -5,14 +5,25 @@
 //!
 //! - [`http`]: the listener, the token on every call, the plain routes.
 //! - [`init`]: what a boot or a restore needs before the sandbox is handed out.
+//! - [`process`]: processes, their input and output.
 //! - [`identity`]: who this sandbox is: token, default user, environment.
+//! - [`files`] and [`filesystem`]: the guest's files, over HTTP and RPC; [`disk`] is what both stand on: acting as a user,
+//!   paths, files replaced in one step. [`caller`] reads whom a call acts as.
+//! - [`usage`]: how busy the machine is. [`ports`]: `envd ports`.
 //!
 //! Must never: reach out to the network by itself, trust a caller without the token, or write a token to a log.
 
+pub mod caller;
 pub mod config;
+pub mod disk;
+pub mod files;
+pub mod filesystem;
 pub mod http;
 pub mod identity;
 pub mod init;
+pub mod ports;
+pub mod process;
 mod server;
+pub mod usage;
 
 pub use server::{Envd, serve};

@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
-use wrenn_envd::config::Cli;
+use wrenn_envd::config::{Cli, Command};
 
 fn main() -> anyhow::Result<()> {
     wrenn_linux::memory::limit_heaps(2);
@@ -11,6 +11,6 @@ fn main() -> anyhow::Result<()> {
     tracing_subscriber::fmt().with_env_filter(filter).json().with_writer(std::io::stderr).init();
     match cli.command {
         None => Ok(wrenn_envd::serve(&cli.serve)?),
-        Some(_) => anyhow::bail!("not here"),
+        Some(Command::Ports { domain, json }) => wrenn_envd::ports::print(&cli.serve.run_dir, domain.as_deref(), json),
     }
 }

@@ -8,9 +8,13 @@ use tokio::sync::{Mutex, Notify, watch};
 use wrenn_contract::guest::{GATEWAY_ADDR, READY_BEACON, READY_PORT};
 
 use crate::config::Config;
+use crate::disk::Disk;
+use crate::filesystem::watch::Watchers;
 use crate::http;
 use crate::identity::Identity;
 use crate::init::System;
+use crate::process::Processes;
+use crate::usage::Usage;
 
 /// Worker threads: the guest's CPUs belong to its user.
 const WORKERS: usize = 2;
@@ -29,10 +33,18 @@ pub struct Envd {
     pub identity: Identity,
     /// The machine, or a switched-off one.
     pub system: System,
+    /// What runs in this sandbox.
+    pub processes: Arc<Processes>,
     /// Held by the `/init` being applied.
     pub init_turn: Mutex<()>,
     /// Rings after every `/init`.
     pub told: Notify,
+    /// Places for work on files.
+    pub disk: Disk,
+    /// Directories being watched.
+    pub watchers: Watchers,
+    /// What the load was when it was last asked for.
+    pub usage: Usage,
 }
 
 impl Envd {
@@ -41,8 +53,12 @@ impl Envd {
         Self {
             identity: Identity::new(&config.run_dir),
             system: if config.no_system { System::untouched() } else { System::own() },
+            processes: Arc::new(Processes::new(&config.cgroup_root, !config.no_system)),
             init_turn: Mutex::new(()),
             told: Notify::new(),
+            disk: Disk::default(),
+            watchers: Watchers::default(),
+            usage: Usage::default(),
         }
     }
 }
@@ -53,6 +69,8 @@ impl Envd {
 /// # Errors
 /// The address is taken, or the runtime could not be built.
 pub fn serve(config: &Config) -> std::io::Result<()> {
+    // What is made without a mode of its own is for its owner to write.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     let listener = TcpListener::bind(config.listen)?;
     listener.set_nonblocking(true)?;
     let beacon = if config.no_system { None } else { send_beacon() };

@@ -1,18 +1,28 @@
 //! The kernel we touch: system calls, ioctls and child processes behind safe functions.
 //!
 //! The only crate that may hold unsafe code or start processes. Knows no sandbox, no RPC and no configuration.
-//! Guest side (envd and wrenn-init): [`boot`], [`kmod`], [`link`], [`entropy`], [`clock`], [`ext4`], [`hostname`], [`users`].
+//! Guest side (envd and wrenn-init): [`boot`], [`kmod`], [`link`], [`entropy`], [`clock`], [`ext4`], [`hostname`], [`users`],
+//! [`acting`], [`inotify`];
+//! for processes: [`spawn`], [`child`], [`stream`], [`pty`], [`cgroup`], [`descriptors`].
 //! Host side (agent and vmm, feature `host`): [`netns`], [`links`], [`nft`], [`tap`], [`process`], [`tool`], [`files`],
-//! [`loopdev`], [`mounts`], [`tsc`].
+//! [`loopdev`], [`mounts`], [`tsc`], [`private_pages`].
 
+pub mod acting;
 pub mod boot;
+pub mod cgroup;
+pub mod child;
 pub mod clock;
+pub mod descriptors;
 pub mod entropy;
 pub mod ext4;
 pub mod hostname;
+pub mod inotify;
 pub mod kmod;
 pub mod link;
 pub mod memory;
+pub mod pty;
+pub mod spawn;
+pub mod stream;
 mod syscall;
 pub mod users;
 
@@ -28,6 +38,8 @@ pub mod mounts;
 pub mod netns;
 #[cfg(feature = "host")]
 pub mod nft;
+#[cfg(feature = "host")]
+pub mod private_pages;
 #[cfg(feature = "host")]
 pub mod process;
 #[cfg(feature = "host")]

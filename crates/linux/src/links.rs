@@ -86,6 +86,13 @@ impl Links {
         self.up_index(name, index).await
     }
 
+    /// Gives an interface a hardware address; it must be down.
+    pub async fn set_mac(&self, name: &str, mac: [u8; 6]) -> Outcome {
+        let index = self.index(name).await?;
+        let link = LinkUnspec::new_with_index(index).address(mac.to_vec()).build();
+        self.handle.link().set(link).execute().await.map_err(failed(format!("give {name} its hardware address")))
+    }
+
     /// Brings an interface up.
     pub async fn up(&self, name: &str) -> Outcome {
         let index = self.index(name).await?;

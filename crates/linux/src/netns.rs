@@ -30,6 +30,36 @@ pub struct NetnsError {
     source: io::Error,
 }
 
+/// Makes the place of names a mount of its own, as iproute2 does before its first name. Should iproute2 do it later, names
+/// made before would lie beneath its mount and could not be taken away any more.
+///
+/// # Errors
+/// No right to mount.
+pub fn prepare() -> Result<(), NetnsError> {
+    let error = |source| NetnsError { act: "prepare the place of", name: NAMES.to_owned(), source };
+    std::fs::create_dir_all(NAMES).map_err(error)?;
+    let share = || mount(None::<&str>, NAMES, None::<&str>, MsFlags::MS_SHARED | MsFlags::MS_REC, None::<&str>);
+    match share() {
+        Ok(()) => Ok(()),
+        // It is no mount yet.
+        Err(nix::errno::Errno::EINVAL) => {
+            let bind = MsFlags::MS_BIND | MsFlags::MS_REC;
+            mount(Some(NAMES), NAMES, None::<&str>, bind, None::<&str>).map_err(|errno| error(errno.into()))?;
+            share().map_err(|errno| error(errno.into()))
+        }
+        Err(errno) => Err(error(errno.into())),
+    }
+}
+
+/// Takes the mount away again when no name is left; whoever needs it next makes it anew.
+pub fn release() {
+    let empty = std::fs::read_dir(NAMES).is_ok_and(|mut names| names.next().is_none());
+    if empty {
+        // Not a mount, or in use: then it stays as it is.
+        let _ = umount2(NAMES, MntFlags::empty());
+    }
+}
+
 impl Netns {
     /// Makes a new one; fails when the name is taken.
     pub fn create(name: &str) -> Result<Self, NetnsError> {

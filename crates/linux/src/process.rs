@@ -169,3 +169,41 @@ pub fn with_argument(mark: &str) -> Vec<Identity> {
         })
         .collect()
 }
+
+/// Ends this process as a power cut would: no destructor runs, nothing is flushed. For fault tests.
+pub fn kill_self() -> ! {
+    let _ = nix::sys::signal::kill(nix::unistd::Pid::this(), Signal::SIGKILL);
+    // The signal is delivered before the call returns; should it ever not be, this ends us all the same.
+    std::process::abort()
+}
+
+/// Kills a process without waiting for its end.
+///
+/// # Errors
+/// There is no such process or it is not ours to kill.
+pub fn kill_now(pid: i32) -> io::Result<()> {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL).map_err(Into::into)
+}
+
+/// Processor time a process has used in all its threads, in clock ticks of 1/100 s; `None` when it is gone.
+pub fn cpu_ticks(pid: i32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    let user: u64 = fields.next()?.parse().ok()?;
+    let system: u64 = fields.next()?.parse().ok()?;
+    Some(user + system)
+}
+
+/// Bytes a process has moved to and from block devices; `None` when it is gone.
+pub fn disk_bytes(pid: i32) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/io")).ok()?;
+    let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
+    Some(field("read_bytes:")? + field("write_bytes:")?)
+}
+
+/// Bytes of memory only this process has: what copying its private pages writes at most; `None` when it is gone.
+pub fn anonymous_bytes(pid: i32) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
+    line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
+}

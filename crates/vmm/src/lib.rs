@@ -46,8 +46,12 @@ pub struct Spec {
     pub command_line: String,
     /// Raw image, the guest's /dev/vda.
     pub disk: PathBuf,
-    /// Guest memory; made by the driver. Mapped shared at a boot, so that the file is the memory.
+    /// Guest memory, always mapped privately: the file is never changed. At a boot the driver makes it, all holes; at a
+    /// restore it is a capture's and may be shared with any number of other machines.
     pub memory: PathBuf,
+    /// Whether the guest gets a balloon. Giving memory back means punching holes into the memory file, which a guest can
+    /// do unasked: never with a file that is shared.
+    pub balloon: bool,
     /// An open tap, the guest's eth0.
     pub tap: OwnedFd,
     pub mac: [u8; 6],
@@ -62,6 +66,8 @@ pub struct Spec {
 pub struct Record {
     pub process: Identity,
     pub run_dir: PathBuf,
+    /// The file its memory is mapped over.
+    pub memory: PathBuf,
 }
 
 /// What a machine is doing.
@@ -71,6 +77,18 @@ pub enum MachineState {
     Paused,
     /// The guest switched itself off, rebooted or panicked; the VMM only waits to be ended.
     Down,
+}
+
+/// What a capture wrote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Captured {
+    pub state_bytes: u64,
+    /// Pages of 4 KiB that were copied, and those that were all zeros and became holes.
+    pub pages_written: u64,
+    pub pages_zero: u64,
+    /// To be added (wrapping) to the checksum of the file it was mapped over, to get the copy's
+    /// ([`wrenn_linux::private_pages::checksum`]).
+    pub checksum_change: u64,
 }
 
 /// An act on a machine failed.
@@ -98,7 +116,8 @@ pub trait Driver: Send + Sync {
     fn acceleration(&self) -> Acceleration;
     /// Starts a machine from its kernel. Returns when the VMM answers; the guest boots on.
     fn boot(&self, spec: Spec) -> BoxFuture<'_, Result<Arc<dyn Machine>, VmmError>>;
-    /// Starts a machine from a snapshot's device state, its memory mapped privately over `spec.memory`. It is paused.
+    /// Starts a machine from a capture's device state, its memory mapped over the capture's. It is paused. Everything else of
+    /// the spec must be as it was when the state was written; only the disk may have grown.
     fn restore(&self, spec: Spec, state: PathBuf) -> BoxFuture<'_, Result<Arc<dyn Machine>, VmmError>>;
     /// Takes hold of a machine started earlier; `None` when it is gone.
     fn adopt(&self, record: Record) -> BoxFuture<'_, Result<Option<Arc<dyn Machine>>, VmmError>>;
@@ -111,9 +130,12 @@ pub trait Machine: Send + Sync {
     /// Stops all vCPUs.
     fn pause(&self) -> BoxFuture<'_, Result<(), VmmError>>;
     fn resume(&self) -> BoxFuture<'_, Result<(), VmmError>>;
-    /// Writes the device state of a paused machine into a file. Memory that is mapped shared is already in its own file.
-    fn snapshot(&self, state: PathBuf) -> BoxFuture<'_, Result<(), VmmError>>;
-    /// Asks the guest to use only so much memory, MiB.
+    /// Writes a paused machine down: its device state into the new file `state`, and into `memory`, a copy of the file its
+    /// memory is mapped over, every page it has written since. Neither is synced. The machine stays paused and can go on.
+    fn capture(&self, state: PathBuf, memory: PathBuf) -> BoxFuture<'_, Result<Captured, VmmError>>;
+    /// Tells the guest that its disk has grown to `bytes`.
+    fn grow_disk(&self, bytes: u64) -> BoxFuture<'_, Result<(), VmmError>>;
+    /// Asks the guest to use only so much memory, MiB. Refused by a machine without a balloon.
     fn resize_balloon(&self, memory_mib: u32) -> BoxFuture<'_, Result<(), VmmError>>;
     /// The newest bytes of the console, at most 64 KiB.
     fn console(&self) -> BoxFuture<'_, Vec<u8>>;

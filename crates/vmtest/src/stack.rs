@@ -19,6 +19,8 @@ pub struct Stack {
     listen: String,
     agent_listen: String,
     env: Vec<(String, String)>,
+    /// What the services get beside what `wrenn dev` gives them.
+    settings: Vec<(String, String)>,
     before: crate::HostState,
 }
 
@@ -57,6 +59,11 @@ impl Stack {
 
     /// Starts one on free ports.
     pub fn up(builds: &Path) -> anyhow::Result<Self> {
+        Self::up_with(builds, &[])
+    }
+
+    /// The same with settings of its own for the services.
+    pub fn up_with(builds: &Path, settings: &[(&str, &str)]) -> anyhow::Result<Self> {
         let free = || anyhow::Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string());
         let dir = tempfile::Builder::new().prefix("wrenn-vmtest-").tempdir()?;
         // The database's own user must get through.
@@ -67,6 +74,7 @@ impl Stack {
             listen: free()?,
             agent_listen: free()?,
             env: Vec::new(),
+            settings: settings.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
             before: crate::HostState::now(),
         };
         stack.start()?;
@@ -101,6 +109,7 @@ impl Stack {
             .args(["dev", verb, "--listen", &self.listen, "--agent-listen", &self.agent_listen])
             .arg("--dir")
             .arg(&dir)
+            .envs(self.settings.iter().map(|(k, v)| (k, v)))
             .current_dir("/")
             .output()?;
         if !output.status.success() {
@@ -129,6 +138,20 @@ impl Stack {
     /// Directory of the instance.
     pub fn dir(&self) -> PathBuf {
         self.dir.path().join("dev")
+    }
+
+    /// The file system that holds the agent's images and sandboxes.
+    pub fn store(&self) -> PathBuf {
+        let own = self.dir().join("wrenn/store");
+        if own.is_dir() { own } else { self.dir().join("wrenn") }
+    }
+
+    /// Waits until the agent has the memory of the template it prepares ahead of time: creates are restores from then on.
+    pub fn wait_prepared(&self) -> anyhow::Result<()> {
+        wait_until("the template's memory is made", Duration::from_secs(120), || {
+            let made = std::fs::read_dir(self.store().join("templates"))?.flatten();
+            Ok(made.map(|e| e.file_name()).any(|name| name.to_string_lossy().ends_with("-1c-512m")))
+        })
     }
 
     /// A directory for the test's own files.

@@ -2,7 +2,7 @@
 //!
 //! Same inputs, same bytes: order, times, owners, UUIDs and hash seeds are all fixed.
 
-mod binaries;
+pub mod binaries;
 mod cpio;
 mod debian;
 mod kernel;

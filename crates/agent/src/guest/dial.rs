@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::net::{SocketAddr, TcpStream as StdStream};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -44,7 +44,7 @@ pub enum GuestError {
 /// Calls envd of one guest, with its token.
 pub struct GuestClient {
     client: Client<Dialer, Body>,
-    token: http::HeaderValue,
+    token: RwLock<http::HeaderValue>,
     calls: Arc<Semaphore>,
 }
 
@@ -56,9 +56,12 @@ impl GuestClient {
             .pool_idle_timeout(IDLE_WAIT)
             .pool_timer(hyper_util::rt::TokioTimer::new())
             .build(Dialer { netns });
-        let mut token = http::HeaderValue::from_str(token).unwrap_or_else(|_| http::HeaderValue::from_static(""));
-        token.set_sensitive(true);
-        Self { client, token, calls: Arc::new(Semaphore::new(RELAY_CALLS_MAX)) }
+        Self { client, token: RwLock::new(header(token)), calls: Arc::new(Semaphore::new(RELAY_CALLS_MAX)) }
+    }
+
+    /// From now on the guest knows this one.
+    pub fn set_token(&self, token: &str) {
+        *self.token.write().unwrap_or_else(PoisonError::into_inner) = header(token);
     }
 
     /// One call. `None` when as many as allowed are under way. The permit travels with the answer's body.
@@ -72,9 +75,16 @@ impl GuestClient {
         if let Ok(uri) = Uri::builder().scheme("http").authority(authority()).path_and_query(path).build() {
             *request.uri_mut() = uri;
         }
-        request.headers_mut().insert(wrenn_contract::guest::TOKEN_HEADER, self.token.clone());
+        let token = self.token.read().unwrap_or_else(PoisonError::into_inner).clone();
+        request.headers_mut().insert(wrenn_contract::guest::TOKEN_HEADER, token);
         Ok(self.client.request(request).await?)
     }
+}
+
+fn header(token: &str) -> http::HeaderValue {
+    let mut value = http::HeaderValue::from_str(token).unwrap_or_else(|_| http::HeaderValue::from_static(""));
+    value.set_sensitive(true);
+    value
 }
 
 fn authority() -> String {

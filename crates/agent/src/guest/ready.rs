@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, UdpSocket as StdSocket};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use http::Request;
 use tokio::net::UdpSocket;
-use wrenn_contract::guest::{GATEWAY_ADDR, INIT, Init, InitDone, READY_PORT};
+use wrenn_contract::guest::{GATEWAY_ADDR, INIT, Init, InitDone, READY_PORT, SNAPSHOT_PREPARE};
 use wrenn_domain::limits::GUEST_READY_MAX;
 use wrenn_linux::netns::Netns;
 
@@ -41,48 +41,70 @@ impl Beacon {
     }
 }
 
+/// Syncing a guest's disk; longer and it is captured as it is.
+const PREPARE_WAIT: Duration = Duration::from_secs(5);
+
+/// A guest's clock is set to a time that is no older than this; below the 10 ms it may differ from the host's.
+const CLOCK_AGE_MAX: Duration = Duration::from_millis(8);
+
 /// What the guest is told.
 pub struct Greeting<'a> {
     pub sandbox_id: String,
     pub template: &'a str,
+    /// The token from now on; until then the client's own counts.
     pub token: &'a str,
+    /// Names this run of the VM: what must not be shared between copies is renewed.
+    pub lifecycle: &'a str,
     pub default_user: &'a str,
     pub default_workdir: &'a str,
     pub env: &'a BTreeMap<String, String>,
     pub dns: &'a [IpAddr],
     pub proxy_domain: &'a str,
+    /// The disk is larger than the file system on it may be.
+    pub grow_root: bool,
 }
 
-/// Waits for envd and hands over identity, token, entropy and clock. Only its confirmation makes a sandbox ready.
+/// Waits for envd and hands over identity, token, entropy and clock. Only its confirmation makes a sandbox ready. A guest that
+/// boots is waited for by its beacon; a restored one listens already.
 pub async fn wait_ready(
-    beacon: &Beacon,
+    beacon: Option<&Beacon>,
     client: &GuestClient,
     greeting: &Greeting<'_>,
 ) -> Result<InitDone, GuestError> {
-    let lifecycle = uuid::Uuid::new_v4().to_string();
     let done = tokio::time::timeout(GUEST_READY_MAX, async {
         loop {
-            let _ = tokio::time::timeout(ASK_EVERY, beacon.heard()).await;
-            match handshake(client, greeting, &lifecycle).await {
+            if let Some(beacon) = beacon {
+                let _ = tokio::time::timeout(ASK_EVERY, beacon.heard()).await;
+            }
+            let asked = Instant::now();
+            match handshake(client, greeting).await {
                 // Nobody listens yet: the VM is still booting.
                 Err(GuestError::Call(error)) if error.is_connect() => {}
+                Ok(done) => {
+                    client.set_token(greeting.token);
+                    // The time it was told may be as old as the whole call: told again over a warm connection when that matters.
+                    if asked.elapsed() > CLOCK_AGE_MAX {
+                        go_on(client, greeting.lifecycle).await;
+                    }
+                    return Ok(done);
+                }
                 other => return other,
             }
         }
     });
     let done = done.await.map_err(|_| GuestError::Late(GUEST_READY_MAX.as_secs()))??;
-    if done.lifecycle_id.as_deref() != Some(&lifecycle) {
+    if done.lifecycle_id.as_deref() != Some(greeting.lifecycle) {
         return Err(GuestError::NotConfirmed);
     }
     Ok(done)
 }
 
-async fn handshake(client: &GuestClient, greeting: &Greeting<'_>, lifecycle: &str) -> Result<InitDone, GuestError> {
+async fn handshake(client: &GuestClient, greeting: &Greeting<'_>) -> Result<InitDone, GuestError> {
     let mut entropy = [0u8; 64];
     getrandom::fill(&mut entropy).map_err(|error| GuestError::Listen(std::io::Error::other(error.to_string())))?;
     let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
     let init = Init {
-        lifecycle_id: Some(lifecycle.to_owned()),
+        lifecycle_id: Some(greeting.lifecycle.to_owned()),
         access_token: Some(greeting.token.to_owned()),
         timestamp_ns: Some(now_ns()),
         entropy: Some(hex::encode(entropy)),
@@ -93,7 +115,7 @@ async fn handshake(client: &GuestClient, greeting: &Greeting<'_>, lifecycle: &st
         template_id: Some(greeting.template.to_owned()),
         proxy_domain: text(greeting.proxy_domain),
         dns: greeting.dns.to_vec(),
-        grow_root: true,
+        grow_root: greeting.grow_root,
     };
     let body = serde_json::to_vec(&init).unwrap_or_default();
     let request = Request::post(INIT).header("content-type", "application/json").body(Body::from(body));
@@ -109,6 +131,26 @@ async fn handshake(client: &GuestClient, greeting: &Greeting<'_>, lifecycle: &st
         serde_json::from_slice(&body).map_err(|_| GuestError::NotConfirmed)
     };
     tokio::time::timeout(HANDSHAKE_WAIT, answer).await.unwrap_or(Err(GuestError::Late(HANDSHAKE_WAIT.as_secs())))
+}
+
+/// Lets the guest write out what it holds back, before it stands still. A guest that does not answer in time is captured as it is.
+pub async fn prepare(client: &GuestClient) {
+    let request = Request::post(SNAPSHOT_PREPARE).body(Body::empty()).unwrap_or_default();
+    match tokio::time::timeout(PREPARE_WAIT, client.send(request)).await {
+        Ok(Ok(answer)) if answer.status().is_success() => {}
+        _ => tracing::warn!("a guest did not prepare for its capture in time"),
+    }
+}
+
+/// Tells a guest that was captured and goes on that it is still the same one.
+pub async fn go_on(client: &GuestClient, lifecycle: &str) {
+    let init = Init { lifecycle_id: Some(lifecycle.to_owned()), timestamp_ns: Some(now_ns()), ..Init::default() };
+    let body = serde_json::to_vec(&init).unwrap_or_default();
+    let request = Request::post(INIT).header("content-type", "application/json").body(Body::from(body));
+    let sent = tokio::time::timeout(PREPARE_WAIT, client.send(request.unwrap_or_default())).await;
+    if !matches!(sent, Ok(Ok(answer)) if answer.status().is_success()) {
+        tracing::warn!("a guest did not answer after its capture");
+    }
 }
 
 /// The host's clock, Unix nanoseconds.

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use wrenn_contract::guest::{GATEWAY_ADDR, GUEST_ADDR, GUEST_MAC, LINK_PREFIX};
+use wrenn_contract::guest::{GATEWAY_ADDR, GATEWAY_MAC, GUEST_ADDR, GUEST_MAC, LINK_PREFIX};
 use wrenn_linux::links::{Links, LinksError};
 use wrenn_linux::netns::{self, Netns, NetnsError};
 use wrenn_linux::nft::{self, NftError};
@@ -61,6 +61,16 @@ impl Slot {
         opened.map_err(|source| self.inside("open the tap", source))
     }
 
+    /// Bytes that have passed the guest's cable, both ways, since the slot was made.
+    pub async fn traffic_bytes(&self) -> io::Result<u64> {
+        let table =
+            tokio::task::block_in_place(|| self.netns.run(|| std::fs::read_to_string("/proc/thread-self/net/dev")))?;
+        // name: received bytes is the first field, sent bytes the ninth. Source: proc_pid_net(5).
+        let line = table.lines().find_map(|line| line.trim().strip_prefix(TAP)?.strip_prefix(':'));
+        let fields: Vec<u64> = line.unwrap_or_default().split_whitespace().filter_map(|f| f.parse().ok()).collect();
+        Ok(fields.first().copied().unwrap_or(0) + fields.get(8).copied().unwrap_or(0))
+    }
+
     fn inside(&self, act: &'static str, source: io::Error) -> NetworkError {
         NetworkError::Inside { act, namespace: self.netns.name().to_owned(), source }
     }
@@ -86,6 +96,7 @@ pub struct Slots {
 impl Slots {
     /// Writes the host's rules; makes no slot yet.
     pub fn new(instance: Instance, egress: Egress, stock: usize) -> Result<Arc<Self>, NetworkError> {
+        netns::prepare()?;
         nft::replace(&plan::host_table(instance.id(), instance.network()))?;
         Ok(Arc::new(Self { instance, egress, stock, state: Mutex::default(), refill: Notify::new() }))
     }
@@ -180,6 +191,7 @@ impl Slots {
             drop(slot);
             self.discard(number).await;
         }
+        netns::release();
         Ok(nft::remove(&plan::host_table_name(self.instance.id()))?)
     }
 
@@ -221,6 +233,7 @@ impl Slots {
         inner.up("lo").await?;
         inner.configure(UPLINK, names.inner_address, 31).await?;
         inner.default_route(names.host_address).await?;
+        inner.set_mac(TAP, GATEWAY_MAC).await?;
         inner.configure(TAP, GATEWAY_ADDR, LINK_PREFIX).await?;
         // The guest is never asked who it is: the first packet to it must not wait for an answer.
         inner.neighbour(TAP, GUEST_ADDR, GUEST_MAC).await?;

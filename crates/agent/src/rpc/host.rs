@@ -7,16 +7,21 @@ use axum::body::Body;
 use connectrpc::{ConnectError, ErrorCode, RequestContext, Response, ServiceRequest, ServiceResult};
 use wrenn_contract::guest::HEALTH;
 use wrenn_contract::proto::wrenn::host::v1::{
-    CreateSandboxRequest, CreateSandboxResponse, DeleteSandboxRequest, DeleteSandboxResponse, GetConsoleRequest,
+    CreateSandboxRequest, CreateSandboxResponse, DeleteSandboxRequest, DeleteSandboxResponse, DeleteSnapshotRequest,
+    DeleteSnapshotResponse, ForkSandboxRequest, ForkSandboxResponse, ForkedSandbox, GetConsoleRequest,
     GetConsoleResponse, GetHostRequest, GetHostResponse, HostImage, HostService, ListSandboxesRequest,
-    ListSandboxesResponse, PingSandboxRequest, PingSandboxResponse, SandboxPhase, SandboxReport,
+    ListSandboxesResponse, PauseSandboxRequest, PauseSandboxResponse, PingSandboxRequest, PingSandboxResponse,
+    ResumeSandboxRequest, ResumeSandboxResponse, SandboxPhase, SandboxReport, SnapshotSandboxRequest,
+    SnapshotSandboxResponse,
 };
 use wrenn_domain::ids::SandboxId;
+use wrenn_domain::limits::FORK_CHILDREN_MAX;
 use wrenn_domain::sizes::{DiskMib, MemoryMib, Vcpus};
 
 use super::error::connect_error;
 use crate::ledger::Wish;
 use crate::sandbox::{Phase, Refusal, Registry, Report, memory_total_mib};
+use crate::storage::captures::discard;
 
 /// A healthy guest answers in milliseconds.
 const PING_WAIT: Duration = Duration::from_secs(5);
@@ -72,6 +77,84 @@ impl HostService for Host {
         Response::ok(DeleteSandboxResponse { report: render(report).into(), ..Default::default() })
     }
 
+    async fn pause_sandbox(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, PauseSandboxRequest>,
+    ) -> ServiceResult<PauseSandboxResponse> {
+        let report = self.0.pause(id(request.sandbox_id)?, request.operation).map_err(|r| connect_error(&r))?;
+        Response::ok(PauseSandboxResponse { report: render(report).into(), ..Default::default() })
+    }
+
+    async fn resume_sandbox(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, ResumeSandboxRequest>,
+    ) -> ServiceResult<ResumeSandboxResponse> {
+        let report = self.0.resume(id(request.sandbox_id)?, request.operation, request.timeout_sec);
+        let report = report.map_err(|refusal| connect_error(&refusal))?;
+        Response::ok(ResumeSandboxResponse { report: render(report).into(), ..Default::default() })
+    }
+
+    async fn snapshot_sandbox(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, SnapshotSandboxRequest>,
+    ) -> ServiceResult<SnapshotSandboxResponse> {
+        let (id, name) = (id(request.sandbox_id)?, snapshot_id(request.snapshot_id)?);
+        let made = self.0.snapshot(id, name).await.map_err(|refusal| connect_error(&refusal))?;
+        Response::ok(SnapshotSandboxResponse {
+            size_bytes: made.bytes,
+            vcpus: made.vcpus,
+            memory_mib: made.memory_mib,
+            disk_mib: made.disk_mib,
+            paused_us: u32::try_from(made.stood_still.as_micros()).unwrap_or(u32::MAX),
+            ..Default::default()
+        })
+    }
+
+    async fn delete_snapshot(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, DeleteSnapshotRequest>,
+    ) -> ServiceResult<DeleteSnapshotResponse> {
+        let place = self.0.ctx.store.snapshot_dir(&snapshot_id(request.snapshot_id)?);
+        discard(&place).map_err(|error| connect_error(&Refusal::Storage(error)))?;
+        Response::ok(DeleteSnapshotResponse::default())
+    }
+
+    async fn fork_sandbox(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, ForkSandboxRequest>,
+    ) -> ServiceResult<ForkSandboxResponse> {
+        let asked = request.to_owned_message();
+        let source = id(&asked.sandbox_id)?;
+        let children = asked.child_ids.iter().map(|child| id(child)).collect::<Result<Vec<_>, _>>()?;
+        if children.is_empty() || children.len() > FORK_CHILDREN_MAX as usize {
+            return Err(invalid(format!("a fork has 1 to {FORK_CHILDREN_MAX} children")));
+        }
+        let forked = self.0.fork(source, children).await.map_err(|refusal| connect_error(&refusal))?;
+        let children = forked.children.into_iter().map(|(child, made)| {
+            let (report, (error, code)) = match made {
+                Ok(()) => (self.0.report(child), (String::new(), "")),
+                Err(refused) => (None, refused),
+            };
+            ForkedSandbox {
+                sandbox_id: child.to_string(),
+                report: report.map(render).into(),
+                error,
+                error_code: code.to_owned(),
+                ..Default::default()
+            }
+        });
+        Response::ok(ForkSandboxResponse {
+            children: children.collect(),
+            paused_us: u32::try_from(forked.stood_still.as_micros()).unwrap_or(u32::MAX),
+            ..Default::default()
+        })
+    }
+
     async fn list_sandboxes(
         &self,
         _ctx: RequestContext,
@@ -116,6 +199,14 @@ fn id(text: &str) -> Result<SandboxId, ConnectError> {
     text.parse().map_err(|error: wrenn_domain::ids::InvalidId| invalid(error.to_string()))
 }
 
+/// It becomes a directory's name.
+fn snapshot_id(text: &str) -> Result<String, ConnectError> {
+    if text.len() == 32 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
+        return Ok(text.to_owned());
+    }
+    Err(invalid("a snapshot id has 32 hex digits"))
+}
+
 /// Everything is checked again: an agent does not trust what a control plane should have checked.
 fn wish(request: CreateSandboxRequest) -> Result<Wish, ConnectError> {
     let refused = |failure: wrenn_domain::failure::Failure| invalid(failure.message);
@@ -128,6 +219,10 @@ fn wish(request: CreateSandboxRequest) -> Result<Wish, ConnectError> {
         timeout_sec: request.timeout_sec,
         default_user: request.default_user,
         default_env: request.default_env.into_iter().collect(),
+        snapshot: match request.snapshot_id.as_str() {
+            "" => None,
+            text => Some(snapshot_id(text)?),
+        },
     })
 }
 
@@ -139,6 +234,9 @@ fn render(report: Report) -> SandboxReport {
         Phase::Gone => SandboxPhase::Gone,
         Phase::Failed => SandboxPhase::Failed,
         Phase::Crashed => SandboxPhase::Crashed,
+        Phase::Pausing => SandboxPhase::Pausing,
+        Phase::Paused => SandboxPhase::Paused,
+        Phase::Resuming => SandboxPhase::Resuming,
     };
     SandboxReport {
         sandbox_id: report.wish.id.to_string(),
@@ -153,6 +251,10 @@ fn render(report: Report) -> SandboxReport {
         metadata: report.metadata.into_iter().collect(),
         reason: report.reason,
         reason_code: report.reason_code.to_owned(),
+        operation: report.operation,
+        operation_error: report.operation_error,
+        operation_error_code: report.operation_error_code.to_owned(),
+        timeout_sec: report.wish.timeout_sec,
         ..Default::default()
     }
 }

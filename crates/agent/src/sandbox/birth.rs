@@ -1,20 +1,26 @@
-//! From a wish to a sandbox that may be handed out. Each step is in the ledger before it is taken.
+//! From files to a guest that has confirmed who it is: from an image, from a capture, or from the disk of one that crashed.
+//! Nothing else starts a VM for a user.
 
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
-use wrenn_contract::guest::GUEST_MAC;
+use wrenn_contract::guest::{GUEST_MAC, InitDone};
 use wrenn_linux::netns::Netns;
 use wrenn_vmm::{Machine, Spec, VmmError};
 
 use super::report::now_ms;
 use crate::context::Context;
+use crate::faults::Point;
 use crate::guest::{Beacon, Greeting, GuestClient, GuestError, wait_ready};
 use crate::ledger::{Ledger, LedgerError, Step, Wish};
 use crate::network::{NetworkError, Slot};
-use crate::storage::{Image, StorageError};
+use crate::storage::{Capture, Image, StorageError};
 
 /// Bytes of console shown with a failure.
 const CONSOLE_SHOWN: usize = 600;
+/// Metadata of a sandbox that came back without its memory.
+pub const RESUMED_FROM: &str = "resumed_from";
 
 /// Why no sandbox came of it.
 #[derive(Debug, thiserror::Error)]
@@ -39,10 +45,11 @@ impl BirthError {
     /// Text and code for the user.
     pub fn shown(&self) -> (String, &'static str) {
         match self {
-            Self::Storage(error @ (StorageError::TooSmall { .. } | StorageError::NoImage(_))) => {
-                (error.to_string(), "invalid_request")
-            }
+            Self::Storage(
+                error @ (StorageError::TooSmall { .. } | StorageError::NoImage(_) | StorageError::NoSnapshot(_)),
+            ) => (error.to_string(), "invalid_request"),
             Self::Storage(error @ StorageError::Full { .. }) => (error.to_string(), "no_hosts_available"),
+            Self::Storage(error @ StorageError::Foreign(_)) => (error.to_string(), "conflict"),
             Self::Guest { .. } | Self::Ended { .. } => (self.to_string(), "agent_error"),
             _ => (format!("{self}; the host's log has the cause. Try again"), "internal_error"),
         }
@@ -64,48 +71,185 @@ pub struct Begun {
     pub machine: Option<Arc<dyn Machine>>,
 }
 
-/// Makes the sandbox. On failure `begun` tells what there is to clear up.
+/// What a guest starts from.
+pub enum Source {
+    /// A boot from a copy of the image's disk.
+    Image(Arc<Image>),
+    /// Where another one was at that instant.
+    Capture(Box<Capture>),
+    /// A boot from the sandbox's own disk, which stays.
+    Disk,
+}
+
+/// Steps of one kind of start at which a test may interrupt it.
+#[derive(Default)]
+pub struct Steps {
+    linked: Option<Point>,
+    loaded: Option<Point>,
+    running: Option<Point>,
+    greeted: Option<Point>,
+    noted: Option<Point>,
+}
+
+/// Of a new sandbox.
+pub const CREATE: Steps = Steps {
+    linked: Some(Point::CreateLinked),
+    loaded: Some(Point::CreateLoaded),
+    running: Some(Point::CreateRunning),
+    greeted: Some(Point::CreateGreeted),
+    noted: Some(Point::CreateNoted),
+};
+
+/// Of one that was there before.
+pub const RESUME: Steps = Steps {
+    linked: Some(Point::ResumeLinked),
+    loaded: Some(Point::ResumeLoaded),
+    running: Some(Point::ResumeRunning),
+    greeted: Some(Point::ResumeGreeted),
+    noted: Some(Point::ResumeNoted),
+};
+
+/// Makes a new sandbox. On failure `begun` tells what there is to clear up.
 pub async fn give_birth(ctx: &Context, wish: Wish, begun: &mut Begun) -> Result<Body, BirthError> {
-    let image = ctx.images.get(&wish.template)?;
+    let source = choose(ctx, &wish)?;
     let dir = ctx.store.create_sandbox_dir(wish.id)?;
-    let mut ledger = Ledger {
-        token: random_token()?,
-        wish,
-        step: Step::Begun,
-        slot: None,
-        machine: None,
-        started_at_ms: 0,
-        metadata: std::collections::BTreeMap::new(),
-    };
+    let ledger = Ledger::begin(wish, random_token()?);
     ledger.write(&dir)?;
+    ctx.faults.reach(Point::CreateBegun, None);
+    start(ctx, &dir, ledger, source, &CREATE, begun).await
+}
+
+/// A snapshot that was asked for; else the template's memory in this size; else its image, while its memory is being made.
+fn choose(ctx: &Context, wish: &Wish) -> Result<Source, StorageError> {
+    if let Some(id) = &wish.snapshot {
+        let place = ctx.store.snapshot_dir(id);
+        if !place.exists() {
+            return Err(StorageError::NoSnapshot(id.clone()));
+        }
+        let capture = Capture::open(&place)?;
+        capture.check(&ctx.maker, &ctx.boot_id)?;
+        return Ok(Source::Capture(Box::new(capture)));
+    }
+    let image = ctx.images.get(&wish.template)?;
+    Ok(match ctx.templates.memory_of(ctx, &image, wish.vcpus, wish.memory_mib) {
+        Some(capture) => Source::Capture(Box::new(capture)),
+        None => Source::Image(image),
+    })
+}
+
+/// Starts a guest for this ledger and waits until it has confirmed. The ledger says ready when this returns.
+pub async fn start(
+    ctx: &Context,
+    dir: &Path,
+    mut ledger: Ledger,
+    source: Source,
+    steps: &Steps,
+    begun: &mut Begun,
+) -> Result<Body, BirthError> {
+    let _turn = ctx.templates.births.acquire().await.map_err(|_| BirthError::Random)?;
     let slot = ctx.slots.take().await?;
     ledger.slot = Some(slot.number());
     let slot = begun.slot.insert(slot);
     // The namespace is opened anew for the guest's client: the slot itself stays with whoever clears up.
     let netns = Arc::new(Netns::open(slot.netns().name()).map_err(NetworkError::from)?);
-    let beacon = Beacon::listen(&netns).map_err(|source| BirthError::Guest { console: String::new(), source })?;
-    ledger.step = Step::Machine;
-    ledger.write(&dir)?;
-    let spec = prepare(ctx, &ledger.wish, &image, slot)?;
-    let machine = ctx.driver.boot(spec).await?;
-    begun.machine = Some(Arc::clone(&machine));
+    let beacon = match source {
+        Source::Capture(_) => None,
+        Source::Image(_) | Source::Disk => Some(listen(&netns)?),
+    };
+    lay_out(ctx, dir, &mut ledger, &source)?;
+    ctx.faults.reach(steps.linked, None);
+    let spec = spec(ctx, dir, &ledger.wish, slot)?;
+    let machine = launch(ctx, &ledger, &source, spec, steps, begun).await?;
     ledger.machine = Some(machine.record());
-    ledger.write(&dir)?;
-    let guest = Arc::new(GuestClient::new(netns, &ledger.token));
-    greet(ctx, &mut ledger, &image, &beacon, &guest, &machine).await?;
+    ledger.lifecycle = uuid::Uuid::new_v4().to_string();
+    let known = match &source {
+        Source::Capture(capture) => capture.manifest.token.clone(),
+        Source::Image(_) | Source::Disk => ledger.token.clone(),
+    };
+    let guest = Arc::new(GuestClient::new(netns, &known));
+    let done = greet(ctx, &ledger, &source, beacon.as_ref(), &guest, &machine).await?;
+    ledger.metadata = metadata(ctx, done, &source);
+    ctx.faults.reach(steps.greeted, Some(machine.record().process.pid));
     ledger.step = Step::Ready;
+    ledger.unborn = false;
+    ledger.crash.clear();
     ledger.started_at_ms = now_ms();
-    ledger.write(&dir)?;
+    ledger.write(dir)?;
+    ctx.faults.reach(steps.noted, Some(machine.record().process.pid));
     let slot = begun.slot.take().ok_or(BirthError::Random)?;
     begun.machine = None;
     Ok(Body { ledger, slot, machine, guest })
 }
 
-fn prepare(ctx: &Context, wish: &Wish, image: &Image, slot: &Slot) -> Result<Spec, BirthError> {
-    let dir = ctx.store.sandbox_dir(wish.id);
-    let disk = dir.join("disk");
-    ctx.store.create_disk(&image.rootfs, image.bytes, &disk, wish.disk_mib)?;
-    let run_dir = ctx.run_dir.join(wish.id.to_string());
+fn listen(netns: &Netns) -> Result<Beacon, BirthError> {
+    Beacon::listen(netns).map_err(|source| BirthError::Guest { console: String::new(), source })
+}
+
+/// Puts disk and memory base into the sandbox's directory; what an interrupted try left there goes first.
+fn lay_out(ctx: &Context, dir: &Path, ledger: &mut Ledger, source: &Source) -> Result<(), BirthError> {
+    let (disk, base) = (dir.join("disk"), dir.join("memory"));
+    let _ = std::fs::remove_file(&base);
+    match source {
+        Source::Disk => {}
+        Source::Image(image) => {
+            let _ = std::fs::remove_file(&disk);
+            ctx.store.create_disk(&image.rootfs, image.bytes, &disk, ledger.wish.disk_mib)?;
+            ledger.image.clone_from(&image.version);
+            ledger.workdir.clone_from(&image.default_workdir);
+            if ledger.wish.default_user.is_empty() {
+                ledger.wish.default_user.clone_from(&image.default_user);
+            }
+            ledger.memory_checksum = 0;
+        }
+        Source::Capture(capture) => {
+            let _ = std::fs::remove_file(&disk);
+            capture.give(&base, &disk)?;
+            ctx.store.grow_disk(&disk, capture.manifest.disk_bytes, ledger.wish.disk_mib)?;
+            let manifest = &capture.manifest;
+            ledger.image.clone_from(&manifest.image);
+            ledger.workdir.clone_from(&manifest.default_workdir);
+            if ledger.wish.default_user.is_empty() {
+                ledger.wish.default_user.clone_from(&manifest.default_user);
+            }
+            let own = std::mem::take(&mut ledger.wish.default_env);
+            ledger.wish.default_env = manifest.default_env.clone();
+            ledger.wish.default_env.extend(own);
+            ledger.wish.vcpus = manifest.vcpus;
+            ledger.wish.memory_mib = manifest.memory_mib;
+            ledger.memory_checksum = manifest.memory.checksum;
+        }
+    }
+    Ok(())
+}
+
+async fn launch(
+    ctx: &Context,
+    ledger: &Ledger,
+    source: &Source,
+    spec: Spec,
+    steps: &Steps,
+    begun: &mut Begun,
+) -> Result<Arc<dyn Machine>, BirthError> {
+    let machine = match source {
+        Source::Image(_) | Source::Disk => ctx.driver.boot(spec).await?,
+        Source::Capture(capture) => ctx.driver.restore(spec, capture.state()).await?,
+    };
+    begun.machine = Some(Arc::clone(&machine));
+    let pid = machine.record().process.pid;
+    ctx.faults.reach(steps.loaded, Some(pid));
+    if let Source::Capture(capture) = source {
+        let bytes = u64::from(ledger.wish.disk_mib) << 20;
+        if bytes > capture.manifest.disk_bytes {
+            machine.grow_disk(bytes).await?;
+        }
+        machine.resume().await?;
+    }
+    ctx.faults.reach(steps.running, Some(pid));
+    Ok(machine)
+}
+
+fn spec(ctx: &Context, dir: &Path, wish: &Wish, slot: &Slot) -> Result<Spec, BirthError> {
+    let run_dir = ctx.run_dir.join(dir.file_name().unwrap_or_default());
     std::fs::create_dir_all(&run_dir).map_err(|source| StorageError::File {
         act: "create",
         path: run_dir.clone(),
@@ -117,8 +261,10 @@ fn prepare(ctx: &Context, wish: &Wish, image: &Image, slot: &Slot) -> Result<Spe
         kernel: ctx.kernel.path.clone(),
         initramfs: ctx.kernel.initramfs.clone(),
         command_line: String::new(),
-        disk,
+        disk: dir.join("disk"),
         memory: dir.join("memory"),
+        // Memory is shared between sandboxes, and a balloon would punch holes into it.
+        balloon: false,
         tap: slot.open_tap()?,
         mac: GUEST_MAC,
         run_dir,
@@ -128,44 +274,52 @@ fn prepare(ctx: &Context, wish: &Wish, image: &Image, slot: &Slot) -> Result<Spe
 
 async fn greet(
     ctx: &Context,
-    ledger: &mut Ledger,
-    image: &Image,
-    beacon: &Beacon,
+    ledger: &Ledger,
+    source: &Source,
+    beacon: Option<&Beacon>,
     guest: &GuestClient,
     machine: &Arc<dyn Machine>,
-) -> Result<(), BirthError> {
+) -> Result<InitDone, BirthError> {
     let wish = &ledger.wish;
-    let user = if wish.default_user.is_empty() { &image.default_user } else { &wish.default_user };
+    let grown = match source {
+        Source::Capture(capture) => u64::from(wish.disk_mib) << 20 > capture.manifest.disk_bytes,
+        Source::Image(_) | Source::Disk => true,
+    };
     let greeting = Greeting {
         sandbox_id: wish.id.to_string(),
         template: &wish.template,
         token: &ledger.token,
-        default_user: user,
-        default_workdir: &image.default_workdir,
+        lifecycle: &ledger.lifecycle,
+        default_user: &wish.default_user,
+        default_workdir: &ledger.workdir,
         env: &wish.default_env,
         dns: &ctx.config.dns,
         proxy_domain: &ctx.config.proxy_domain,
+        grow_root: grown,
     };
     let ready = tokio::select! {
         biased;
         ready = wait_ready(beacon, guest, &greeting) => ready,
         () = machine.ended() => return Err(BirthError::Ended { console: last_words(machine).await }),
     };
-    let done = match ready {
-        Ok(done) => done,
-        Err(source) => return Err(BirthError::Guest { console: last_words(machine).await, source }),
-    };
+    match ready {
+        Ok(done) => Ok(done),
+        Err(source) => Err(BirthError::Guest { console: last_words(machine).await, source }),
+    }
+}
+
+fn metadata(ctx: &Context, done: InitDone, source: &Source) -> BTreeMap<String, String> {
     let vmm = format!("{} {}", ctx.driver.name(), ctx.driver.version());
-    ledger.metadata = [
-        ("kernel_version", done.kernel_version),
-        ("vmm_version", vmm),
-        ("agent_version", env!("CARGO_PKG_VERSION").to_owned()),
-        ("envd_version", done.version),
-    ]
-    .into_iter()
-    .map(|(key, value)| (key.to_owned(), value))
-    .collect();
-    Ok(())
+    let mut all = BTreeMap::from([
+        ("kernel_version".to_owned(), done.kernel_version),
+        ("vmm_version".to_owned(), vmm),
+        ("agent_version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
+        ("envd_version".to_owned(), done.version),
+    ]);
+    if matches!(source, Source::Disk) {
+        all.insert(RESUMED_FROM.to_owned(), "disk".to_owned());
+    }
+    all
 }
 
 /// The end of the console, fit to be shown: what a guest prints is hostile.
@@ -178,7 +332,8 @@ pub async fn last_words(machine: &Arc<dyn Machine>) -> String {
     if words.is_empty() { "(nothing)".to_owned() } else { words.join(" ") }
 }
 
-fn random_token() -> Result<String, BirthError> {
+/// A new access token for a guest.
+pub fn random_token() -> Result<String, BirthError> {
     let mut random = [0u8; 32];
     getrandom::fill(&mut random).map_err(|_| BirthError::Random)?;
     Ok(hex::encode(random))

@@ -1,18 +1,24 @@
 //! Sandboxes: one task each, behind a registry.
 //!
 //! ```text
-//! wish -> [birth] -> running -> (guest dies) crashed
-//!            |  \        \          \
-//!            |   failed   \----------\--- delete ---> gone (remembered a while)
+//! wish -> [birth] -> running <-> paused (a capture)
+//!            |  \        \  \
+//!            |   failed   \  crashed -> running (from its disk)
+//!            |             any --- delete ---> gone (remembered a while)
 //!            delete during birth wins
 //! ```
 
 mod birth;
+mod capture;
+mod command;
+mod idle;
 mod recovery;
 mod registry;
 mod report;
 mod runner;
+mod templates;
 
 pub use recovery::{purge, recover};
 pub use registry::{Refusal, Registry, memory_total_mib};
 pub use report::{Phase, Report, Revision};
+pub use templates::{Templates, make_templates};

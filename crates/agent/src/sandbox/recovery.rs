@@ -5,6 +5,10 @@
 //! | begun, machine | half-made | removed; the control plane asks again |
 //! | ready | its VM runs | taken over |
 //! | ready | no VM | crashed, disk kept |
+//! | pausing | its capture counts | paused: its VM is ended |
+//! | pausing | it does not | as if ready: the VM goes on |
+//! | paused, resuming | anything | paused: a VM is ended, its disk of the try removed |
+//! | crashed | anything | crashed, disk kept |
 //! | deleting | anything | removed |
 //! | unreadable | anything | set aside in quarantine/, its VM ended |
 
@@ -16,15 +20,18 @@ use wrenn_domain::ids::SandboxId;
 use wrenn_linux::process::{self, Process};
 
 use super::registry::Registry;
+use super::runner::release_captures_but;
 use crate::context::Context;
 use crate::ledger::{Ledger, Step};
 use crate::network::NetworkError;
+use crate::storage::Capture;
 
 const KILL_WAIT: Duration = Duration::from_secs(10);
 
 /// Reads every ledger and acts on it, then removes networks nobody owns.
 pub async fn recover(registry: &Arc<Registry>) -> Result<(), NetworkError> {
     let ctx = Arc::clone(&registry.ctx);
+    remove_half_made(&ctx).await;
     for (id, dir) in sandbox_dirs(&ctx) {
         let Some(id) = id else {
             set_aside(&ctx, &dir);
@@ -43,11 +50,69 @@ pub async fn recover(registry: &Arc<Registry>) -> Result<(), NetworkError> {
                     remove(&ctx, id).await;
                 }
                 Step::Ready => take_over(registry, ledger).await,
+                Step::Pausing => finish_pause(registry, ledger, &dir).await,
+                Step::Paused | Step::Resuming => put_to_rest(registry, ledger, &dir).await,
+                Step::Crashed => {
+                    kill_users(&dir).await;
+                    registry.adopt(ledger, None);
+                }
             },
         }
     }
     // Adopting tasks claim their slots before anything else, but they are tasks: claimed here already.
     ctx.slots.discard_orphans().await
+}
+
+/// The capture's name is the instant at which a pause is done.
+async fn finish_pause(registry: &Arc<Registry>, ledger: Ledger, dir: &Path) {
+    match Capture::open(&ledger.capture_dir(dir)) {
+        Ok(_) => put_to_rest(registry, ledger, dir).await,
+        Err(_) => {
+            remove_drafts(dir);
+            take_over(registry, ledger).await;
+        }
+    }
+}
+
+/// Its capture is the sandbox; whatever else is there is a try that was interrupted.
+async fn put_to_rest(registry: &Arc<Registry>, mut ledger: Ledger, dir: &Path) {
+    kill_users(dir).await;
+    for name in ["disk", "memory"] {
+        let _ = std::fs::remove_file(dir.join(name));
+    }
+    remove_drafts(dir);
+    release_captures_but(dir, Some(&ledger.capture_dir(dir)));
+    ledger.step = Step::Paused;
+    (ledger.slot, ledger.machine) = (None, None);
+    if let Err(error) = ledger.write(dir) {
+        tracing::error!(sandbox = %ledger.wish.id, error = &error as &dyn std::error::Error, "a ledger cannot be written");
+    }
+    registry.adopt(ledger, None);
+}
+
+/// Captures that never counted, here or on their way out.
+fn remove_drafts(dir: &Path) {
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let half_made = name.ends_with(".gone") || name.ends_with(".new") && entry.path().is_dir();
+        if half_made && let Err(error) = std::fs::remove_dir_all(entry.path()) {
+            tracing::error!(place = %entry.path().display(), error = &error as &dyn std::error::Error, "a half-made capture does not go");
+        }
+    }
+}
+
+/// What was made apart from any sandbox: a predecessor's half-made templates, forks and snapshots.
+async fn remove_half_made(ctx: &Context) {
+    let making = ctx.store.making_dir();
+    kill_users(&making).await;
+    for entry in std::fs::read_dir(&making).into_iter().flatten().flatten() {
+        if let Err(error) = std::fs::remove_dir_all(entry.path()) {
+            tracing::error!(place = %entry.path().display(), error = &error as &dyn std::error::Error, "something half-made does not go");
+        }
+        let _ = std::fs::remove_dir_all(ctx.run_dir.join(entry.file_name()));
+    }
+    remove_drafts(&ctx.store.snapshot_dir(""));
 }
 
 async fn take_over(registry: &Arc<Registry>, ledger: Ledger) {
@@ -107,6 +172,7 @@ pub(super) async fn kill_users(dir: &Path) {
 
 /// Removes every sandbox and everything of this instance on the machine.
 pub async fn purge(ctx: &Context) -> Result<(), crate::AgentError> {
+    remove_half_made(ctx).await;
     for (id, dir) in sandbox_dirs(ctx) {
         match id {
             Some(id) => remove(ctx, id).await,

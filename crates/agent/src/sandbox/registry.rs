@@ -5,14 +5,16 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use wrenn_domain::ids::SandboxId;
 use wrenn_domain::limits::{LIST_WAIT_MAX, SANDBOXES_PER_HOST_MAX, TOMBSTONE_KEPT};
 use wrenn_domain::names::TemplateName;
 use wrenn_vmm::Machine;
 
+use super::command::{Command, Forked, Snapshot};
 use super::report::{Phase, Report, Revision, now_ms};
-use super::runner;
+use super::runner::{self, Origin};
 use crate::context::Context;
 use crate::guest::GuestClient;
 use crate::ledger::{Ledger, Wish};
@@ -20,6 +22,12 @@ use crate::storage::StorageError;
 
 /// MiB of host memory that are never given to guests.
 const MEMORY_RESERVE_MIB: u64 = 1024;
+
+/// Counts as a sign of life of whoever uses a sandbox.
+pub type Touch = Arc<dyn Fn() + Send + Sync>;
+
+/// Wishes waiting for one sandbox's task; a user who asks for more than this at once is told to wait.
+const COMMANDS_MAX: usize = 16;
 
 /// Why a wish is not taken.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +46,11 @@ pub enum Refusal {
     NoTemplate(String),
     #[error("the guest does not answer")]
     Unresponsive,
+    #[error("the sandbox has too much to do already; try again")]
+    Busy,
+    /// A snapshot or fork did not come about: text and code for the user.
+    #[error("{0}")]
+    Refused(String, &'static str),
     #[error("the host failed")]
     Storage(#[source] StorageError),
 }
@@ -55,6 +68,8 @@ pub(super) struct Entry {
     /// Set to ask the owning task to delete everything.
     pub(super) delete: CancellationToken,
     active_at_ms: Arc<AtomicI64>,
+    /// The way to the owning task.
+    commands: mpsc::Sender<Command>,
     /// When a gone one is forgotten.
     forget_at: Option<Instant>,
 }
@@ -89,19 +104,96 @@ impl Registry {
                 drop(entries);
                 return self.present(id)?.ok_or(Refusal::Deleted);
             }
-            entries.insert(id, Entry::new(Report::starting(wish.clone())));
+            let (entry, commands) = Entry::new(Report::starting(wish.clone()));
+            entries.insert(id, entry);
             drop(entries);
-            self.change(id, |_| {}).ok_or(Refusal::NotFound)?
+            let report = self.change(id, |_| {}).ok_or(Refusal::NotFound)?;
+            runner::spawn(self, id, Origin::Wish(wish), commands);
+            report
         };
-        runner::spawn(self, wish, None);
         Ok(report)
     }
 
-    /// Puts a predecessor's sandbox back: running ones with their machine, crashed ones as such.
+    /// Takes over what a predecessor or a fork left: running ones with their machine, the others as their ledger says.
     pub(super) fn adopt(self: &Arc<Self>, ledger: Ledger, machine: Option<Arc<dyn Machine>>) {
-        let wish = ledger.wish.clone();
-        self.lock().insert(wish.id, Entry::new(Report::starting(wish.clone())));
-        runner::spawn(self, wish, Some((ledger, machine)));
+        let id = ledger.wish.id;
+        let (entry, commands) = Entry::new(Report::starting(ledger.wish.clone()));
+        self.lock().insert(id, entry);
+        self.change(id, |_| {});
+        runner::spawn(self, id, Origin::Found(Box::new(ledger), machine), commands);
+    }
+
+    /// Asks for a pause and answers at once; the report says how it ended.
+    pub fn pause(&self, id: SandboxId, operation: u64) -> Result<Report, Refusal> {
+        self.ask(id, operation, Command::Pause { operation })
+    }
+
+    /// Asks for a resume and answers at once; the report says how it ended.
+    pub fn resume(&self, id: SandboxId, operation: u64, timeout_sec: Option<u32>) -> Result<Report, Refusal> {
+        self.ask(id, operation, Command::Resume { operation, timeout_sec })
+    }
+
+    /// Writes a sandbox down under a name; returns when that counts.
+    pub async fn snapshot(&self, id: SandboxId, name: String) -> Result<Snapshot, Refusal> {
+        let (tell, answer) = oneshot::channel();
+        self.send(id, Command::Snapshot { id: name, tell })?;
+        answer.await.map_err(|_| Refusal::NotFound)?.map_err(|(text, code)| Refusal::Refused(text, code))
+    }
+
+    /// Makes children of a sandbox, all from one instant; returns when each is on disk. While one of them is there no second
+    /// instant is taken.
+    pub async fn fork(&self, id: SandboxId, children: Vec<SandboxId>) -> Result<Forked, Refusal> {
+        let known: Vec<bool> = {
+            let entries = self.lock();
+            children.iter().map(|child| entries.contains_key(child)).collect()
+        };
+        if known.iter().any(|known| *known) {
+            let lost = || Err(("its fork was interrupted before this one was made".to_owned(), "agent_error"));
+            let children =
+                children.into_iter().zip(known).map(|(child, known)| (child, if known { Ok(()) } else { lost() }));
+            return Ok(Forked { children: children.collect(), stood_still: Duration::ZERO });
+        }
+        let (tell, answer) = oneshot::channel();
+        self.send(id, Command::Fork { children, tell })?;
+        answer.await.map_err(|_| Refusal::NotFound)?.map_err(|(text, code)| Refusal::Refused(text, code))
+    }
+
+    /// The present report of one sandbox.
+    pub fn report(&self, id: SandboxId) -> Option<Report> {
+        self.lock().get(&id).map(Entry::shown)
+    }
+
+    fn ask(&self, id: SandboxId, operation: u64, command: Command) -> Result<Report, Refusal> {
+        let report = self.report(id).filter(|r| r.phase != Phase::Gone).ok_or(Refusal::NotFound)?;
+        // Asked again after it was answered: the answer stands.
+        if operation > report.operation {
+            self.send(id, command)?;
+        }
+        Ok(report)
+    }
+
+    fn send(&self, id: SandboxId, command: Command) -> Result<(), Refusal> {
+        let commands = {
+            let entries = self.lock();
+            let entry = entries.get(&id).filter(|e| e.report.phase != Phase::Gone).ok_or(Refusal::NotFound)?;
+            entry.commands.clone()
+        };
+        commands.try_send(command).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => Refusal::Busy,
+            mpsc::error::TrySendError::Closed(_) => Refusal::NotFound,
+        })
+    }
+
+    /// Unix ms of the last sign of life of anybody who uses the sandbox.
+    pub(super) fn active_at_ms(&self, id: SandboxId) -> i64 {
+        self.lock().get(&id).map_or(0, |entry| entry.active_at_ms.load(Ordering::Relaxed))
+    }
+
+    /// The sandbox is in use.
+    pub(super) fn touch(&self, id: SandboxId) {
+        if let Some(entry) = self.lock().get(&id) {
+            entry.active_at_ms.store(now_ms(), Ordering::Relaxed);
+        }
     }
 
     fn present(&self, id: SandboxId) -> Result<Option<Report>, Refusal> {
@@ -114,21 +206,36 @@ impl Registry {
 
     fn admit(&self, wish: &Wish) -> Result<(), Refusal> {
         wish.template.parse::<TemplateName>().map_err(|error| Refusal::Invalid(error.message))?;
-        let image = self.ctx.images.get(&wish.template).map_err(|_| Refusal::NoTemplate(wish.template.clone()))?;
-        if u64::from(wish.disk_mib) << 20 < image.bytes {
-            let error = StorageError::TooSmall { min_mib: image.bytes.div_ceil(1 << 20), asked_mib: wish.disk_mib };
-            return Err(Refusal::Invalid(error.to_string()));
+        match &wish.snapshot {
+            Some(id) if !self.ctx.store.snapshot_dir(id).exists() => return Err(Refusal::NoTemplate(id.clone())),
+            Some(_) => {}
+            None => self.admit_image(wish)?,
         }
         match self.ctx.store.admit() {
             Err(error @ StorageError::Full { .. }) => return Err(Refusal::NoRoom(error.to_string())),
             other => other.map_err(Refusal::Storage)?,
         }
+        self.admit_memory(wish.id, wish.memory_mib)
+    }
+
+    fn admit_image(&self, wish: &Wish) -> Result<(), Refusal> {
+        let image = self.ctx.images.get(&wish.template).map_err(|_| Refusal::NoTemplate(wish.template.clone()))?;
+        if u64::from(wish.disk_mib) << 20 < image.bytes {
+            let error = StorageError::TooSmall { min_mib: image.bytes.div_ceil(1 << 20), asked_mib: wish.disk_mib };
+            return Err(Refusal::Invalid(error.to_string()));
+        }
+        Ok(())
+    }
+
+    /// Refuses what the host's memory does not hold; the sandbox itself is not counted against it.
+    pub(super) fn admit_memory(&self, id: SandboxId, memory_mib: u32) -> Result<(), Refusal> {
         let entries = self.lock();
-        let living = entries.values().filter(|e| matches!(e.report.phase, Phase::Starting | Phase::Running));
+        let holds = |phase| matches!(phase, Phase::Starting | Phase::Running | Phase::Pausing | Phase::Resuming);
+        let living = entries.iter().filter(|(other, e)| **other != id && holds(e.report.phase)).map(|(_, e)| e);
         let (count, used) =
             living.fold((0usize, 0u64), |(n, mib), e| (n + 1, mib + u64::from(e.report.wish.memory_mib)));
         let total = memory_total_mib().saturating_sub(MEMORY_RESERVE_MIB);
-        if used + u64::from(wish.memory_mib) > total {
+        if used + u64::from(memory_mib) > total {
             return Err(Refusal::NoRoom(format!(
                 "the host has {} MiB of memory left for capsules",
                 total.saturating_sub(used)
@@ -159,8 +266,10 @@ impl Registry {
                         timeout_sec: 0,
                         default_user: String::new(),
                         default_env: std::collections::BTreeMap::new(),
+                        snapshot: None,
                     };
-                    entries.insert(id, Entry::new(Report::starting(wish)));
+                    // Nobody listens at the other end: there is nothing to command.
+                    entries.insert(id, Entry::new(Report::starting(wish)).0);
                     None
                 }
             }
@@ -196,7 +305,7 @@ impl Registry {
     }
 
     /// The running sandbox of this id, counted as active now.
-    pub fn running(&self, id: SandboxId) -> Result<(Running, Arc<dyn Fn() + Send + Sync>), Refusal> {
+    pub fn running(&self, id: SandboxId) -> Result<(Running, Touch), Refusal> {
         let entries = self.lock();
         let entry = entries.get(&id).filter(|e| e.report.phase != Phase::Gone).ok_or(Refusal::NotFound)?;
         let running = entry.running.clone().ok_or(Refusal::NotRunning)?;
@@ -233,8 +342,17 @@ impl Registry {
 }
 
 impl Entry {
-    fn new(report: Report) -> Self {
-        Self { report, running: None, delete: CancellationToken::new(), active_at_ms: Arc::default(), forget_at: None }
+    fn new(report: Report) -> (Self, mpsc::Receiver<Command>) {
+        let (commands, listener) = mpsc::channel(COMMANDS_MAX);
+        let entry = Self {
+            report,
+            running: None,
+            delete: CancellationToken::new(),
+            active_at_ms: Arc::default(),
+            commands,
+            forget_at: None,
+        };
+        (entry, listener)
     }
 
     fn shown(&self) -> Report {

@@ -18,6 +18,9 @@ pub enum Phase {
     Gone,
     Failed,
     Crashed,
+    Pausing,
+    Paused,
+    Resuming,
 }
 
 /// A sandbox as the control plane hears of it.
@@ -33,6 +36,10 @@ pub struct Report {
     pub reason: String,
     /// One of the REST error codes.
     pub reason_code: &'static str,
+    /// The newest pause or resume that is over, and why it did not work, if so.
+    pub operation: u64,
+    pub operation_error: String,
+    pub operation_error_code: &'static str,
 }
 
 impl Report {
@@ -47,6 +54,9 @@ impl Report {
             metadata: BTreeMap::new(),
             reason: String::new(),
             reason_code: "",
+            operation: 0,
+            operation_error: String::new(),
+            operation_error_code: "",
         }
     }
 }

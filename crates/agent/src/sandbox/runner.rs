@@ -1,18 +1,32 @@
 //! The task that owns one sandbox, from its wish until nothing of it is left.
+//!
+//! ```text
+//! born -> live <-> paused         each is one function that ends with what comes next
+//!    \      \------> crashed -> live (booted from its disk)
+//!     failed                       any -> over
+//! ```
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use wrenn_domain::ids::SandboxId;
 use wrenn_vmm::Machine;
 
-use super::birth::{Begun, Body, give_birth, last_words};
+use super::birth::{Begun, Body, RESUME, Source, give_birth, last_words, random_token, start};
+use super::capture::{self, After, PAUSE};
+use super::command::{Command, answer_captures_when_paused, answer_captures_when_running, refuse};
+use super::idle::idle;
 use super::registry::{Registry, Running};
 use super::report::Phase;
+use crate::context::Context;
+use crate::faults::Point;
 use crate::guest::GuestClient;
 use crate::ledger::{Ledger, Step, Wish};
 use crate::network::Slot;
+use crate::storage::Capture;
+use crate::storage::captures::discard;
 
 /// A killed VMM is gone at once unless the kernel is in trouble.
 const KILL_WAIT: Duration = Duration::from_secs(10);
@@ -20,120 +34,476 @@ const KILL_WAIT: Duration = Duration::from_secs(10);
 const RETRY_MIN: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 
-/// A predecessor's sandbox: its ledger, and its machine when that still runs.
-pub type Inherited = (Ledger, Option<Arc<dyn Machine>>);
+/// Where a task begins.
+pub enum Origin {
+    /// A wish just taken.
+    Wish(Wish),
+    /// What a predecessor or a fork left: its ledger, and its machine when that still runs.
+    Found(Box<Ledger>, Option<Arc<dyn Machine>>),
+}
+
+/// What comes next.
+enum Life {
+    Born(Wish),
+    Live(Box<Body>),
+    Paused(Box<Ledger>),
+    Crashed(Box<Ledger>),
+    /// Nothing is left but the report.
+    Failed,
+    Over,
+}
+
+/// One task's tools.
+pub struct Owner {
+    pub registry: Arc<Registry>,
+    pub id: SandboxId,
+    pub commands: mpsc::Receiver<Command>,
+    pub delete: CancellationToken,
+}
+
+impl Owner {
+    pub fn ctx(&self) -> &Context {
+        &self.registry.ctx
+    }
+
+    pub fn dir(&self) -> std::path::PathBuf {
+        self.ctx().store.sandbox_dir(self.id)
+    }
+
+    fn phase(&self, phase: Phase) {
+        self.registry.change(self.id, |report| report.phase = phase);
+    }
+
+    /// The answer to a pause or resume that was asked for; operation 0 was nobody's wish.
+    fn answer(&self, phase: Phase, operation: u64, failed: Option<(String, &'static str)>) {
+        self.registry.change(self.id, |report| {
+            report.phase = phase;
+            if operation > 0 {
+                report.operation = operation;
+                (report.operation_error, report.operation_error_code) = failed.unwrap_or_default();
+            }
+        });
+    }
+
+    /// A promise that cannot be written is said aloud; the state itself is true all the same.
+    fn write(&self, ledger: &Ledger) {
+        if let Err(error) = ledger.write(&self.dir()) {
+            tracing::error!(sandbox = %self.id, error = &error as &dyn std::error::Error, "the ledger of {} cannot be written", self.id);
+        }
+    }
+}
 
 /// Starts the task.
-pub fn spawn(registry: &Arc<Registry>, wish: Wish, inherited: Option<Inherited>) {
-    let registry = Arc::clone(registry);
-    let delete = registry.delete_token(wish.id);
+pub fn spawn(registry: &Arc<Registry>, id: SandboxId, origin: Origin, commands: mpsc::Receiver<Command>) {
+    let delete = registry.delete_token(id);
+    let mut owner = Owner { registry: Arc::clone(registry), id, commands, delete };
     tokio::spawn(async move {
-        let id = wish.id;
-        match inherited {
-            None => from_birth(&registry, wish, &delete).await,
-            Some((ledger, machine)) => from_ledger(&registry, ledger, machine, &delete).await,
+        let mut life = match origin {
+            Origin::Wish(wish) => Life::Born(wish),
+            Origin::Found(ledger, machine) => found(&owner, *ledger, machine).await,
+        };
+        loop {
+            life = match life {
+                Life::Born(wish) => born(&mut owner, wish).await,
+                Life::Live(body) => live(&mut owner, *body).await,
+                Life::Paused(ledger) => paused(&mut owner, *ledger).await,
+                Life::Crashed(ledger) => crashed(&mut owner, *ledger).await,
+                Life::Failed => failed(&mut owner).await,
+                Life::Over => break,
+            };
         }
-        registry.gone(id);
+        owner.registry.gone(id);
         tracing::info!(sandbox = %id, "{id} is gone");
     });
 }
 
-async fn from_birth(registry: &Arc<Registry>, wish: Wish, delete: &CancellationToken) {
-    let id = wish.id;
+async fn born(owner: &mut Owner, wish: Wish) -> Life {
+    let id = owner.id;
     let mut begun = Begun::default();
     let born = tokio::select! {
         // A delete wins over a birth that ends at the same moment.
         biased;
-        () = delete.cancelled() => None,
-        born = give_birth(&registry.ctx, wish, &mut begun) => Some(born),
+        () = owner.delete.cancelled() => None,
+        born = give_birth(&owner.registry.ctx, wish, &mut begun) => Some(born),
     };
     match born {
-        Some(Ok(body)) => live(registry, body, delete).await,
+        Some(Ok(body)) => Life::Live(Box::new(body)),
         Some(Err(error)) => {
             tracing::error!(sandbox = %id, error = &error as &dyn std::error::Error, "{id} could not be made");
-            clear(registry, id, begun.slot, begun.machine).await;
+            clear(owner, begun.slot, begun.machine).await;
             let (reason, code) = error.shown();
-            registry.change(id, |report| {
+            owner.registry.change(id, |report| {
                 report.phase = Phase::Failed;
                 report.reason = reason;
                 report.reason_code = code;
             });
-            delete.cancelled().await;
+            Life::Failed
         }
-        None => clear(registry, id, begun.slot, begun.machine).await,
+        None => {
+            clear(owner, begun.slot, begun.machine).await;
+            Life::Over
+        }
     }
 }
 
-async fn from_ledger(
-    registry: &Arc<Registry>,
-    ledger: Ledger,
-    machine: Option<Arc<dyn Machine>>,
-    delete: &CancellationToken,
-) {
-    let id = ledger.wish.id;
-    let slot = ledger.slot.and_then(|number| registry.ctx.slots.adopt(number).ok());
-    match (machine, slot) {
-        (Some(machine), Some(slot)) => match wrenn_linux::netns::Netns::open(slot.netns().name()) {
-            Ok(netns) => {
-                let guest = Arc::new(GuestClient::new(Arc::new(netns), &ledger.token));
-                tracing::info!(sandbox = %id, "{id} is taken over");
-                live(registry, Body { ledger, slot, machine, guest }, delete).await;
+/// Goes on with what a ledger says; see `recovery.rs` for what that can be.
+async fn found(owner: &Owner, mut ledger: Ledger, machine: Option<Arc<dyn Machine>>) -> Life {
+    if ledger.step == Step::Paused {
+        return Life::Paused(Box::new(ledger));
+    }
+    if ledger.step == Step::Crashed {
+        return Life::Crashed(Box::new(ledger));
+    }
+    let slot = ledger.slot.and_then(|number| owner.ctx().slots.adopt(number).ok());
+    let Some(machine) = machine else {
+        return end_by_crash(owner, ledger, slot, None, "its VM ended while the host's agent was away").await;
+    };
+    let netns = slot.as_ref().and_then(|slot| wrenn_linux::netns::Netns::open(slot.netns().name()).ok());
+    let (Some(slot), Some(netns)) = (slot, netns) else {
+        return end_by_crash(owner, ledger, None, Some(machine), "its network was lost").await;
+    };
+    let guest = Arc::new(GuestClient::new(Arc::new(netns), &ledger.token));
+    // An interrupted capture left it standing still.
+    if let Err(error) = machine.resume().await {
+        tracing::error!(sandbox = %owner.id, error = &error as &dyn std::error::Error, "the VM of {} does not go on", owner.id);
+        return end_by_crash(owner, ledger, Some(slot), Some(machine), "its VM did not go on").await;
+    }
+    if ledger.step != Step::Ready {
+        crate::guest::go_on(&guest, &ledger.lifecycle).await;
+        ledger.step = Step::Ready;
+        owner.write(&ledger);
+    }
+    // What an interrupted resume or pause left; the running sandbox needs none of it.
+    release_captures(&owner.dir());
+    tracing::info!(sandbox = %owner.id, "{} is taken over", owner.id);
+    Life::Live(Box::new(Body { ledger, slot, machine, guest }))
+}
+
+/// Hands the sandbox out and does what is asked until it is no longer running.
+async fn live(owner: &mut Owner, mut body: Body) -> Life {
+    hand_out(owner, &body);
+    loop {
+        let asked = tokio::select! {
+            biased;
+            () = owner.delete.cancelled() => {
+                clear(owner, Some(body.slot), Some(body.machine)).await;
+                return Life::Over;
             }
-            Err(_) => crashed(registry, id, Some(slot), Some(machine), "its network was lost", delete).await,
-        },
-        (machine, slot) => {
-            let why = "its VM ended while the host's agent was away";
-            crashed(registry, id, slot, machine, why, delete).await;
+            () = body.machine.ended() => {
+                let why = format!("its VM ended by itself; its console ends with: {}", last_words(&body.machine).await);
+                return end_by_crash(owner, body.ledger, Some(body.slot), Some(body.machine), &why).await;
+            }
+            asked = owner.commands.recv() => asked,
+            // Last: a command that comes at the same moment is activity.
+            () = idle(&owner.registry, &body) => {
+                tracing::info!(sandbox = %owner.id, "{} was idle for {} s; pausing it", owner.id, body.ledger.wish.timeout_sec);
+                Some(Command::Pause { operation: 0 })
+            }
+        };
+        match asked {
+            Some(Command::Pause { operation }) => match pause(owner, body, operation).await {
+                Ok(ledger) => return Life::Paused(Box::new(ledger)),
+                Err(still) => body = *still,
+            },
+            Some(Command::Resume { operation, timeout_sec }) => {
+                set_timeout(&mut body.ledger, timeout_sec);
+                owner.write(&body.ledger);
+                hand_out(owner, &body);
+                owner.answer(Phase::Running, operation, None);
+            }
+            Some(other) => answer_captures_when_running(owner, &body, other).await,
+            None => return Life::Over,
         }
     }
 }
 
-/// Hands the sandbox out and waits for its end.
-async fn live(registry: &Arc<Registry>, body: Body, delete: &CancellationToken) {
-    let Body { ledger, slot, machine, guest } = body;
-    let id = ledger.wish.id;
-    registry.set_running(id, Some(Running { guest, machine: Arc::clone(&machine) }));
-    registry.change(id, |report| {
+fn hand_out(owner: &Owner, body: &Body) {
+    let running = Running { guest: Arc::clone(&body.guest), machine: Arc::clone(&body.machine) };
+    owner.registry.set_running(owner.id, Some(running));
+    let ledger = &body.ledger;
+    owner.registry.change(owner.id, |report| {
         report.phase = Phase::Running;
+        report.wish = ledger.wish.clone();
         report.started_at_ms = ledger.started_at_ms;
         report.metadata = ledger.metadata.clone();
+        report.reason.clear();
+        report.reason_code = "";
     });
-    tokio::select! {
-        biased;
-        () = delete.cancelled() => clear(registry, id, Some(slot), Some(machine)).await,
-        () = machine.ended() => {
-            let why = format!("its VM ended by itself; its console ends with: {}", last_words(&machine).await);
-            crashed(registry, id, Some(slot), Some(machine), &why, delete).await;
+}
+
+/// Writes it down and ends its VM; when that does not work it runs on.
+async fn pause(owner: &mut Owner, mut body: Body, operation: u64) -> Result<Ledger, Box<Body>> {
+    let (id, dir) = (owner.id, owner.dir());
+    owner.registry.set_running(id, None);
+    owner.phase(Phase::Pausing);
+    body.ledger.step = Step::Pausing;
+    body.ledger.generation += 1;
+    owner.write(&body.ledger);
+    let pid = body.machine.record().process.pid;
+    owner.ctx().faults.reach(Point::PauseAsked, Some(pid));
+    let place = body.ledger.capture_dir(&dir);
+    let written = async {
+        let (draft, _) = capture::write_down(owner.ctx(), &body, &dir, &place, After::StandStill, &PAUSE).await?;
+        Ok::<_, capture::CaptureError>(draft.commit()?)
+    };
+    if let Err(error) = written.await {
+        tracing::error!(sandbox = %id, error = &error as &dyn std::error::Error, "{id} could not be paused; it runs on");
+        if let Err(stuck) = body.machine.resume().await {
+            // Its end is noticed by whoever watches it; it is not ended for this.
+            tracing::error!(sandbox = %id, error = &stuck as &dyn std::error::Error, "the VM of {id} does not go on");
+        }
+        let (text, code) = error.shown();
+        body.ledger.step = Step::Ready;
+        owner.write(&body.ledger);
+        hand_out(owner, &body);
+        owner.answer(Phase::Running, operation, Some((text, code)));
+        return Err(Box::new(body));
+    }
+    // From here on the capture is the sandbox, whatever happens.
+    owner.ctx().faults.reach(Point::PauseCommitted, Some(pid));
+    let Body { mut ledger, slot, machine, .. } = body;
+    ledger.step = Step::Paused;
+    (ledger.slot, ledger.machine) = (None, None);
+    owner.write(&ledger);
+    owner.ctx().faults.reach(Point::PauseNoted, Some(pid));
+    stop(owner.ctx(), Some(slot), Some(machine)).await;
+    owner.ctx().faults.reach(Point::PauseReleased, None);
+    release_files(owner, &ledger, Some(ledger.generation));
+    owner.answer(Phase::Paused, operation, None);
+    tracing::info!(sandbox = %id, "{id} is paused");
+    Ok(ledger)
+}
+
+/// Waits for a resume, a delete, or something to be made of it.
+async fn paused(owner: &mut Owner, mut ledger: Ledger) -> Life {
+    if ledger.unborn {
+        return match come_back(owner, &mut ledger, None).await {
+            Ok(life) => life,
+            // Nothing is lost with it: its source has all it had.
+            Err((text, code)) => {
+                clear(owner, None, None).await;
+                owner.registry.change(owner.id, |report| {
+                    report.phase = Phase::Failed;
+                    report.reason = text;
+                    report.reason_code = code;
+                });
+                Life::Failed
+            }
+        };
+    }
+    let shown = ledger.wish.clone();
+    owner.registry.change(owner.id, |report| {
+        report.phase = Phase::Paused;
+        report.wish = shown;
+    });
+    loop {
+        let asked = tokio::select! {
+            biased;
+            () = owner.delete.cancelled() => {
+                clear(owner, None, None).await;
+                return Life::Over;
+            }
+            asked = owner.commands.recv() => asked,
+        };
+        match asked {
+            Some(Command::Pause { operation }) => owner.answer(Phase::Paused, operation, None),
+            Some(Command::Resume { operation, timeout_sec }) => {
+                set_timeout(&mut ledger, timeout_sec);
+                match come_back(owner, &mut ledger, Some(operation)).await {
+                    Ok(life) => return life,
+                    Err((text, code)) => owner.answer(Phase::Paused, operation, Some((text, code))),
+                }
+            }
+            Some(other) => answer_captures_when_paused(owner, &ledger, other).await,
+            None => return Life::Over,
         }
     }
 }
 
-/// Gives back all but the disk, says what happened, and waits to be deleted.
-async fn crashed(
-    registry: &Arc<Registry>,
-    id: SandboxId,
+/// Starts it from its capture, which stays until the guest has confirmed.
+async fn come_back(
+    owner: &mut Owner,
+    ledger: &mut Ledger,
+    operation: Option<u64>,
+) -> Result<Life, (String, &'static str)> {
+    let (id, dir) = (owner.id, owner.dir());
+    owner.phase(if ledger.unborn { Phase::Starting } else { Phase::Resuming });
+    let mut begun = Begun::default();
+    let tried = async {
+        owner.registry.admit_memory(id, ledger.wish.memory_mib).map_err(|r| (r.to_string(), "no_hosts_available"))?;
+        let shown = |error: super::birth::BirthError| {
+            tracing::error!(sandbox = %id, error = &error as &dyn std::error::Error, "{id} does not come back");
+            error.shown()
+        };
+        let capture = Capture::open(&ledger.capture_dir(&dir)).map_err(|e| shown(e.into()))?;
+        capture.check(&owner.ctx().maker, &owner.ctx().boot_id).map_err(|e| shown(e.into()))?;
+        let mut next = ledger.clone();
+        next.step = Step::Resuming;
+        next.token = random_token().map_err(shown)?;
+        next.write(&dir).map_err(|e| shown(e.into()))?;
+        owner.ctx().faults.reach(Point::ResumeAsked, None);
+        start(owner.ctx(), &dir, next, Source::Capture(Box::new(capture)), &RESUME, &mut begun).await.map_err(shown)
+    };
+    let outcome = tokio::select! {
+        biased;
+        () = owner.delete.cancelled() => None,
+        outcome = tried => Some(outcome),
+    };
+    match outcome {
+        None => {
+            clear(owner, begun.slot, begun.machine).await;
+            Ok(Life::Over)
+        }
+        Some(Ok(body)) => {
+            release_captures(&dir);
+            hand_out(owner, &body);
+            owner.answer(Phase::Running, operation.unwrap_or(0), None);
+            tracing::info!(sandbox = %id, "{id} runs again");
+            Ok(Life::Live(Box::new(body)))
+        }
+        Some(Err(why)) => {
+            stop(owner.ctx(), begun.slot, begun.machine).await;
+            release_files(owner, ledger, Some(ledger.generation));
+            owner.write(ledger);
+            Err(why)
+        }
+    }
+}
+
+/// Gives back all but the disk and notes what happened.
+async fn end_by_crash(
+    owner: &Owner,
+    mut ledger: Ledger,
     slot: Option<Slot>,
     machine: Option<Arc<dyn Machine>>,
     why: &str,
-    delete: &CancellationToken,
-) {
-    tracing::warn!(sandbox = %id, "{id} crashed: {why}");
-    registry.set_running(id, None);
-    stop(registry, slot, machine).await;
-    registry.change(id, |report| {
-        report.phase = Phase::Crashed;
-        report.reason = format!("the capsule crashed: {why}. Its disk is kept until you delete it");
-        report.reason_code = "agent_error";
-    });
-    delete.cancelled().await;
-    remove_files(registry, id).await;
+) -> Life {
+    tracing::warn!(sandbox = %owner.id, "{} crashed: {why}", owner.id);
+    owner.registry.set_running(owner.id, None);
+    stop(owner.ctx(), slot, machine).await;
+    ledger.step = Step::Crashed;
+    (ledger.slot, ledger.machine) = (None, None);
+    why.clone_into(&mut ledger.crash);
+    owner.write(&ledger);
+    // A memory of an earlier moment must never meet the disk of a later one.
+    release_captures(&owner.dir());
+    let _ = std::fs::remove_file(owner.dir().join("memory"));
+    Life::Crashed(Box::new(ledger))
 }
 
-async fn clear(registry: &Arc<Registry>, id: SandboxId, slot: Option<Slot>, machine: Option<Arc<dyn Machine>>) {
-    registry.set_running(id, None);
-    mark_deleting(registry, id);
-    stop(registry, slot, machine).await;
-    remove_files(registry, id).await;
+/// Its disk is kept: it can boot from it again, or be deleted.
+async fn crashed(owner: &mut Owner, ledger: Ledger) -> Life {
+    let why = ledger.crash.clone();
+    let show = |owner: &Owner| {
+        owner.registry.change(owner.id, |report| {
+            report.phase = Phase::Crashed;
+            report.reason =
+                format!("the capsule crashed: {why}. Its disk is kept: resume boots from it, delete removes it");
+            report.reason_code = "agent_error";
+        });
+    };
+    show(owner);
+    loop {
+        let asked = tokio::select! {
+            biased;
+            () = owner.delete.cancelled() => {
+                clear(owner, None, None).await;
+                return Life::Over;
+            }
+            asked = owner.commands.recv() => asked,
+        };
+        match asked {
+            Some(Command::Resume { operation, timeout_sec }) => {
+                let mut next = ledger.clone();
+                set_timeout(&mut next, timeout_sec);
+                match boot_again(owner, next).await {
+                    Ok(Life::Live(body)) => {
+                        hand_out(owner, &body);
+                        owner.answer(Phase::Running, operation, None);
+                        return Life::Live(body);
+                    }
+                    Ok(other) => return other,
+                    Err((text, code)) => {
+                        show(owner);
+                        owner.answer(Phase::Crashed, operation, Some((text, code)));
+                    }
+                }
+            }
+            Some(Command::Pause { operation }) => {
+                owner.answer(
+                    Phase::Crashed,
+                    operation,
+                    Some(("the capsule is not running".to_owned(), "invalid_state")),
+                );
+            }
+            Some(other) => refuse(other, "the capsule has crashed; resume it first"),
+            None => return Life::Over,
+        }
+    }
+}
+
+/// Boots from the disk. The ledger says crashed until the guest has confirmed, so that a kill leaves it what it is.
+async fn boot_again(owner: &mut Owner, mut next: Ledger) -> Result<Life, (String, &'static str)> {
+    let (id, dir) = (owner.id, owner.dir());
+    owner.phase(Phase::Resuming);
+    let mut begun = Begun::default();
+    let tried = async {
+        owner.registry.admit_memory(id, next.wish.memory_mib).map_err(|r| (r.to_string(), "no_hosts_available"))?;
+        next.token = random_token().map_err(|error| error.shown())?;
+        next.memory_checksum = 0;
+        start(owner.ctx(), &dir, next, Source::Disk, &RESUME, &mut begun).await.map_err(|error| {
+            tracing::error!(sandbox = %id, error = &error as &dyn std::error::Error, "{id} does not boot from its disk");
+            error.shown()
+        })
+    };
+    let outcome = tokio::select! {
+        biased;
+        () = owner.delete.cancelled() => None,
+        outcome = tried => Some(outcome),
+    };
+    match outcome {
+        None => {
+            clear(owner, begun.slot, begun.machine).await;
+            Ok(Life::Over)
+        }
+        Some(Ok(body)) => Ok(Life::Live(Box::new(body))),
+        Some(Err(why)) => {
+            stop(owner.ctx(), begun.slot, begun.machine).await;
+            Err(why)
+        }
+    }
+}
+
+/// Nothing of it is left; its report stays until it is deleted.
+async fn failed(owner: &mut Owner) -> Life {
+    loop {
+        tokio::select! {
+            biased;
+            () = owner.delete.cancelled() => return Life::Over,
+            asked = owner.commands.recv() => match asked {
+                Some(Command::Pause { operation } | Command::Resume { operation, .. }) => {
+                    let text = "the capsule was never made; create a new one".to_owned();
+                    owner.answer(Phase::Failed, operation, Some((text, "invalid_state")));
+                }
+                Some(other) => refuse(other, "the capsule was never made"),
+                None => return Life::Over,
+            },
+        }
+    }
+}
+
+fn set_timeout(ledger: &mut Ledger, timeout_sec: Option<u32>) {
+    if let Some(timeout_sec) = timeout_sec {
+        ledger.wish.timeout_sec = timeout_sec;
+    }
+}
+
+async fn clear(owner: &Owner, slot: Option<Slot>, machine: Option<Arc<dyn Machine>>) {
+    let registry = &owner.registry;
+    registry.set_running(owner.id, None);
+    mark_deleting(registry, owner.id);
+    stop(owner.ctx(), slot, machine).await;
+    remove_files(registry, owner.id).await;
 }
 
 /// From here on a successor only clears up.
@@ -147,7 +517,8 @@ fn mark_deleting(registry: &Registry, id: SandboxId) {
     }
 }
 
-async fn stop(registry: &Registry, slot: Option<Slot>, machine: Option<Arc<dyn Machine>>) {
+/// Ends a VM and takes its network apart.
+pub async fn stop(ctx: &Context, slot: Option<Slot>, machine: Option<Arc<dyn Machine>>) {
     if let Some(machine) = machine {
         if let Err(error) = machine.kill(KILL_WAIT).await {
             tracing::error!(error = &error as &dyn std::error::Error, "a VMM does not end");
@@ -157,7 +528,34 @@ async fn stop(registry: &Registry, slot: Option<Slot>, machine: Option<Arc<dyn M
     if let Some(slot) = slot {
         let number = slot.number();
         drop(slot);
-        registry.ctx.slots.discard(number).await;
+        ctx.slots.discard(number).await;
+    }
+}
+
+/// What only a running sandbox needs, and captures other than `kept`.
+fn release_files(owner: &Owner, ledger: &Ledger, kept: Option<u64>) {
+    let dir = owner.dir();
+    for name in ["disk", "memory"] {
+        let _ = std::fs::remove_file(dir.join(name));
+    }
+    let kept = kept.map(|generation| crate::ledger::capture_dir(&dir, generation));
+    release_captures_but(&dir, kept.as_deref());
+    debug_assert!(ledger.step != Step::Ready, "a running sandbox keeps its files");
+}
+
+pub(super) fn release_captures(dir: &std::path::Path) {
+    release_captures_but(dir, None);
+}
+
+pub(super) fn release_captures_but(dir: &std::path::Path, kept: Option<&std::path::Path>) {
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if !entry.file_name().to_string_lossy().starts_with("capture-") || Some(path.as_path()) == kept {
+            continue;
+        }
+        if let Err(error) = discard(&path) {
+            tracing::error!(error = &error as &dyn std::error::Error, "an old capture does not go");
+        }
     }
 }
 

@@ -18,6 +18,8 @@ const ROOTFS: &str = "rootfs.ext4";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Image {
     pub name: String,
+    /// SHA-256 of the root file system, hex.
+    pub version: String,
     pub rootfs: PathBuf,
     /// Apparent size: the smallest disk a sandbox of it can have.
     pub bytes: u64,
@@ -115,6 +117,7 @@ impl Images {
         let rootfs = self.import_file(&source, &description)?;
         Ok(Image {
             name: description.name,
+            version: description.version,
             rootfs,
             bytes: description.size_bytes,
             default_user: description.default_user,

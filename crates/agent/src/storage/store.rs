@@ -32,6 +32,12 @@ pub enum StorageError {
     Full { free_mib: u64, reserve_mib: u64 },
     #[error("there is no template {0} on this host")]
     NoImage(String),
+    #[error("there is no snapshot {0} on this host")]
+    NoSnapshot(String),
+    #[error("the snapshot cannot be used on this host: {0}; start it where it was made, or make a new one")]
+    Foreign(String),
+    #[error("{} is damaged: its checksum is wrong", .0.display())]
+    Damaged(PathBuf),
     #[error("disk_size_mb must be at least {min_mib}, the size of the template's image; {asked_mib} was asked")]
     TooSmall { min_mib: u64, asked_mib: u32 },
 }
@@ -56,7 +62,7 @@ impl Store {
             std::fs::create_dir_all(&path).map_err(failed("create", &path))?;
         }
         let root = if can_share(dir)? { dir.to_owned() } else { own_xfs(dir, bytes).await? };
-        for name in ["images", "sandboxes", "snapshots", "quarantine"] {
+        for name in ["images", "sandboxes", "snapshots", "templates", "making", "quarantine"] {
             let path = root.join(name);
             std::fs::create_dir_all(&path).map_err(failed("create", &path))?;
         }
@@ -78,6 +84,21 @@ impl Store {
         self.root.join("sandboxes").join(id.to_string())
     }
 
+    /// Place of a snapshot; its id is 32 hex digits.
+    pub fn snapshot_dir(&self, id: &str) -> PathBuf {
+        self.root.join("snapshots").join(id)
+    }
+
+    /// Place of a template's memory: one per image version and size.
+    pub fn template_dir(&self, name: &str) -> PathBuf {
+        self.root.join("templates").join(name)
+    }
+
+    /// Where templates' memories are made; everything in it is a kill's left-over at a start.
+    pub fn making_dir(&self) -> PathBuf {
+        self.root.join("making")
+    }
+
     /// Bytes, the scarcer of the store and the disk its file lies on.
     pub fn room(&self) -> Result<Room, StorageError> {
         let inside = mounts::room(&self.root).map_err(failed("look at", &self.root))?;
@@ -87,11 +108,7 @@ impl Store {
 
     /// Refuses while only the reserve is left, so that running sandboxes can still write.
     pub fn admit(&self) -> Result<(), StorageError> {
-        let free = self.room()?.free;
-        if free < HOST_DISK_RESERVE_BYTES {
-            return Err(StorageError::Full { free_mib: free >> 20, reserve_mib: HOST_DISK_RESERVE_BYTES >> 20 });
-        }
-        Ok(())
+        self.admit_bytes(0, HOST_DISK_RESERVE_BYTES)
     }
 
     /// Makes a sandbox's directory; one that is there is no error.
@@ -111,6 +128,25 @@ impl Store {
         }
         let cloned = files::reflink(image, disk).and_then(|file| file.set_len(wanted));
         cloned.map_err(failed("make", disk))
+    }
+
+    /// Makes a disk that was `bytes` long `disk_mib` long; one that is longer stays as it is.
+    pub fn grow_disk(&self, disk: &Path, bytes: u64, disk_mib: u32) -> Result<(), StorageError> {
+        let wanted = u64::from(disk_mib) << 20;
+        if wanted <= bytes {
+            return Ok(());
+        }
+        let grown = std::fs::File::options().write(true).open(disk).and_then(|file| file.set_len(wanted));
+        grown.map_err(failed("grow", disk))
+    }
+
+    /// Refuses what would leave less than `reserve` bytes free after `bytes` more are written.
+    pub fn admit_bytes(&self, bytes: u64, reserve: u64) -> Result<(), StorageError> {
+        let free = self.room()?.free;
+        if free < bytes.saturating_add(reserve) {
+            return Err(StorageError::Full { free_mib: free >> 20, reserve_mib: reserve >> 20 });
+        }
+        Ok(())
     }
 
     /// Removes everything of a sandbox; nothing there is no error.

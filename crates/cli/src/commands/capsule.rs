@@ -1,4 +1,4 @@
-//! `wrenn capsule create|list|get|rm|ping`.
+//! `wrenn capsule create|list|get|rm|ping`, and what lifecycle.rs adds: `pause|resume|snapshot|fork`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,8 +9,11 @@ use http::Method;
 use wrenn_contract::rest::capsules::{Capsule, CapsuleStatus, CreateCapsule};
 
 use super::capsule_id;
+use super::template::template_name;
 use crate::api::Client;
 use crate::output::{Output, plain, table};
+
+mod lifecycle;
 
 /// How long `create` waits; above the host's own limit for a guest to become ready (120 s).
 const CREATE_WAIT: Duration = Duration::from_secs(180);
@@ -62,6 +65,47 @@ pub enum CapsuleCommand {
         #[arg(long)]
         wait: bool,
     },
+    /// Pause capsules: memory and disk are kept, nothing runs. Waits until they are paused.
+    Pause {
+        #[arg(required = true, value_parser = capsule_id)]
+        ids: Vec<String>,
+        /// Do not wait until they are paused.
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Resume paused capsules where they were, or boot crashed ones from their disk. Waits until they run.
+    Resume {
+        #[arg(required = true, value_parser = capsule_id)]
+        ids: Vec<String>,
+        /// New time-out: seconds without activity until it is paused; 0 = never.
+        #[arg(long, value_name = "SECONDS")]
+        timeout: Option<i64>,
+        /// Do not wait until they run.
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Capture a running or paused capsule as a template, processes included, and print the template's name.
+    Snapshot {
+        #[arg(value_parser = capsule_id)]
+        id: String,
+        /// Name of the template; template- and 8 hex characters when absent.
+        #[arg(value_parser = template_name)]
+        name: Option<String>,
+        /// Do not wait until the template can be used.
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Make children of a capsule, all from the same instant, and print their ids. The capsule goes on.
+    Fork {
+        #[arg(value_parser = capsule_id)]
+        id: String,
+        /// How many.
+        #[arg(long, short = 'n', default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(wrenn_domain::limits::FORK_CHILDREN_MAX)))]
+        count: u32,
+        /// Do not wait until they run.
+        #[arg(long)]
+        no_wait: bool,
+    },
     /// Check that a capsule answers; counts as activity.
     Ping {
         #[arg(value_parser = capsule_id)]
@@ -95,6 +139,16 @@ pub async fn run(command: CapsuleCommand, client: &Client, output: &Output) -> a
             output.result(&capsule, || describe(&capsule));
         }
         CapsuleCommand::Rm { ids, wait } => return remove(&ids, wait, client, output).await,
+        CapsuleCommand::Pause { ids, no_wait } => return lifecycle::pause(&ids, no_wait, client, output).await,
+        CapsuleCommand::Resume { ids, timeout, no_wait } => {
+            return lifecycle::resume(&ids, timeout, no_wait, client, output).await;
+        }
+        CapsuleCommand::Snapshot { id, name, no_wait } => {
+            lifecycle::snapshot(&id, name, no_wait, client, output).await?;
+        }
+        CapsuleCommand::Fork { id, count, no_wait } => {
+            return lifecycle::fork(&id, count, no_wait, client, output).await;
+        }
         CapsuleCommand::Ping { id } => {
             client.empty(Method::POST, &format!("/v1/capsules/{id}/ping")).await?;
             output.result(&serde_json::json!({"id": id, "ok": true}), || format!("{id} answers"));

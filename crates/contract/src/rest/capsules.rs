@@ -1,10 +1,12 @@
-//! `/v1/capsules`: create, list, get, delete, ping, exec.
+//! `/v1/capsules`: create, list, get, delete, ping, pause, resume, fork, exec.
 
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+
+use super::error::ErrorCode;
 
 /// Body of `POST /v1/capsules`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
@@ -49,12 +51,46 @@ pub struct Capsule {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_active_at: Option<DateTime<Utc>>,
     pub last_updated: DateTime<Utc>,
-    /// The caller's labels and, once running, kernel_version, vmm_version, agent_version, envd_version.
+    /// The caller's labels and, once running, kernel_version, vmm_version, agent_version, envd_version; after a resume of a
+    /// crashed capsule also resumed_from=disk.
     #[serde(default)]
     pub metadata: BTreeMap<String, String>,
-    /// Why the status is `error`, and what to do.
+    /// Why the status is `error`, or why the last pause, resume or snapshot did not work, and what to do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+}
+
+/// Body of `POST /v1/capsules/{id}/resume`; may be left out.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+pub struct ResumeCapsule {
+    /// New time-out, as at its creation; unchanged when absent. Taken only if this call resumes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_sec: Option<i64>,
+}
+
+/// Body of `POST /v1/capsules/{id}/fork`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+pub struct ForkCapsule {
+    /// Children to make, 1 to 100; 1 when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<i64>,
+}
+
+/// What became of one child of a fork: the capsule or the error.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct ForkResult {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capsule: Option<Capsule>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<ForkError>,
+}
+
+/// Why one child of a fork was not made.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct ForkError {
+    pub code: ErrorCode,
+    /// Says what to do.
+    pub message: String,
 }
 
 /// States a client can see.

@@ -6,6 +6,16 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+/// Body of `POST /v1/snapshots`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+pub struct CreateSnapshot {
+    /// The capsule to capture, running or paused.
+    pub sandbox_id: String,
+    /// Name of the template, `[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}`; "template-" and 8 hex characters when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
 /// A template. The list is a bare array: published SDKs iterate it.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Template {

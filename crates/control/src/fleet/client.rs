@@ -25,7 +25,7 @@ const TEXT_CHARS_MAX: usize = 512;
 
 /// One host's agent.
 pub struct HostClient {
-    rpc: HostServiceClient<RelayTransport>,
+    pub(super) rpc: HostServiceClient<RelayTransport>,
     call_max: Duration,
 }
 
@@ -38,6 +38,10 @@ pub struct HostReport {
     /// Of a failure or crash, fit for the user.
     pub reason: String,
     pub reason_code: String,
+    /// The newest pause or resume that is over.
+    pub operation: i64,
+    /// Why that one did not work; empty when it did.
+    pub operation_error: String,
 }
 
 /// Where a sandbox stands on its host.
@@ -49,6 +53,9 @@ pub enum HostPhase {
     Gone,
     Failed,
     Crashed,
+    Pausing,
+    Paused,
+    Resuming,
 }
 
 /// All sandboxes of a host at one revision.
@@ -99,6 +106,9 @@ impl HostClient {
             memory_mib: wish.memory_mib,
             disk_mib: wish.disk_mib,
             timeout_sec: wish.timeout_sec,
+            default_user: wish.origin.default_user.clone(),
+            default_env: wish.origin.default_env.clone().into_iter().collect(),
+            snapshot_id: wish.origin.snapshot.map(|id| id.simple().to_string()).unwrap_or_default(),
             ..Default::default()
         };
         let answer = self.rpc.create_sandbox_with_options(request, self.deadline()).await?.into_owned();
@@ -138,12 +148,12 @@ impl HostClient {
         Ok(())
     }
 
-    fn deadline(&self) -> CallOptions {
+    pub(super) fn deadline(&self) -> CallOptions {
         CallOptions::default().with_timeout(self.call_max)
     }
 }
 
-fn only(id: SandboxId, report: Option<SandboxReport>) -> Result<HostReport, FleetError> {
+pub(super) fn only(id: SandboxId, report: Option<SandboxReport>) -> Result<HostReport, FleetError> {
     let report = parse(report.ok_or_else(|| FleetError::Nonsense("no report".to_owned()))?)?;
     if report.id != id {
         return Err(FleetError::Nonsense(format!("a report of {} was not asked for", report.id)));
@@ -160,8 +170,13 @@ fn parse(report: SandboxReport) -> Result<HostReport, FleetError> {
         Some(SandboxPhase::Gone) => HostPhase::Gone,
         Some(SandboxPhase::Failed) => HostPhase::Failed,
         Some(SandboxPhase::Crashed) => HostPhase::Crashed,
+        Some(SandboxPhase::Pausing) => HostPhase::Pausing,
+        Some(SandboxPhase::Paused) => HostPhase::Paused,
+        Some(SandboxPhase::Resuming) => HostPhase::Resuming,
         Some(SandboxPhase::Unspecified) | None => return Err(nonsense("phase")),
     };
+    let operation = i64::try_from(report.operation).map_err(|_| nonsense("operation"))?;
+    let operation_error = failure_text(&report);
     Ok(HostReport {
         id: report.sandbox_id.parse().map_err(|_| nonsense("sandbox id"))?,
         phase,
@@ -179,13 +194,23 @@ fn parse(report: SandboxReport) -> Result<HostReport, FleetError> {
         },
         reason: short(&report.reason),
         reason_code: short(&report.reason_code),
+        operation,
+        operation_error,
     })
+}
+
+/// A failure without a text is a failure all the same.
+fn failure_text(report: &SandboxReport) -> String {
+    match (short(&report.operation_error), report.operation_error_code.as_str()) {
+        (text, code) if text.is_empty() && !code.is_empty() => format!("the host says {}", short(code)),
+        (text, _) => text,
+    }
 }
 
 fn moment(unix_ms: i64) -> Option<DateTime<Utc>> {
     if unix_ms <= 0 { None } else { DateTime::from_timestamp_millis(unix_ms) }
 }
 
-fn short(text: &str) -> String {
+pub(super) fn short(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(TEXT_CHARS_MAX).collect()
 }

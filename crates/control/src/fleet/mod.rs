@@ -6,6 +6,7 @@
 pub mod client;
 mod error;
 pub mod guest;
+mod memory;
 mod relay;
 
 use std::time::Duration;
@@ -18,6 +19,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 pub use client::{HostClient, HostPhase, HostReport, HostReports};
 pub use error::FleetError;
 pub use guest::GuestClient;
+pub use memory::ForkedChild;
 use relay::{RelayBody, RelayTransport};
 
 type HttpClient = Client<HttpConnector, RelayBody>;

@@ -35,7 +35,7 @@ const INPUT_FRAMES_MAX: usize = 16;
 /// Run a command over a WebSocket
 ///
 /// The first text frame is `{"type":"start","cmd":...}`. Failures after the upgrade come as `{"type":"error"}`.
-#[utoipa::path(get, path = "/v1/capsules/{id}/exec/stream", tag = "processes", security(("api_key" = [])),
+#[utoipa::path(get, path = "/v1/capsules/{id}/exec/stream", tag = "processes", security(("api_key" = []), ("session" = [])),
     params(("id" = String, Path, description = "cl- and 25 characters")),
     responses((status = 101, description = "WebSocket: frames as ExecClientFrame and ExecServerFrame"),
         (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]

@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use axum::RequestPartsExt;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use bytes::Bytes;
+use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
 use http_body_util::{BodyExt, Limited};
@@ -14,6 +16,7 @@ use serde::de::DeserializeOwned;
 use wrenn_contract::rest::error::ErrorCode;
 use wrenn_domain::ids::{SandboxId, UserId};
 use wrenn_domain::limits::{JSON_BODY_BYTES_MAX, JSON_BODY_WAIT_MAX};
+use wrenn_domain::names::TemplateName;
 
 use super::ApiError;
 use crate::auth::address::ClientAddress;
@@ -93,6 +96,17 @@ impl<S: Send + Sync> FromRequestParts<S> for CapsuleId {
     }
 }
 
+/// `{name}` of a path, as a template's name.
+pub(super) struct TemplateNamed(pub(super) TemplateName);
+
+impl<S: Send + Sync> FromRequestParts<S> for TemplateNamed {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, ApiError> {
+        Ok(Self(path_part(parts, "name").await?.parse()?))
+    }
+}
+
 /// `{selector}` of a path.
 pub(super) struct SelectorText(pub(super) String);
 
@@ -135,26 +149,56 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _state: &S) -> Result<Self, ApiError> {
-        let kind = request.headers().get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
-        let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-        if kind != "application/json" && !(kind.starts_with("application/") && kind.ends_with("+json")) {
-            return Err(ApiError::invalid("send JSON with Content-Type: application/json"));
-        }
-        let body = Limited::new(request.into_body(), JSON_BODY_BYTES_MAX).collect();
-        let collected = tokio::time::timeout(JSON_BODY_WAIT_MAX, body)
-            .await
-            .map_err(|_| ApiError::new(ErrorCode::Timeout, "the body did not arrive in time"))?;
-        let bytes = collected.map_err(body_error)?.to_bytes();
-        // Every body is an object; serde would take an array for one too.
-        if bytes.iter().find(|b| !b.is_ascii_whitespace()) != Some(&b'{') {
-            return Err(ApiError::invalid("the JSON is not valid: send an object"));
-        }
-        let mut from = serde_json::Deserializer::from_slice(&bytes);
-        let value = serde_path_to_error::deserialize(&mut from)
-            .map_err(|error| ApiError::invalid(format!("the JSON is not valid: {error}")))?;
-        from.end().map_err(|error| ApiError::invalid(format!("the JSON is not valid: {error}")))?;
-        Ok(Self(value))
+        check_kind(request.headers())?;
+        parse(&collect(request).await?).map(Self)
     }
+}
+
+/// A JSON body that may be left out.
+pub(super) struct OptionalJsonBody<T>(pub(super) Option<T>);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for OptionalJsonBody<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, _state: &S) -> Result<Self, ApiError> {
+        // Some clients name a type although they send nothing.
+        let kind = check_kind(request.headers());
+        let bytes = collect(request).await?;
+        if bytes.is_empty() {
+            return Ok(Self(None));
+        }
+        kind?;
+        parse(&bytes).map(|value| Self(Some(value)))
+    }
+}
+
+fn check_kind(headers: &HeaderMap) -> Result<(), ApiError> {
+    let kind = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    if kind != "application/json" && !(kind.starts_with("application/") && kind.ends_with("+json")) {
+        return Err(ApiError::invalid("send JSON with Content-Type: application/json"));
+    }
+    Ok(())
+}
+
+async fn collect(request: Request) -> Result<Bytes, ApiError> {
+    let body = Limited::new(request.into_body(), JSON_BODY_BYTES_MAX).collect();
+    let collected = tokio::time::timeout(JSON_BODY_WAIT_MAX, body)
+        .await
+        .map_err(|_| ApiError::new(ErrorCode::Timeout, "the body did not arrive in time"))?;
+    Ok(collected.map_err(body_error)?.to_bytes())
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    // Every body is an object; serde would take an array for one too.
+    if bytes.iter().find(|b| !b.is_ascii_whitespace()) != Some(&b'{') {
+        return Err(ApiError::invalid("the JSON is not valid: send an object"));
+    }
+    let mut from = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut from)
+        .map_err(|error| ApiError::invalid(format!("the JSON is not valid: {error}")))?;
+    from.end().map_err(|error| ApiError::invalid(format!("the JSON is not valid: {error}")))?;
+    Ok(value)
 }
 
 fn body_error(error: Box<dyn std::error::Error + Send + Sync>) -> ApiError {

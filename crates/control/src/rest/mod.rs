@@ -15,6 +15,7 @@ mod exec_stream;
 mod extract;
 mod files;
 mod keys;
+mod lifecycle;
 mod me;
 mod meta;
 mod oauth;
@@ -43,7 +44,7 @@ pub use error::ApiError;
 #[openapi(
     info(title = "Wrenn", description = "Run untrusted code in microVMs. Send your key in X-API-Key, or log in: a session is a cookie, and every method but GET, HEAD and OPTIONS needs the value of the cookie wrenn_csrf in the header X-CSRF-Token.", license(name = "Apache-2.0")),
     tags(
-        (name = "capsules", description = "Create, look at and end capsules"),
+        (name = "capsules", description = "Create, look at, pause, fork and end capsules"),
         (name = "processes", description = "Run commands"),
         (name = "files", description = "Files in a capsule"),
         (name = "templates", description = "What capsules are made from"),
@@ -98,6 +99,9 @@ fn routes() -> OpenApiRouter<Arc<Context>> {
         .routes(routes!(capsules::create, capsules::list))
         .routes(routes!(capsules::get, capsules::delete))
         .routes(routes!(capsules::ping))
+        .routes(routes!(lifecycle::pause))
+        .routes(routes!(lifecycle::resume))
+        .routes(routes!(lifecycle::fork))
         .routes(routes!(exec::exec))
         .routes(routes!(exec_stream::exec_stream))
         .routes(routes!(processes::list))
@@ -109,7 +113,6 @@ fn routes() -> OpenApiRouter<Arc<Context>> {
         .routes(routes!(files::list))
         .routes(routes!(files::make_dir))
         .routes(routes!(files::remove))
-        .routes(routes!(snapshots::list))
         .routes(routes!(auth::sign_up))
         .routes(routes!(auth::activate))
         .routes(routes!(auth::log_in))
@@ -152,5 +155,7 @@ fn routes() -> OpenApiRouter<Arc<Context>> {
         .routes(routes!(admin::audit_logs))
         .routes(routes!(admin::dead_letters))
         .routes(routes!(admin::retry_dead_letter))
+        .routes(routes!(snapshots::list, snapshots::create))
+        .routes(routes!(snapshots::delete))
         .routes(routes!(meta::health))
 }

@@ -1,4 +1,5 @@
-//! Where a new sandbox goes: [`policy`] chooses (pure), [`place`] writes the choice with a reservation.
+//! Where a new sandbox goes: [`policy`] chooses (pure), [`place`] writes the choice with a reservation. Whether one that is bound
+//! to its host may run there (again) or be doubled: [`readmit`], [`fork`].
 //!
 //! Must never: call a host. A choice that turns out full is made again.
 
@@ -8,16 +9,31 @@ use std::time::Duration;
 
 use uuid::Uuid;
 use wrenn_domain::failure::{Failure, FailureKind};
+use wrenn_domain::ids::HostId;
 use wrenn_domain::sizes::{DiskMib, MemoryMib, Vcpus};
-use wrenn_store::pg::{HostLoad, NewSandbox, Placed, Quota, QuotaRefusal, Sandbox};
+use wrenn_store::pg::{
+    Change, Forked, HostLoad, NewFork, NewSandbox, Placed, Quota, QuotaRefusal, Readmitted, Sandbox,
+};
 use wrenn_store::{Store, StoreError};
 
 use policy::NoPlace;
+
+/// Which hosts have what a sandbox is made from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// Those that hold the template's image.
+    Image,
+    /// The one that holds the snapshot, or the sandbox to be forked.
+    OnHost(HostId),
+    /// The one it is on already, disk and all.
+    Itself,
+}
 
 /// What a sandbox needs of a host.
 #[derive(Debug, Clone)]
 pub struct Need {
     pub template: String,
+    pub source: Source,
     pub vcpus: Vcpus,
     pub memory: MemoryMib,
     pub disk: DiskMib,
@@ -46,12 +62,18 @@ const CHOICES_MAX: usize = 5;
 pub async fn place(
     store: &Store,
     new: &NewSandbox,
+    source: Source,
     owner: Uuid,
     keep: Duration,
     quota: &dyn Quota,
 ) -> Result<(Sandbox, String), PlaceError> {
-    let need =
-        Need { template: new.template.as_str().to_owned(), vcpus: new.vcpus, memory: new.memory, disk: new.disk };
+    let need = Need {
+        template: new.template.as_str().to_owned(),
+        source,
+        vcpus: new.vcpus,
+        memory: new.memory,
+        disk: new.disk,
+    };
     for _ in 0..CHOICES_MAX {
         let loads = store.host_loads().await?;
         let host = policy::choose(&loads, &need).map_err(|why| PlaceError::NoPlace(explain(why, &need)))?;
@@ -64,6 +86,37 @@ pub async fn place(
         }
     }
     Err(PlaceError::NoPlace(explain(NoPlace::Memory, &need)))
+}
+
+/// Changes a paused or crashed sandbox so that it runs again, if its host has room.
+pub async fn readmit(
+    store: &Store,
+    sandbox: &Sandbox,
+    change: &Change,
+    quota: &dyn Quota,
+) -> Result<Readmitted, PlaceError> {
+    let need = need_of(sandbox, Source::Itself)?;
+    Ok(store.sandbox_readmit(sandbox, change, |load| policy::fits(load, &need).is_ok(), quota).await?)
+}
+
+/// Reserves as many children of a sandbox as its host has room for.
+pub async fn fork(store: &Store, source: &Sandbox, new: &NewFork, quota: &dyn Quota) -> Result<Forked, PlaceError> {
+    let Some(host) = source.host else { return Ok(Forked::HostAway) };
+    let need = need_of(source, Source::OnHost(host))?;
+    Ok(store.fork_begin(source, new, |load| policy::fits(load, &need).is_ok(), quota).await?)
+}
+
+fn need_of(sandbox: &Sandbox, source: Source) -> Result<Need, PlaceError> {
+    let sizes = || {
+        Ok::<_, Failure>(Need {
+            template: sandbox.template.clone(),
+            source,
+            vcpus: Vcpus::parse(sandbox.vcpus.into())?,
+            memory: MemoryMib::parse(sandbox.memory_mib.into())?,
+            disk: DiskMib::parse(sandbox.disk_mib.into())?,
+        })
+    };
+    sizes().map_err(PlaceError::NoPlace)
 }
 
 fn explain(why: NoPlace, need: &Need) -> Failure {

@@ -5,7 +5,7 @@
 use wrenn_domain::limits::{HOST_DISK_RESERVE_BYTES, SANDBOXES_PER_HOST_MAX};
 use wrenn_store::pg::HostLoad;
 
-use super::Need;
+use super::{Need, Source};
 
 /// vCPUs promised per core at most: guests are idle most of the time.
 const VCPUS_PER_CORE: u64 = 16;
@@ -45,7 +45,12 @@ pub(super) fn choose<'a>(loads: &'a [HostLoad], need: &Need) -> Result<&'a HostL
 
 /// How well a host would stand after taking it (share free of the scarcest), or why it cannot.
 pub(super) fn fits(load: &HostLoad, need: &Need) -> Result<f64, NoPlace> {
-    if !load.templates.contains(&need.template) {
+    let holds_it = match need.source {
+        Source::Image => load.templates.contains(&need.template),
+        Source::OnHost(host) => load.host == host,
+        Source::Itself => true,
+    };
+    if !holds_it {
         return Err(NoPlace::Template);
     }
     let cores = u64::from(load.cpu_cores);
@@ -53,12 +58,15 @@ pub(super) fn fits(load: &HostLoad, need: &Need) -> Result<f64, NoPlace> {
     if vcpus > cores * VCPUS_PER_CORE_OF_ONE || load.vcpus + vcpus > cores * VCPUS_PER_CORE {
         return Err(NoPlace::Vcpus);
     }
-    let disk = u64::from(need.disk.get());
-    if disk > load.disk_total_mib || load.disk_free_mib <= HOST_DISK_RESERVE_BYTES / (1024 * 1024) {
-        return Err(NoPlace::Disk);
-    }
-    if load.sandboxes >= SANDBOXES_PER_HOST_MAX as u64 {
-        return Err(NoPlace::Slots);
+    // One that was there before has its disk and its place.
+    if need.source != Source::Itself {
+        let disk = u64::from(need.disk.get());
+        if disk > load.disk_total_mib || load.disk_free_mib <= HOST_DISK_RESERVE_BYTES / (1024 * 1024) {
+            return Err(NoPlace::Disk);
+        }
+        if load.sandboxes >= SANDBOXES_PER_HOST_MAX as u64 {
+            return Err(NoPlace::Slots);
+        }
     }
     let reserve = (load.memory_mib * MEMORY_RESERVE_PERCENT / 100).max(MEMORY_RESERVE_MIN_MIB);
     let memory = load.memory_mib.saturating_sub(reserve);
@@ -99,6 +107,7 @@ mod tests {
     fn need(memory: i64) -> Need {
         Need {
             template: "minimal".to_owned(),
+            source: Source::Image,
             vcpus: Vcpus::parse(1).expect("valid"),
             memory: MemoryMib::parse(memory).expect("valid"),
             disk: DiskMib::parse(5120).expect("valid"),
@@ -123,6 +132,25 @@ mod tests {
         check(|h| h.sandboxes = SANDBOXES_PER_HOST_MAX as u64, NoPlace::Slots);
         check(|h| h.memory_promised_mib = 14_500, NoPlace::Memory);
         assert_eq!(choose(&[], &need(512)).expect_err("refused"), NoPlace::NoHost);
+    }
+
+    #[test]
+    fn what_is_bound_to_a_host_goes_nowhere_else_however_empty_the_others_are() {
+        let loads = [host(1, |h| h.memory_promised_mib = 8000), host(2, |_| ())];
+        let bound = Need { template: "mine".to_owned(), source: Source::OnHost(loads[0].host), ..need(512) };
+        assert_eq!(choose(&loads, &bound).expect("a place").host, loads[0].host);
+        assert_eq!(choose(&loads[1..], &bound).expect_err("away"), NoPlace::Template);
+    }
+
+    #[test]
+    fn one_that_is_there_already_needs_memory_but_neither_disk_nor_a_place() {
+        let back = Need { source: Source::Itself, ..need(512) };
+        let check = |change: fn(&mut HostLoad), why: Option<NoPlace>| {
+            assert_eq!(fits(&host(1, change), &back).err(), why);
+        };
+        check(|h| h.disk_free_mib = 100, None);
+        check(|h| h.sandboxes = SANDBOXES_PER_HOST_MAX as u64, None);
+        check(|h| h.memory_promised_mib = 14_500, Some(NoPlace::Memory));
     }
 
     #[test]

@@ -48,6 +48,7 @@ fn is_unasked(was: SandboxState, kind: EventType) -> bool {
     match kind {
         EventType::CapsuleDestroy => was != SandboxState::Stopping,
         EventType::CapsulePause => was != SandboxState::Pausing,
+        EventType::CapsuleResume => was != SandboxState::Resuming,
         _ => false,
     }
 }

@@ -1,9 +1,13 @@
 //! Taking news of hosts: a report changes a row only if it is newer and the state machine allows it.
+//!
+//! What fulfils a wish (paused, running) counts whenever it is newer than what was known. What speaks against a wish (running while
+//! it is to pause, paused or crashed while it is to resume) counts only as the answer to that wish, told by its operation: a
+//! late word on an older wish never touches a newer one.
 
 use wrenn_domain::ids::SandboxId;
 use wrenn_domain::sandbox::{SandboxEvent, SandboxState};
 use wrenn_store::StoreError;
-use wrenn_store::pg::{Change, Changed, Sandbox};
+use wrenn_store::pg::{Capture, Change, Changed, Desired, Sandbox};
 
 use super::news;
 
@@ -40,7 +44,7 @@ pub async fn take_event(
     error: Option<(String, String)>,
 ) -> Result<bool, StoreError> {
     let Ok(next) = seen.state.after(event) else { return Ok(false) };
-    let change = news::told(seen, Change { state: Some(next), error, ..Change::default() });
+    let change = news::told(seen, Change { state: Some(next), error, ..consequences(event) });
     match ctx.store.sandbox_change(id, seen.generation, &change).await? {
         Changed::Applied(now) => {
             ctx.outbox.notify_one();
@@ -57,24 +61,82 @@ fn change_for(sandbox: &Sandbox, report: &HostReport) -> Option<Change> {
     if report.mark.generation <= sandbox.report_generation && !again {
         return None;
     }
-    let event = match report.phase {
-        HostPhase::Starting | HostPhase::Stopping => return None,
-        HostPhase::Running => SandboxEvent::Ready,
-        HostPhase::Gone => SandboxEvent::Gone,
-        HostPhase::Failed if sandbox.state == SandboxState::Starting => SandboxEvent::Failed,
-        HostPhase::Failed | HostPhase::Crashed => SandboxEvent::Crashed,
-    };
+    let event = event_of(sandbox, report)?;
     let next = sandbox.state.after(event).ok()?;
-    let failed = next == SandboxState::Error && sandbox.state != SandboxState::Error;
-    let error = failed.then(|| {
-        let text = match report.reason.as_str() {
-            "" => "the capsule ended by itself".to_owned(),
-            reason => reason.to_owned(),
-        };
-        (text, report.reason_code.clone())
-    });
-    let change = Change { state: Some(next), error, report: Some(report.mark.clone()), ..Change::default() };
-    Some(news::told(sandbox, change))
+    let told = Change { state: Some(next), report: Some(report.mark.clone()), ..consequences(event) };
+    let told = match (event, next) {
+        (SandboxEvent::PauseFailed, _) => Change { error: Some(refusal(report, "pause")), ..told },
+        (SandboxEvent::ResumeFailed, _) => Change { error: Some(refusal(report, "resume")), ..told },
+        (SandboxEvent::Crashed | SandboxEvent::Failed, SandboxState::Error) => {
+            Change { error: Some(end(sandbox, report)), disk_kept: Some(report.phase == HostPhase::Crashed), ..told }
+        }
+        // Where it goes back to when it is captured.
+        (SandboxEvent::Ready | SandboxEvent::PauseDone, SandboxState::Snapshotting) => Change {
+            capture: sandbox.capture.map(|c| Capture { from_paused: event == SandboxEvent::PauseDone, ..c }),
+            ..told
+        },
+        _ => told,
+    };
+    Some(news::told(sandbox, told))
+}
+
+/// What a report means for a sandbox in its present state; nothing while the host is on its way.
+fn event_of(sandbox: &Sandbox, report: &HostReport) -> Option<SandboxEvent> {
+    let answered = report.operation >= sandbox.operation;
+    Some(match (report.phase, sandbox.state) {
+        (HostPhase::Starting | HostPhase::Stopping | HostPhase::Pausing | HostPhase::Resuming, _) => return None,
+        (HostPhase::Running, SandboxState::Pausing) if answered => SandboxEvent::PauseFailed,
+        (HostPhase::Running, SandboxState::Pausing) => return None,
+        (HostPhase::Running, _) => SandboxEvent::Ready,
+        (HostPhase::Paused, SandboxState::Resuming) if !answered => return None,
+        (HostPhase::Paused, SandboxState::Resuming) if !report.operation_error.is_empty() => SandboxEvent::ResumeFailed,
+        (HostPhase::Paused, _) => SandboxEvent::PauseDone,
+        (HostPhase::Gone, _) => SandboxEvent::Gone,
+        (HostPhase::Failed, SandboxState::Starting) => SandboxEvent::Failed,
+        (HostPhase::Crashed, SandboxState::Resuming) if !answered => return None,
+        (HostPhase::Failed | HostPhase::Crashed, _) => SandboxEvent::Crashed,
+    })
+}
+
+/// What an event changes beside the state.
+fn consequences(event: SandboxEvent) -> Change {
+    match event {
+        SandboxEvent::Ready | SandboxEvent::PauseFailed => {
+            Change { desired: Some(Desired::Running), disk_kept: Some(false), ..Change::default() }
+        }
+        SandboxEvent::PauseDone | SandboxEvent::ResumeFailed => {
+            Change { desired: Some(Desired::Paused), disk_kept: Some(false), ..Change::default() }
+        }
+        SandboxEvent::Gone | SandboxEvent::Failed => Change { disk_kept: Some(false), ..Change::default() },
+        SandboxEvent::Crashed
+        | SandboxEvent::Pause
+        | SandboxEvent::Resume
+        | SandboxEvent::Snapshot
+        | SandboxEvent::SnapshotDoneRunning
+        | SandboxEvent::SnapshotDonePaused
+        | SandboxEvent::Delete
+        | SandboxEvent::HostLost => Change::default(),
+    }
+}
+
+fn refusal(report: &HostReport, act: &str) -> (String, String) {
+    let text = match report.operation_error.as_str() {
+        "" => format!("the host could not {act} the capsule"),
+        why => format!("the {act} did not work: {why}"),
+    };
+    (text, format!("{act}_failed"))
+}
+
+/// Why a sandbox is over: the reason of its end, or why booting its kept disk did not work.
+fn end(sandbox: &Sandbox, report: &HostReport) -> (String, String) {
+    if sandbox.state == SandboxState::Resuming && !report.operation_error.is_empty() {
+        return refusal(report, "resume");
+    }
+    let text = match report.reason.as_str() {
+        "" => "the capsule ended by itself".to_owned(),
+        reason => reason.to_owned(),
+    };
+    (text, report.reason_code.clone())
 }
 
 fn note(was: SandboxState, now: &Sandbox, report: &HostReport) {
@@ -82,7 +144,9 @@ fn note(was: SandboxState, now: &Sandbox, report: &HostReport) {
         return;
     }
     let id = now.id;
-    if now.state == SandboxState::Error {
+    if !report.operation_error.is_empty() && report.operation == now.operation {
+        tracing::warn!(sandbox = %id, %was, now = %now.state, why = %report.operation_error, "{id} stays {}", now.state);
+    } else if now.state == SandboxState::Error {
         tracing::warn!(sandbox = %id, %was, reason = %report.reason, code = %report.reason_code, "{id} failed");
     } else {
         tracing::info!(sandbox = %id, %was, now = %now.state, "{id} is {}", now.state);

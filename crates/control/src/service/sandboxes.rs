@@ -9,14 +9,16 @@ use wrenn_domain::metadata::Metadata;
 use wrenn_domain::names::TemplateName;
 use wrenn_domain::sandbox::{SandboxEvent, SandboxState};
 use wrenn_domain::sizes::{DiskMib, MemoryMib, TimeoutSec, Vcpus};
-use wrenn_store::pg::{Author, Change, Changed, Desired, NewAudit, NewSandbox, PlacedSandbox, Sandbox};
+use wrenn_store::pg::{
+    Author, Change, Changed, Desired, NewAudit, NewSandbox, Origin, PlacedSandbox, Sandbox, Template, TemplateKind,
+};
 
 use super::{Actor, ServiceError, guest_error};
 use crate::context::Context;
 use crate::extension::limits;
 use crate::fault::FaultPoint;
 use crate::fleet::{FleetError, GuestClient};
-use crate::scheduler;
+use crate::scheduler::{self, Source};
 
 /// Template of a wish that names none.
 pub const TEMPLATE_DEFAULT: &str = "minimal";
@@ -37,6 +39,7 @@ pub async fn create(ctx: &Arc<Context>, actor: &Actor, wish: CreateSandbox) -> R
     let template = ctx.store.template_get(actor.team, &wish.template).await?;
     let template = template.ok_or_else(|| no_template(&wish.template))?;
     ctx.faults.reach(FaultPoint::CreateAccepted).await;
+    let source = source_of(&template)?;
     let sized = |stored: Option<u32>| stored.map(i64::from);
     let id = SandboxId::from_uuid(Uuid::new_v4());
     let author = actor.author();
@@ -53,12 +56,18 @@ pub async fn create(ctx: &Arc<Context>, actor: &Actor, wish: CreateSandbox) -> R
         // A memory snapshot fixes the sizes of what is made from it.
         vcpus: sized(template.vcpus).map(Vcpus::parse).transpose()?.unwrap_or(wish.vcpus),
         memory: sized(template.memory_mib).map(MemoryMib::parse).transpose()?.unwrap_or(wish.memory),
-        disk: wish.disk,
+        // A captured disk cannot shrink.
+        disk: sized(template.disk_mib).map(DiskMib::parse).transpose()?.map_or(wish.disk, |least| least.max(wish.disk)),
+        origin: Origin {
+            snapshot: (template.kind == TemplateKind::Snapshot).then_some(template.id),
+            default_user: template.default_user,
+            default_env: template.default_env,
+        },
         timeout: wish.timeout,
         metadata: wish.metadata.into_map(),
     };
     let quota = limits::of(ctx, actor.team).await?;
-    let (sandbox, address) = scheduler::place(&ctx.store, &new, ctx.owner, ctx.tuning.lease, &quota).await?;
+    let (sandbox, address) = scheduler::place(&ctx.store, &new, source, ctx.owner, ctx.tuning.lease, &quota).await?;
     ctx.faults.reach(FaultPoint::CreateStored).await;
     ctx.starts.hand_over(PlacedSandbox { sandbox: sandbox.clone(), host_address: Some(address) });
     tracing::info!(sandbox = %sandbox.id, team = %actor.team, template = %sandbox.template, "{} is wanted", sandbox.id);
@@ -156,6 +165,21 @@ async fn running(ctx: &Context, actor: &Actor, id: SandboxId) -> Result<(String,
     }
 }
 
+fn source_of(template: &Template) -> Result<Source, Failure> {
+    match (template.kind, template.host) {
+        (TemplateKind::Base, _) => Ok(Source::Image),
+        (TemplateKind::Snapshot, Some(host)) => Ok(Source::OnHost(host)),
+        (TemplateKind::Snapshot, None) => {
+            Err(Failure::new(FailureKind::NoCapacity, format!("no host holds the template {}", template.name)))
+        }
+    }
+}
+
+/// The host a sandbox is bound to does not answer.
+pub(super) fn host_away() -> Failure {
+    Failure::new(FailureKind::Unavailable, "the capsule's host cannot be reached now; try again")
+}
+
 fn no_template(name: &TemplateName) -> Failure {
     // Images are known from the hosts that hold them: before the first host answers there is not even this one.
     if name.as_str() == TEMPLATE_DEFAULT {
@@ -167,6 +191,6 @@ fn no_template(name: &TemplateName) -> Failure {
     Failure::not_found(format!("there is no template {name}; GET /v1/snapshots lists those there are"))
 }
 
-fn not_found(id: SandboxId) -> Failure {
+pub(super) fn not_found(id: SandboxId) -> Failure {
     Failure::not_found(format!("there is no capsule {id}"))
 }

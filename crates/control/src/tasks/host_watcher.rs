@@ -3,14 +3,14 @@
 //! Every report newer than the row is taken. From time to time, and always after silence, the whole host is compared with
 //! its rows: what the host no longer knows is gone, what it holds although its row is over is deleted again.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use wrenn_domain::ids::{HostId, SandboxId};
 use wrenn_domain::sandbox::{SandboxEvent, SandboxState};
 use wrenn_store::StoreError;
-use wrenn_store::pg::{Host, Sandbox};
+use wrenn_store::pg::{Desired, Host, Sandbox};
 
 use crate::causes::chain;
 use crate::context::Context;
@@ -65,8 +65,10 @@ enum WatchError {
 /// What one watch remembers between two polls.
 struct Memory {
     revision: u64,
-    /// Newest report taken or found useless, per sandbox.
+    /// Newest report taken or found useless, per sandbox. What was useless may be of use later, so the full comparisons forget this.
     taken: HashMap<SandboxId, (i64, HostPhase)>,
+    /// Sandboxes of the host that are no rows here.
+    strange: HashSet<SandboxId>,
     facts_at: Option<Instant>,
     compared_at: Option<Instant>,
     seen_at: Option<Instant>,
@@ -75,7 +77,15 @@ struct Memory {
 
 impl Memory {
     fn blank() -> Self {
-        Self { revision: 0, taken: HashMap::new(), facts_at: None, compared_at: None, seen_at: None, silent: false }
+        Self {
+            revision: 0,
+            taken: HashMap::new(),
+            strange: HashSet::new(),
+            facts_at: None,
+            compared_at: None,
+            seen_at: None,
+            silent: false,
+        }
     }
 }
 
@@ -138,6 +148,9 @@ async fn poll(ctx: &Arc<Context>, host: &Host, memory: &mut Memory) -> Result<()
         ctx.store.host_seen(host.id, None).await?;
         memory.seen_at = Some(Instant::now());
     }
+    if before.is_some() {
+        memory.taken.clear();
+    }
     take_news(ctx, &client, memory, &heard).await?;
     if let Some(rows) = before {
         take_absence(ctx, rows, &heard).await?;
@@ -169,24 +182,31 @@ async fn take_news(
                     }
                 }
                 // Another installation's, or a restored database's: never ours to delete.
-                None => {
+                None if memory.strange.insert(report.id) => {
                     tracing::warn!(sandbox = %report.id, "the host holds {}, which this database does not know", report.id)
                 }
+                None => {}
             }
             memory.taken.insert(report.id, key(report));
         }
     }
-    let known: std::collections::HashSet<SandboxId> = heard.reports.iter().map(|report| report.id).collect();
+    let known: HashSet<SandboxId> = heard.reports.iter().map(|report| report.id).collect();
     memory.taken.retain(|id, _| known.contains(id));
+    memory.strange.retain(|id| known.contains(id));
     Ok(())
 }
 
 /// The row is over but the host still spends something on it.
 fn is_leftover(row: &Sandbox, phase: HostPhase) -> bool {
     match row.state {
-        SandboxState::Stopped => matches!(phase, HostPhase::Starting | HostPhase::Running | HostPhase::Crashed),
-        // A crashed one keeps its disk until its user deletes it.
-        SandboxState::Error => matches!(phase, HostPhase::Starting | HostPhase::Running),
+        SandboxState::Stopped => match phase {
+            HostPhase::Starting | HostPhase::Running | HostPhase::Crashed => true,
+            // Holds what its user may still want: only somebody's wish ends it, never a host that lost sight of it for a while.
+            HostPhase::Pausing | HostPhase::Paused | HostPhase::Resuming => row.desired == Desired::Stopped,
+            HostPhase::Stopping | HostPhase::Gone | HostPhase::Failed => false,
+        },
+        // A crashed one keeps its disk until its user deletes it, or has it booted again.
+        SandboxState::Error => !row.disk_kept && matches!(phase, HostPhase::Starting | HostPhase::Running),
         _ => false,
     }
 }
@@ -197,10 +217,11 @@ async fn delete_leftover(client: &HostClient, id: SandboxId) -> Result<(), Watch
     Ok(())
 }
 
-/// Rows the host no longer knows. A starting one is left to the starter, which asks for it again.
+/// Rows the host no longer knows. A starting one is left to the starter, which asks for it again, or to its fork until that is over.
 async fn take_absence(ctx: &Arc<Context>, rows: Vec<Sandbox>, heard: &HostReports) -> Result<(), WatchError> {
     for row in rows {
-        if row.state == SandboxState::Starting || heard.reports.iter().any(|report| report.id == row.id) {
+        let is_coming = row.state == SandboxState::Starting && (row.parent.is_none() || row.fork.is_some());
+        if is_coming || heard.reports.iter().any(|report| report.id == row.id) {
             continue;
         }
         let lost = row.state != SandboxState::Stopping;

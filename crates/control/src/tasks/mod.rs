@@ -9,12 +9,18 @@ mod event_relayer;
 mod extension_workers;
 mod host_watcher;
 mod key_forgetter;
+mod kinds;
 mod mail_sender;
+mod sandbox_forker;
+mod sandbox_pauser;
 mod sandbox_reconciler;
+mod sandbox_resumer;
+mod sandbox_snapshotter;
 mod sandbox_starter;
 mod sandbox_stopper;
 mod session_forgetter;
 mod signal_listener;
+mod snapshot_discarder;
 mod touch_writer;
 mod work;
 
@@ -23,12 +29,18 @@ use std::sync::Arc;
 
 use crate::context::Context;
 
+pub use kinds::Kind;
 pub use work::WorkQueue;
 
 /// Starts every task. They end when the context's stop token is set.
 pub fn spawn_all(ctx: &Arc<Context>) {
     spawn(ctx, "sandbox_starter", sandbox_starter::run(ctx.clone()));
     spawn(ctx, "sandbox_stopper", sandbox_stopper::run(ctx.clone()));
+    spawn(ctx, "sandbox_pauser", sandbox_pauser::run(ctx.clone()));
+    spawn(ctx, "sandbox_resumer", sandbox_resumer::run(ctx.clone()));
+    spawn(ctx, "sandbox_snapshotter", sandbox_snapshotter::run(ctx.clone()));
+    spawn(ctx, "snapshot_discarder", snapshot_discarder::run(ctx.clone()));
+    spawn(ctx, "sandbox_forker", sandbox_forker::run(ctx.clone()));
     spawn(ctx, "host_watcher", host_watcher::run(ctx.clone()));
     spawn(ctx, "sandbox_reconciler", sandbox_reconciler::run(ctx.clone()));
     spawn(ctx, "signal_listener", signal_listener::run(ctx.clone()));

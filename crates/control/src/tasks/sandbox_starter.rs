@@ -9,7 +9,7 @@ use wrenn_domain::sandbox::{SandboxEvent, SandboxState};
 use wrenn_store::StoreError;
 use wrenn_store::pg::{PlacedSandbox, Sandbox, Work};
 
-use super::work::{self, backoff, postpone};
+use super::work::{self, Next, settle};
 use crate::causes::chain;
 use crate::context::Context;
 use crate::fault::FaultPoint;
@@ -30,23 +30,7 @@ async fn drive(ctx: Arc<Context>, placed: PlacedSandbox) {
         Err(error) => refused(&ctx, &placed.sandbox, error).await,
     };
     ctx.faults.reach(FaultPoint::StartNoted).await;
-    match noted {
-        Ok(Next::Over) => {}
-        Ok(Next::Recheck) => postpone(&ctx, Work::Start, id, ctx.tuning.recheck, false).await,
-        Ok(Next::Retry(attempts)) => postpone(&ctx, Work::Start, id, backoff(&ctx, attempts), true).await,
-        Err(error) => {
-            tracing::warn!(sandbox = %id, error = %chain(&error), "cannot note how {id} starts; it is tried again");
-        }
-    }
-}
-
-enum Next {
-    /// Not starting any more.
-    Over,
-    /// The host has it; look again in a while in case its report is lost.
-    Recheck,
-    /// Ask again; this many calls failed before.
-    Retry(u32),
+    settle(&ctx, Work::Start, id, noted).await;
 }
 
 async fn ask(ctx: &Context, placed: &PlacedSandbox) -> Result<HostReport, FleetError> {

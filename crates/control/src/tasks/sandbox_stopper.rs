@@ -6,7 +6,7 @@ use wrenn_domain::sandbox::{SandboxEvent, SandboxState};
 use wrenn_store::StoreError;
 use wrenn_store::pg::{PlacedSandbox, Work};
 
-use super::work::{self, backoff, postpone};
+use super::work::{self, Next, settle};
 use crate::causes::chain;
 use crate::context::Context;
 use crate::fault::FaultPoint;
@@ -19,22 +19,9 @@ pub(super) async fn run(ctx: Arc<Context>) {
 
 async fn drive(ctx: Arc<Context>, placed: PlacedSandbox) {
     let id = placed.sandbox.id;
-    let attempts = placed.sandbox.attempts;
     ctx.faults.reach(FaultPoint::StopClaimed).await;
-    match step(&ctx, placed).await {
-        Ok(Next::Over) => {}
-        Ok(Next::Recheck) => postpone(&ctx, Work::Stop, id, ctx.tuning.recheck, false).await,
-        Ok(Next::Retry) => postpone(&ctx, Work::Stop, id, backoff(&ctx, attempts), true).await,
-        Err(error) => {
-            tracing::warn!(sandbox = %id, error = %chain(&error), "cannot note the end of {id}; it is tried again");
-        }
-    }
-}
-
-enum Next {
-    Over,
-    Recheck,
-    Retry,
+    let next = step(&ctx, placed).await;
+    settle(&ctx, Work::Stop, id, next).await;
 }
 
 async fn step(ctx: &Context, placed: PlacedSandbox) -> Result<Next, StoreError> {
@@ -56,12 +43,12 @@ async fn step(ctx: &Context, placed: PlacedSandbox) -> Result<Next, StoreError> 
             if gone { Next::Over } else { Next::Recheck }
         }
         Ok(report) => {
-            let row = reports::take(ctx, sandbox, &report).await?;
+            let row = reports::take(ctx, sandbox.clone(), &report).await?;
             if row.is_some_and(|row| row.state == SandboxState::Stopping) { Next::Recheck } else { Next::Over }
         }
         Err(error) => {
             tracing::warn!(sandbox = %id, error = %chain(&error), "cannot end {id} on its host; trying again");
-            Next::Retry
+            Next::Retry(sandbox.attempts)
         }
     };
     ctx.faults.reach(FaultPoint::StopNoted).await;

@@ -15,8 +15,7 @@ pub(super) async fn run(ctx: Arc<Context>) {
             tracing::warn!(error = %chain(&error), "cannot hear of other control planes' work now");
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
-        ctx.starts.wake();
-        ctx.stops.wake();
+        wake_all(&ctx);
     }
 }
 
@@ -24,11 +23,22 @@ async fn listen(ctx: &Context) -> Result<(), StoreError> {
     let mut signals = ctx.store.listen().await?;
     loop {
         match signals.next().await? {
-            Signal::Sandbox(id) => ctx.stops.wake_for(id),
-            Signal::Lost => {
-                ctx.starts.wake();
-                ctx.stops.wake();
+            // It is due for one of these; the others find nothing to claim.
+            Signal::Sandbox(id) => {
+                ctx.stops.wake_for(id);
+                ctx.pauses.wake_for(id);
+                ctx.resumes.wake_for(id);
             }
+            Signal::Lost => wake_all(ctx),
         }
+    }
+}
+
+fn wake_all(ctx: &Context) {
+    for queue in [&ctx.starts, &ctx.stops, &ctx.pauses, &ctx.resumes] {
+        queue.wake();
+    }
+    for queue in [&ctx.captures, &ctx.discards, &ctx.forks] {
+        queue.wake();
     }
 }

@@ -1,15 +1,16 @@
-//! The loop that starter and stopper share: take what was handed over, claim what is due, sleep until the next is due.
+//! The loop that all who drive wishes share: take what was handed over, claim what is due, sleep until the next is due.
 
 use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc};
-use wrenn_domain::ids::SandboxId;
+use uuid::Uuid;
 use wrenn_domain::limits::{HOST_CALLS_MAX, LEASE_BATCH_MAX};
 use wrenn_store::StoreError;
-use wrenn_store::pg::{PlacedSandbox, Work};
+use wrenn_store::pg::JobKind;
 
+use super::kinds::Kind;
 use crate::causes::chain;
 use crate::context::Context;
 
@@ -19,63 +20,60 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 const LOOK_MIN: Duration = Duration::from_millis(20);
 const QUEUE_MAX: usize = 1024;
 
-enum Job {
+enum Hint<K: Kind> {
     /// Leased to us already.
-    Ours(Box<PlacedSandbox>),
+    Ours(Box<K::Row>),
     /// Somebody made it due.
-    Look(SandboxId),
+    Look(K::Id),
     /// Look at everything.
     LookAll,
 }
 
-/// The way into a task. Never waits: when the queue is full the job is found by its lease or its due time.
-pub struct WorkQueue {
-    to: mpsc::Sender<Job>,
-    from: Mutex<Option<mpsc::Receiver<Job>>>,
+/// The way into a task. Never waits: when the queue is full the work is found by its lease or its due time.
+pub struct WorkQueue<K: Kind> {
+    to: mpsc::Sender<Hint<K>>,
+    from: Mutex<Option<mpsc::Receiver<Hint<K>>>>,
 }
 
-impl Default for WorkQueue {
+impl<K: Kind> Default for WorkQueue<K> {
     fn default() -> Self {
         let (to, from) = mpsc::channel(QUEUE_MAX);
         Self { to, from: Mutex::new(Some(from)) }
     }
 }
 
-impl WorkQueue {
-    /// Hands over a row that is leased to this process.
-    pub fn hand_over(&self, placed: PlacedSandbox) {
-        let _ = self.to.try_send(Job::Ours(Box::new(placed)));
+impl<K: Kind> WorkQueue<K> {
+    /// Hands over a piece that is leased to this process.
+    pub fn hand_over(&self, row: K::Row) {
+        let _ = self.to.try_send(Hint::Ours(Box::new(row)));
     }
 
-    /// Says that this row became due.
-    pub fn wake_for(&self, id: SandboxId) {
-        let _ = self.to.try_send(Job::Look(id));
+    /// Says that this piece became due.
+    pub fn wake_for(&self, id: K::Id) {
+        let _ = self.to.try_send(Hint::Look(id));
     }
 
     /// Says that anything may have become due.
     pub fn wake(&self) {
-        let _ = self.to.try_send(Job::LookAll);
+        let _ = self.to.try_send(Hint::LookAll);
     }
 }
 
-/// Drives every row of one kind of work, at most [`HOST_CALLS_MAX`] at once.
-pub(super) async fn run<F, Fut>(ctx: Arc<Context>, work: Work, drive: F)
+/// Drives every piece of one kind of work, at most [`HOST_CALLS_MAX`] at once.
+pub(super) async fn run<K, F, Fut>(ctx: Arc<Context>, work: K, drive: F)
 where
-    F: Fn(Arc<Context>, PlacedSandbox) -> Fut,
+    K: Kind,
+    F: Fn(Arc<Context>, K::Row) -> Fut,
     Fut: Future<Output = ()> + Send + 'static,
 {
-    let queue = match work {
-        Work::Start => &ctx.starts,
-        Work::Stop => &ctx.stops,
-    };
-    let Some(mut jobs) = queue.from.lock().expect("no panic while held").take() else {
+    let Some(mut hints) = work.queue(&ctx).from.lock().expect("no panic while held").take() else {
         tracing::error!(?work, "this work has its task already");
         return;
     };
     let hands = Arc::new(Semaphore::new(HOST_CALLS_MAX));
-    let begin = async |placed: PlacedSandbox| {
+    let begin = async |row: K::Row| {
         let hand = hands.clone().acquire_owned().await;
-        let step = drive(ctx.clone(), placed);
+        let step = drive(ctx.clone(), row);
         // A process that is asked to end finishes its steps: they have deadlines, and the lease would delay others.
         ctx.tasks.spawn(async move {
             step.await;
@@ -84,23 +82,23 @@ where
     };
     let mut sleep = Duration::ZERO;
     loop {
-        let job = tokio::select! {
-            job = jobs.recv() => job.unwrap_or(Job::LookAll),
-            () = tokio::time::sleep(sleep) => Job::LookAll,
+        let hint = tokio::select! {
+            hint = hints.recv() => hint.unwrap_or(Hint::LookAll),
+            () = tokio::time::sleep(sleep) => Hint::LookAll,
         };
         let found: Result<(), StoreError> = async {
-            match job {
-                Job::Ours(placed) => begin(*placed).await,
-                Job::Look(id) => {
-                    if let Some(placed) = ctx.store.work_claim_one(work, ctx.lease(), id).await? {
-                        begin(placed).await;
+            match hint {
+                Hint::Ours(row) => begin(*row).await,
+                Hint::Look(id) => {
+                    if let Some(row) = work.claim_one(&ctx, id).await? {
+                        begin(row).await;
                     }
                 }
-                Job::LookAll => {
-                    for placed in ctx.store.work_claim(work, ctx.lease(), LEASE_BATCH_MAX).await? {
-                        begin(placed).await;
+                Hint::LookAll => {
+                    for row in work.claim(&ctx, LEASE_BATCH_MAX).await? {
+                        begin(row).await;
                     }
-                    let due = ctx.store.work_next_due(work).await?;
+                    let due = work.next_due(&ctx).await?;
                     sleep = due.unwrap_or(LOOK_EVERY).clamp(LOOK_MIN, LOOK_EVERY);
                 }
             }
@@ -114,26 +112,68 @@ where
     }
 }
 
-/// Pause before the next try of a row that failed `attempts` times.
-pub(super) fn backoff(ctx: &Context, attempts: u32) -> Duration {
-    ctx.tuning.retry_min.saturating_mul(1 << attempts.min(16)).min(ctx.tuning.retry_max)
-}
-
-/// Gives a row back; failing that it comes back by the end of its lease.
-pub(super) async fn postpone(ctx: &Context, work: Work, id: SandboxId, pause: Duration, failed: bool) {
-    match ctx.store.work_postpone(work, ctx.owner, id, pause, failed).await {
-        Ok(()) => wake_after(ctx, work, id, pause),
-        Err(error) => {
-            tracing::warn!(sandbox = %id, error = %chain(&error), "cannot give {id} back; its lease will end")
+/// Waits for a call that may outlast the lease of its job, which is renewed meanwhile. None: the job is somebody else's by now,
+/// or this process is to end; whoever claims the job next makes the same call.
+pub(super) async fn hold<T>(ctx: &Context, kind: JobKind, id: Uuid, call: impl Future<Output = T>) -> Option<T> {
+    tokio::pin!(call);
+    loop {
+        tokio::select! {
+            // The answer first: it is what all this is for.
+            biased;
+            answer = call.as_mut() => return Some(answer),
+            () = ctx.stop.cancelled() => {
+                postpone(ctx, kind, id, Duration::ZERO, false).await;
+                return None;
+            }
+            () = tokio::time::sleep(ctx.tuning.lease / 3) => {}
+        }
+        match ctx.store.job_renew(kind, ctx.lease(), id).await {
+            Ok(true) => {}
+            Ok(false) => return None,
+            Err(error) => {
+                tracing::warn!(job = %id, ?kind, error = %chain(&error), "cannot renew the lease of {id} now")
+            }
         }
     }
 }
 
-fn wake_after(ctx: &Context, work: Work, id: SandboxId, pause: Duration) {
-    let to = match work {
-        Work::Start => ctx.starts.to.clone(),
-        Work::Stop => ctx.stops.to.clone(),
-    };
+/// What is to happen with a piece after one step.
+pub(super) enum Next {
+    /// Nothing: it is done, or no longer what it was.
+    Over,
+    /// The host has taken it up; look again in a while in case its news is lost.
+    Recheck,
+    /// Do it again; so many tries failed before.
+    Retry(u32),
+}
+
+/// Gives a piece back as one step ended.
+pub(super) async fn settle<K: Kind>(ctx: &Context, work: K, id: K::Id, next: Result<Next, StoreError>) {
+    match next {
+        Ok(Next::Over) => {}
+        Ok(Next::Recheck) => postpone(ctx, work, id, ctx.tuning.recheck, false).await,
+        Ok(Next::Retry(attempts)) => postpone(ctx, work, id, backoff(ctx, attempts), true).await,
+        Err(error) => {
+            tracing::warn!(%id, ?work, error = %chain(&error), "cannot note what became of {id}; it is done again")
+        }
+    }
+}
+
+/// Pause before the next try of what failed `attempts` times.
+fn backoff(ctx: &Context, attempts: u32) -> Duration {
+    ctx.tuning.retry_min.saturating_mul(1 << attempts.min(16)).min(ctx.tuning.retry_max)
+}
+
+/// Gives a piece back; failing that it comes back by the end of its lease.
+async fn postpone<K: Kind>(ctx: &Context, work: K, id: K::Id, pause: Duration, failed: bool) {
+    match work.postpone(ctx, id, pause, failed).await {
+        Ok(()) => wake_after(ctx, work, id, pause),
+        Err(error) => tracing::warn!(%id, ?work, error = %chain(&error), "cannot give {id} back; its lease will end"),
+    }
+}
+
+fn wake_after<K: Kind>(ctx: &Context, work: K, id: K::Id, pause: Duration) {
+    let to = work.queue(ctx).to.clone();
     let stop = ctx.stop.clone();
     ctx.tasks.spawn(async move {
         tokio::select! {
@@ -141,7 +181,7 @@ fn wake_after(ctx: &Context, work: Work, id: SandboxId, pause: Duration) {
             () = stop.cancelled() => {}
             // A moment later than due by the database's clock.
             () = tokio::time::sleep(pause + Duration::from_millis(5)) => {
-                let _ = to.try_send(Job::Look(id));
+                let _ = to.try_send(Hint::Look(id));
             }
         }
     });

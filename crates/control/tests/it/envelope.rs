@@ -51,6 +51,9 @@ async fn every_route_but_the_public_ones_wants_a_key() {
         (Method::GET, format!("/v1/capsules/{id}")),
         (Method::DELETE, format!("/v1/capsules/{id}")),
         (Method::POST, format!("/v1/capsules/{id}/ping")),
+        (Method::POST, format!("/v1/capsules/{id}/pause")),
+        (Method::POST, format!("/v1/capsules/{id}/resume")),
+        (Method::POST, format!("/v1/capsules/{id}/fork")),
         (Method::POST, format!("/v1/capsules/{id}/exec")),
         (Method::GET, format!("/v1/capsules/{id}/exec/stream")),
         (Method::GET, format!("/v1/capsules/{id}/processes")),
@@ -81,6 +84,8 @@ async fn every_route_but_the_public_ones_wants_a_key() {
         (Method::POST, format!("/v1/teams/{team}/leave")),
         (Method::POST, format!("/v1/teams/{team}/transfer")),
         (Method::GET, "/v1/audit-logs".to_owned()),
+        (Method::POST, "/v1/snapshots".to_owned()),
+        (Method::DELETE, "/v1/snapshots/mine".to_owned()),
     ];
     // A key never opens these; a session does.
     let by_session = [

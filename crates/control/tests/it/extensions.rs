@@ -321,6 +321,41 @@ async fn limits_hold_for_parallel_creates_and_each_has_its_code() {
 }
 
 #[tokio::test]
+async fn a_resume_and_a_fork_are_judged_like_a_create_and_told_like_one() {
+    let (house, probe) = house().await;
+    let mut ann = house.person("ann@example.com").await;
+    let (_, key) = ann.new_key().await;
+    let api = ann.api(&key);
+    let set = |limits: Limits| *probe.limits.lock().expect("whole") = limits;
+    let first = api.create_running().await;
+    let path = |id: &str, act: &str| format!("/v1/capsules/{id}/{act}");
+    assert_eq!(ann.post(&path(&first, "pause"), json!({})).await.status, 202);
+    api.wait_status(&first, "paused").await;
+    set(Limits { sandboxes_max: Some(1), ..Limits::NONE });
+    let second = api.create_running().await;
+    api.post(&path(&first, "resume"), json!({})).await.is_error(402, "concurrent_sandbox_limit");
+    api.post(&path(&second, "fork"), json!({"count": 1})).await.is_error(402, "concurrent_sandbox_limit");
+    set(Limits { sandboxes_max: Some(2), ..Limits::NONE });
+    let again = path(&first, "resume");
+    let both = tokio::join!(api.post(&again, json!({})), api.post("/v1/capsules", json!({})));
+    let statuses = [both.0.status.as_u16(), both.1.status.as_u16()];
+    assert!(statuses == [202, 402] || statuses == [402, 202], "one place is given once: {statuses:?}");
+    set(Limits::NONE);
+    assert_eq!(api.post(&path(&first, "resume"), json!({})).await.status, 202);
+    api.wait_status(&first, "running").await;
+    wait_until("pause and resume are told", SOON, || async {
+        let kinds: Vec<_> = {
+            let events = probe.events.lock().expect("whole");
+            events.iter().filter(|e| e.sandbox.to_string() == first).map(|e| e.kind).collect()
+        };
+        (kinds == [SandboxEventKind::Created, SandboxEventKind::Paused, SandboxEventKind::Resumed]).then_some(())
+    })
+    .await;
+    let log = ann.get("/v1/audit-logs?resource_type=sandbox&action=pause,resume").await.json();
+    assert!(log["items"].as_array().is_some_and(|rows| rows.len() >= 2), "{log}");
+}
+
+#[tokio::test]
 async fn a_hook_hears_each_success_once_it_takes_it_however_often_it_fails_before() {
     let (house, probe) = house().await;
     let mut ann = house.person("ann@example.com").await;

@@ -1,4 +1,4 @@
-//! The control plane is killed between every two steps of create and delete, and started again.
+//! The control plane is killed between every two steps of every act, and started again.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +10,7 @@ use wrenn_control::fault::{FaultPoint, Faults};
 use wrenn_testkit::host::Guest;
 use wrenn_testkit::{Database, SimHost, wait_until};
 
-use crate::harness::{Plane, SOON, host_is_known, new_key};
+use crate::harness::{Api, Plane, SOON, host_is_known, new_key};
 
 /// A hook that stops the world at one point, once, and tells.
 fn trap(at: FaultPoint) -> (Faults, mpsc::UnboundedReceiver<()>, Arc<AtomicBool>) {
@@ -31,31 +31,125 @@ fn trap(at: FaultPoint) -> (Faults, mpsc::UnboundedReceiver<()>, Arc<AtomicBool>
     (faults, told, armed)
 }
 
+/// What is under way when the world stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Act {
+    Create,
+    Pause,
+    Resume,
+    Snapshot,
+    DeleteTemplate,
+    Fork,
+    Delete,
+}
+
+/// The act a point belongs to, and whether anything of it was written before.
+fn act_of(point: FaultPoint) -> (Act, bool) {
+    use FaultPoint as P;
+    match point {
+        P::CreateAccepted => (Act::Create, false),
+        P::CreateStored | P::StartClaimed | P::StartCalled | P::StartNoted | P::ReportReceived => (Act::Create, true),
+        P::PauseAccepted => (Act::Pause, false),
+        P::PauseStored | P::PauseClaimed | P::PauseCalled | P::PauseNoted => (Act::Pause, true),
+        P::ResumeAccepted => (Act::Resume, false),
+        P::ResumeStored | P::ResumeClaimed | P::ResumeCalled | P::ResumeNoted => (Act::Resume, true),
+        P::SnapshotAccepted => (Act::Snapshot, false),
+        P::SnapshotStored | P::CaptureClaimed | P::CaptureCalled | P::CaptureNoted => (Act::Snapshot, true),
+        P::TemplateDeleteAccepted => (Act::DeleteTemplate, false),
+        P::TemplateDeleteStored | P::DiscardClaimed | P::DiscardCalled => (Act::DeleteTemplate, true),
+        P::ForkAccepted => (Act::Fork, false),
+        P::ForkStored | P::ForkClaimed | P::ForkCalled | P::ForkChildNoted | P::ForkNoted => (Act::Fork, true),
+        P::DeleteAccepted => (Act::Delete, false),
+        P::DeleteStored | P::StopClaimed | P::StopCalled | P::StopNoted => (Act::Delete, true),
+    }
+}
+
+/// The capsule the act is about, as it must be before.
+async fn prepare(act: Act, api: &Api) -> String {
+    if act == Act::Create {
+        return String::new();
+    }
+    let id = api.create_running().await;
+    match act {
+        Act::Resume => {
+            api.act(&id, "pause").await;
+            api.wait_status(&id, "paused").await;
+        }
+        Act::DeleteTemplate => {
+            api.post("/v1/snapshots", json!({"sandbox_id": id, "name": "mine"})).await;
+            api.wait_status(&id, "running").await;
+        }
+        Act::Create | Act::Pause | Act::Snapshot | Act::Fork | Act::Delete => {}
+    }
+    id
+}
+
+async fn perform(act: Act, api: &Api, id: &str) {
+    match act {
+        Act::Create => api.post("/v1/capsules", json!({})).await,
+        Act::Pause => api.act(id, "pause").await,
+        Act::Resume => api.act(id, "resume").await,
+        Act::Snapshot => api.post("/v1/snapshots", json!({"sandbox_id": id, "name": "mine"})).await,
+        Act::DeleteTemplate => api.delete("/v1/snapshots/mine").await,
+        Act::Fork => api.post(&format!("/v1/capsules/{id}/fork"), json!({"count": 3})).await,
+        Act::Delete => api.delete(&format!("/v1/capsules/{id}")).await,
+    };
+}
+
+async fn ids(api: &Api) -> Vec<String> {
+    let rows = api.get("/v1/capsules").await.json();
+    rows.as_array().expect("a list").iter().filter_map(|row| row["id"].as_str()).map(str::to_owned).collect()
+}
+
+/// What the next control plane makes of it: all of the act if anything was written, else nothing.
+async fn check(act: Act, written: bool, api: &Api, host: &SimHost, id: &str) {
+    let snapshots = async || api.get("/v1/snapshots?type=snapshot").await.json().as_array().map_or(0, Vec::len);
+    match (act, written) {
+        (Act::Create, _) => {
+            let rows = ids(api).await;
+            assert_eq!(rows.len(), usize::from(written));
+            for id in rows {
+                api.wait_status(&id, "running").await;
+                assert_eq!(host.living(), vec![id.clone()]);
+            }
+        }
+        (Act::Pause, true) | (Act::Resume, false) => api.wait_status(id, "paused").await,
+        (Act::Pause, false) | (Act::Resume, true) | (Act::Delete, false) => api.wait_status(id, "running").await,
+        (Act::Delete, true) => api.wait_status(id, "stopped").await,
+        (Act::Snapshot, _) => {
+            api.wait_status(id, "running").await;
+            assert_eq!((snapshots().await, host.snapshots().len()), (usize::from(written), usize::from(written)));
+        }
+        (Act::DeleteTemplate, true) => {
+            assert_eq!(snapshots().await, 0);
+            wait_until("its files are gone", SOON, || async { host.snapshots().is_empty().then_some(()) }).await;
+        }
+        (Act::DeleteTemplate, false) => assert_eq!((snapshots().await, host.snapshots().len()), (1, 1)),
+        (Act::Fork, _) => {
+            let rows = ids(api).await;
+            assert_eq!(rows.len(), if written { 4 } else { 1 });
+            for id in rows {
+                api.wait_status(&id, "running").await;
+            }
+            assert_eq!(host.living().len(), if written { 4 } else { 1 });
+        }
+    }
+}
+
 async fn killed_at(point: FaultPoint) {
+    eprintln!("killed at {point:?}");
+    let (act, written) = act_of(point);
     let database = Database::fresh().await;
     let host = SimHost::start(Guest::None).await;
     let (faults, mut told, armed) = trap(point);
     let plane = Plane::start(&database.url, &database, &host, faults).await;
     let key = new_key(&database, "team").await;
     host_is_known(&database).await;
-    let in_delete = matches!(
-        point,
-        FaultPoint::DeleteAccepted
-            | FaultPoint::DeleteStored
-            | FaultPoint::StopClaimed
-            | FaultPoint::StopCalled
-            | FaultPoint::StopNoted
-    );
-    let before = if in_delete { Some(plane.api(&key).create_running().await) } else { None };
-    armed.store(true, Ordering::SeqCst);
     let api = plane.api(&key);
-    let asking = before.clone();
-    let asked = tokio::spawn(async move {
-        match asking {
-            Some(id) => api.delete(&format!("/v1/capsules/{id}")).await.status,
-            None => api.post("/v1/capsules", json!({})).await.status,
-        }
-    });
+    let id = prepare(act, &api).await;
+    armed.store(true, Ordering::SeqCst);
+    let asking = id.clone();
+    let asked = tokio::spawn(async move { perform(act, &api, &asking).await });
     tokio::time::timeout(SOON, told.recv())
         .await
         .unwrap_or_else(|_| panic!("{point:?} is never reached"))
@@ -66,27 +160,10 @@ async fn killed_at(point: FaultPoint) {
     let plane = Plane::start(&database.url, &database, &host, Faults::default()).await;
     let api = plane.api(&key);
     host_is_known(&database).await;
-    match before {
-        None => {
-            // Accepted but not yet written: then it never was. Written: then it runs.
-            let rows = api.get("/v1/capsules").await.json().as_array().cloned().unwrap_or_default();
-            let expected = usize::from(point != FaultPoint::CreateAccepted);
-            assert_eq!(rows.len(), expected, "{point:?}");
-            for row in rows {
-                let id = row["id"].as_str().expect("an id").to_owned();
-                api.wait_status(&id, "running").await;
-                assert_eq!(host.living(), vec![id.clone()], "{point:?}");
-                api.delete(&format!("/v1/capsules/{id}")).await;
-                api.wait_status(&id, "stopped").await;
-            }
-        }
-        Some(id) => {
-            if point == FaultPoint::DeleteAccepted {
-                assert_eq!(api.status(&id).await, "running", "{point:?}");
-                api.delete(&format!("/v1/capsules/{id}")).await;
-            }
-            api.wait_status(&id, "stopped").await;
-        }
+    check(act, written, &api, &host, &id).await;
+    for id in ids(&api).await {
+        api.delete(&format!("/v1/capsules/{id}")).await;
+        api.wait_status(&id, "stopped").await;
     }
     wait_until("the host holds nothing", Duration::from_secs(10), || async { host.living().is_empty().then_some(()) })
         .await;

@@ -218,8 +218,9 @@ async fn directories_are_made_listed_and_removed() {
         (Some(format!("{sub}/f").as_str()), Some("-rw-r--r--"))
     );
     assert!(file["modified_at"].as_i64().is_some_and(|t| t > 1_600_000_000), "{file}");
+    // What it leads to decides: clients ask whether they can read or list it.
     let link = by_name("link");
-    assert_eq!(link["type"], "symlink");
+    assert_eq!(link["type"], "file");
     assert!(link["symlink_target"].as_str().is_some_and(|t| t.ends_with('f')), "{link}");
     let shallow = call(&world, &id, "list", json!({"path": dir})).await.json();
     let deep = call(&world, &id, "list", json!({"path": dir, "depth": 3})).await.json();

@@ -124,6 +124,7 @@ pub fn quick() -> Tuning {
         create_give_up: Duration::from_secs(60),
         event_retry_min: Duration::from_millis(20),
         event_overdue: Duration::from_millis(800),
+        fork_wait: Duration::from_secs(20),
     }
 }
 
@@ -226,6 +227,12 @@ impl Api {
     pub async fn post(&self, path: &str, body: Value) -> Answer {
         let request = self.request(Method::POST, path).header("content-type", "application/json");
         self.send(request.body(Full::from(body.to_string())).expect("valid")).await
+    }
+
+    /// POST without a body, as published clients send pause and resume.
+    pub async fn act(&self, id: &str, act: &str) -> Answer {
+        let path = format!("/v1/capsules/{id}/{act}");
+        self.send(self.request(Method::POST, &path).body(Full::default()).expect("valid")).await
     }
 
     /// Uploads with the usual form.

@@ -32,6 +32,7 @@ pub async fn init(State(envd): State<Arc<Envd>>, headers: HeaderMap, body: Body)
     };
     let token = headers.get(TOKEN_HEADER).map(|value| Zeroizing::new(value.as_bytes().to_vec()));
     let turn = envd.init_turn.lock().await;
+    let anew = envd.identity.is_new_life(wish.lifecycle_id.as_deref());
     let worker = envd.clone();
     let done = tokio::task::spawn_blocking(move || {
         init::apply(&worker.identity, &worker.system, token.as_ref().map(|token| token.as_slice()), &wish)
@@ -40,6 +41,9 @@ pub async fn init(State(envd): State<Arc<Envd>>, headers: HeaderMap, body: Body)
     drop(turn);
     let done = done.map_err(|error| Reply::internal(format!("init did not finish: {error}")))?;
     envd.told.notify_waiters();
+    if done.is_ok() {
+        envd.processes.lives.go_on(anew);
+    }
     done.map(Json).map_err(|error| match error {
         InitError::Unauthorized => Reply::new(StatusCode::UNAUTHORIZED, error.to_string()),
         InitError::Invalid(message) => Reply::bad_request(message),
@@ -53,6 +57,7 @@ pub async fn init(State(envd): State<Arc<Envd>>, headers: HeaderMap, body: Body)
 
 /// `POST /snapshot/prepare`.
 pub async fn snapshot_prepare(State(envd): State<Arc<Envd>>) -> Result<StatusCode, Reply> {
+    envd.processes.lives.suspend();
     let system = envd.system;
     tokio::task::spawn_blocking(move || system.settle_disk())
         .await

@@ -10,12 +10,13 @@ use std::sync::Arc;
 use axum::Router;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
-use wrenn_contract::guest::{HEALTH, INIT, SNAPSHOT_PREPARE};
+use wrenn_contract::guest::{ACTIVITY, FILES, HEALTH, INIT, METRICS, SNAPSHOT_PREPARE};
 
 pub use listen::{CONNECTIONS_MAX, listen};
 pub use reply::Reply;
 
 use crate::server::Envd;
+use crate::{files, filesystem, usage};
 
 /// Every route; nothing but `GET /health` and `POST /init` answers without the token.
 pub fn router(envd: Arc<Envd>) -> Router {
@@ -23,6 +24,11 @@ pub fn router(envd: Arc<Envd>) -> Router {
         .route(HEALTH, get(control::health))
         .route(INIT, post(control::init))
         .route(SNAPSHOT_PREPARE, post(control::snapshot_prepare))
+        .route(METRICS, get(usage::metrics))
+        .route(ACTIVITY, get(usage::activity))
+        .route(FILES, get(files::read).put(files::write).post(files::write_parts))
+        .route_service("/filesystem.Filesystem/{method}", filesystem::router(envd.clone()))
+        .route_service("/process.Process/{method}", crate::process::service(envd.clone()))
         .fallback(reply::no_such_route)
         .layer(from_fn_with_state(envd.clone(), auth::require_token))
         .with_state(envd)

@@ -4,6 +4,9 @@ use axum::Json;
 use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use wrenn_contract::guest::Error;
+use wrenn_domain::failure::FailureKind;
+
+use crate::disk::DiskError;
 
 /// A refusal or failure on its way out.
 #[derive(Debug)]
@@ -26,6 +29,26 @@ impl Reply {
     /// 500.
     pub fn internal(message: impl Into<String>) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, message)
+    }
+}
+
+impl From<DiskError> for Reply {
+    fn from(error: DiskError) -> Self {
+        let status = match error.kind() {
+            FailureKind::NotFound => StatusCode::NOT_FOUND,
+            FailureKind::Invalid => StatusCode::BAD_REQUEST,
+            FailureKind::Forbidden => StatusCode::FORBIDDEN,
+            FailureKind::AlreadyExists | FailureKind::Conflict => StatusCode::CONFLICT,
+            FailureKind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            FailureKind::DiskFull => StatusCode::INSUFFICIENT_STORAGE,
+            FailureKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            // None of the others is a file's.
+            _ => {
+                tracing::error!(error = error.message(), "a file call failed");
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
+        };
+        Self::new(status, error.message())
     }
 }
 

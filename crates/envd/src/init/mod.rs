@@ -60,10 +60,10 @@ pub fn apply(identity: &Identity, system: &System, token: Option<&[u8]>, init: &
         if let Some(entropy) = &entropy {
             done.entropy_reseeded = system.reseed(entropy).map_err(step("reseeding the random generator"))?;
         }
-        if let Some(now) = init.timestamp_ns {
-            done.clock_offset_ns = Some(system.step_clock(now).map_err(step("setting the clock"))?);
-        }
-        system.renew_machine_id().map_err(step("renewing the machine id"))?;
+        system.set_machine_id(init.sandbox_id.as_deref()).map_err(step("setting the machine id"))?;
+    }
+    if let Some(now) = init.timestamp_ns {
+        done.clock_offset_ns = Some(system.step_clock(now).map_err(step("setting the clock"))?);
     }
     if let Some(name) = &init.sandbox_id {
         system.set_hostname(name).map_err(step("setting the host name"))?;

@@ -7,11 +7,12 @@ use std::io;
 use std::net::IpAddr;
 use std::path::Path;
 
+use sha2::{Digest, Sha256};
 use wrenn_linux::{SyscallError, clock, entropy, ext4};
 
 /// Nanoseconds the clock may differ before it is stepped: setting it by a timestamp that has travelled would make a
 /// clock that is right already worse.
-const CLOCK_TOLERANCE_NS: i64 = 10_000_000;
+const CLOCK_TOLERANCE_NS: i64 = 2_000_000;
 
 /// See the module.
 #[derive(Debug, Clone, Copy)]
@@ -51,13 +52,17 @@ impl System {
         Ok(offset)
     }
 
-    pub(super) fn renew_machine_id(&self) -> io::Result<()> {
+    /// Follows from the sandbox's id: the same after every pause, another one in every copy. Random without an id.
+    pub(super) fn set_machine_id(&self, sandbox_id: Option<&str>) -> io::Result<()> {
         if !self.touch {
             return Ok(());
         }
-        let mut random = [0u8; 16];
-        io::Read::read_exact(&mut fs::File::open("/dev/urandom")?, &mut random)?;
-        fs::write("/etc/machine-id", format!("{}\n", hex::encode(random)))
+        let mut id = [0u8; 16];
+        match sandbox_id {
+            Some(name) => id.copy_from_slice(&Sha256::digest(format!("wrenn machine-id {name}"))[..16]),
+            None => io::Read::read_exact(&mut fs::File::open("/dev/urandom")?, &mut id)?,
+        }
+        put("/etc/machine-id", &format!("{}\n", hex::encode(id)))
     }
 
     /// Also makes the name resolvable: sudo looks it up on every call.
@@ -67,12 +72,12 @@ impl System {
             return Ok(());
         }
         wrenn_linux::hostname::set(name).map_err(|error| error.source)?;
-        fs::write("/etc/hostname", format!("{name}\n"))?;
+        put("/etc/hostname", &format!("{name}\n"))?;
         let hosts = fs::read_to_string("/etc/hosts").unwrap_or_default();
         let mut lines: Vec<&str> = hosts.lines().filter(|line| !line.starts_with("127.0.1.1")).collect();
         let own = format!("127.0.1.1 {name}");
         lines.push(&own);
-        fs::write("/etc/hosts", lines.join("\n") + "\n")
+        put("/etc/hosts", &(lines.join("\n") + "\n"))
     }
 
     pub(super) fn set_dns(&self, servers: &[IpAddr]) -> io::Result<()> {
@@ -80,7 +85,7 @@ impl System {
             return Ok(());
         }
         let text: String = servers.iter().map(|server| format!("nameserver {server}\n")).collect();
-        fs::write("/etc/resolv.conf", text)
+        put("/etc/resolv.conf", &text)
     }
 
     pub(super) fn grow_root(&self) -> Result<(), SyscallError> {
@@ -91,7 +96,11 @@ impl System {
         ext4::size_bytes(Path::new("/"))
     }
 
-    /// Everything on disk and free blocks given back, so that a snapshot of the disk is small and whole.
+    /// Everything on disk and free blocks given back, so that a snapshot of the disk is small and whole. The second sync
+    /// is for what was written while the trim ran.
+    ///
+    /// Caches are kept: dropping them empties no disk, and the restored guest would pay for it with reads. What they
+    /// cost a memory snapshot is the host's to decide, which sees clean pages for what they are.
     pub fn settle_disk(&self) {
         if !self.touch {
             return;
@@ -105,4 +114,12 @@ impl System {
         }
         ext4::sync_all();
     }
+}
+
+/// Writes only what changes: every write of a guest that comes back is a page and a block of its own.
+fn put(path: &str, text: &str) -> io::Result<()> {
+    if fs::read(path).is_ok_and(|old| old == text.as_bytes()) {
+        return Ok(());
+    }
+    fs::write(path, text)
 }

@@ -141,10 +141,11 @@ impl Store {
     /// Templates of all teams, newest first.
     pub async fn admin_template_list(&self) -> Result<Vec<(TeamId, Template)>, StoreError> {
         self.run("list all templates", || async {
-            let rows = sqlx::query("SELECT * FROM templates ORDER BY created_at DESC, id LIMIT $1")
-                .bind(LIST_TEMPLATES_MAX)
-                .fetch_all(&self.pool)
-                .await?;
+            let rows =
+                sqlx::query("SELECT * FROM templates WHERE state = 'ready' ORDER BY created_at DESC, id LIMIT $1")
+                    .bind(LIST_TEMPLATES_MAX)
+                    .fetch_all(&self.pool)
+                    .await?;
             rows.iter().map(|row| Ok((TeamId::from_uuid(row.try_get("team_id")?), template(row)?))).collect()
         })
         .await

@@ -23,10 +23,14 @@ pub struct Lease {
 /// Kind of work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Work {
-    /// Rows in state starting.
+    /// Rows in state starting, but for the children of forks: their fork makes them.
     Start,
     /// Rows in state stopping.
     Stop,
+    /// Rows in state pausing.
+    Pause,
+    /// Rows in state resuming.
+    Resume,
 }
 
 impl Work {
@@ -34,6 +38,8 @@ impl Work {
         match self {
             Self::Start => SandboxState::Starting,
             Self::Stop => SandboxState::Stopping,
+            Self::Pause => SandboxState::Pausing,
+            Self::Resume => SandboxState::Resuming,
         }
     }
 }
@@ -46,6 +52,7 @@ impl Store {
                 "WITH due AS (
                    SELECT id FROM sandboxes
                    WHERE state = $1 AND next_attempt_at <= now() AND (lease_until IS NULL OR lease_until < now())
+                     AND (state <> 'starting' OR parent_id IS NULL)
                    ORDER BY next_attempt_at LIMIT $2 FOR UPDATE SKIP LOCKED),
                  taken AS (
                    UPDATE sandboxes s SET lease_owner = $3, lease_until = now() + $4 * interval '1 millisecond'
@@ -75,7 +82,8 @@ impl Store {
                 "WITH taken AS (
                    UPDATE sandboxes SET lease_owner = $3, lease_until = now() + $4 * interval '1 millisecond'
                    WHERE id = $1 AND state = $2 AND next_attempt_at <= now()
-                     AND (lease_until IS NULL OR lease_until < now()) RETURNING *)
+                     AND (lease_until IS NULL OR lease_until < now())
+                     AND (state <> 'starting' OR parent_id IS NULL) RETURNING *)
                  SELECT taken.*, h.address FROM taken LEFT JOIN hosts h ON h.id = taken.host_id",
             )
             .bind(id.uuid())
@@ -122,7 +130,7 @@ impl Store {
         self.run("find the next due work", || async {
             let ms: Option<f64> = sqlx::query_scalar(
                 "SELECT (extract(epoch FROM min(greatest(next_attempt_at, coalesce(lease_until, next_attempt_at))) - now()) * 1000)::float8
-                 FROM sandboxes WHERE state = $1",
+                 FROM sandboxes WHERE state = $1 AND (state <> 'starting' OR parent_id IS NULL)",
             )
             .bind(work.state().as_str())
             .fetch_one(&self.pool)

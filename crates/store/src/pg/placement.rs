@@ -15,10 +15,10 @@ use wrenn_domain::names::TemplateName;
 use wrenn_domain::quota::Usage;
 use wrenn_domain::sizes::{DiskMib, MemoryMib, TimeoutSec, Vcpus};
 
-use super::Sandbox;
 use super::audit::{Author, AuthorJson, NewAudit, note};
 use super::quota::{Judged, Quota, QuotaRefusal, Unlimited, judge};
 use super::sandboxes::sandbox;
+use super::{Origin, Sandbox};
 use crate::{Store, StoreError};
 
 /// A host that can take sandboxes, and what it carries now.
@@ -54,6 +54,7 @@ pub struct NewSandbox {
     pub audit: Vec<NewAudit>,
     pub template: TemplateName,
     pub template_id: Uuid,
+    pub origin: Origin,
     pub vcpus: Vcpus,
     pub memory: MemoryMib,
     pub disk: DiskMib,
@@ -74,12 +75,25 @@ pub enum Placed {
     TeamGone,
 }
 
-const LOAD: &str = "SELECT h.id, h.address, h.cpu_cores, h.memory_mib, h.disk_total_mib, h.disk_free_mib, h.templates,
-       count(s.id) AS sandboxes, coalesce(sum(s.vcpus), 0)::bigint AS vcpus,
-       coalesce(sum(s.memory_mib), 0)::bigint AS memory_promised_mib
-     FROM hosts h LEFT JOIN sandboxes s ON s.host_id = h.id AND s.state NOT IN ('stopped', 'error')
-     WHERE h.status = 'online' AND h.type = 'regular' AND ($1::uuid IS NULL OR h.id = $1)
-     GROUP BY h.id ORDER BY h.created_at, h.id";
+/// Hosts that fulfil a condition, with what they carry. A paused sandbox holds a place and its disk, but neither vCPUs nor
+/// memory; every other one that is not over holds all of them, whatever it is on its way to.
+macro_rules! load_where {
+    ($condition:literal) => {
+        concat!(
+            "SELECT h.id, h.address, h.cpu_cores, h.memory_mib, h.disk_total_mib, h.disk_free_mib, h.templates,
+               count(s.id) AS sandboxes,
+               coalesce(sum(s.vcpus) FILTER (WHERE s.state <> 'paused'), 0)::bigint AS vcpus,
+               coalesce(sum(s.memory_mib) FILTER (WHERE s.state <> 'paused'), 0)::bigint AS memory_promised_mib
+             FROM hosts h LEFT JOIN sandboxes s ON s.host_id = h.id AND s.state NOT IN ('stopped', 'error')
+             WHERE ",
+            $condition,
+            " GROUP BY h.id ORDER BY h.created_at, h.id"
+        )
+    };
+}
+pub(super) use load_where;
+
+const LOAD: &str = load_where!("h.status = 'online' AND h.type = 'regular' AND ($1::uuid IS NULL OR h.id = $1)");
 
 impl Store {
     /// Online hosts with what they carry, oldest first.
@@ -157,10 +171,10 @@ fn insert(
 ) -> sqlx::query::Query<'_, sqlx::Postgres, sqlx::postgres::PgArguments> {
     sqlx::query(
         "INSERT INTO sandboxes (id, team_id, host_id, template, template_id, state, desired, vcpus, memory_mib,
-           disk_mib, timeout_sec, metadata, created_by_key, lease_owner, lease_until,
+           disk_mib, timeout_sec, metadata, created_by_key, lease_owner, lease_until, snapshot_id, default_user, default_env,
            created_by_user, wished_by)
          VALUES ($1, $2, $3, $4, $5, 'starting', 'running', $6, $7, $8, $9, $10, $11, $12,
-           now() + $13 * interval '1 millisecond', $14, $15) RETURNING *",
+           now() + $13 * interval '1 millisecond', $14, $15, $16, $17, $18) RETURNING *",
     )
     .bind(new.id.uuid())
     .bind(new.team.uuid())
@@ -175,11 +189,14 @@ fn insert(
     .bind(new.key.map(KeyId::uuid))
     .bind(owner)
     .bind(keep.as_millis() as f64)
+    .bind(new.origin.snapshot)
+    .bind(new.origin.default_user.clone())
+    .bind(Json(new.origin.default_env.clone()))
     .bind(new.user.map(UserId::uuid))
     .bind(Json(AuthorJson::from(&new.author)))
 }
 
-fn load(row: &PgRow) -> Result<HostLoad, sqlx::Error> {
+pub(super) fn load(row: &PgRow) -> Result<HostLoad, sqlx::Error> {
     let count = |column: &'static str| -> Result<u64, sqlx::Error> {
         Ok(u64::try_from(row.try_get::<i64, _>(column)?).unwrap_or(0))
     };

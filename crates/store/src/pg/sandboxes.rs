@@ -11,12 +11,10 @@ use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 use wrenn_domain::ids::{HostId, SandboxId, TeamId};
 use wrenn_domain::limits::LIST_CAPSULES_MAX;
-use wrenn_domain::quota::Usage;
 use wrenn_domain::sandbox::SandboxState;
 
 use super::audit::{Author, AuthorJson, NewAudit, note};
 use super::outbox::{NewEvent, tell};
-use super::quota::{Judged, Quota, QuotaRefusal, judge};
 use super::signals::DUE_CHANNEL;
 use crate::error::corrupt;
 use crate::{Store, StoreError};
@@ -29,6 +27,25 @@ pub enum Desired {
     Stopped,
 }
 
+/// What a sandbox was made from, beyond its template's name. Fixed at its birth.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// The snapshot whose memory it continues; none for an image.
+    pub snapshot: Option<Uuid>,
+    /// Empty: the image's.
+    pub default_user: String,
+    pub default_env: BTreeMap<String, String>,
+}
+
+/// A snapshot under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capture {
+    /// The pending template's.
+    pub id: Uuid,
+    /// The sandbox goes back to paused after it, else to running.
+    pub from_paused: bool,
+}
+
 /// A sandbox as stored.
 #[derive(Debug, Clone)]
 pub struct Sandbox {
@@ -36,6 +53,8 @@ pub struct Sandbox {
     pub team: TeamId,
     pub host: Option<HostId>,
     pub template: String,
+    pub template_id: Option<Uuid>,
+    pub origin: Origin,
     pub state: SandboxState,
     /// Grows with every change of state; what compare-and-set compares.
     pub generation: i64,
@@ -50,7 +69,17 @@ pub struct Sandbox {
     pub system_metadata: BTreeMap<String, String>,
     /// Newest host report taken.
     pub report_generation: i64,
+    /// Names the newest wish for a pause or resume towards the host.
+    pub operation: i64,
+    /// Of a crashed one: the host still has its disk. Stays set while that disk is booted again.
+    pub disk_kept: bool,
+    pub capture: Option<Capture>,
+    /// The sandbox it was forked from.
+    pub parent: Option<SandboxId>,
+    /// The fork that makes it, until its host has confirmed that.
+    pub fork: Option<Uuid>,
     pub error: Option<String>,
+    pub error_code: Option<String>,
     pub created_at: DateTime<Utc>,
     pub started_at: Option<DateTime<Utc>>,
     pub last_active_at: Option<DateTime<Utc>>,
@@ -74,7 +103,14 @@ pub struct Change {
     pub desired: Option<Desired>,
     /// Text for the user and code, of a failure.
     pub error: Option<(String, String)>,
+    /// Forgets an earlier failure.
+    pub clear_error: bool,
     pub report: Option<ReportMark>,
+    /// This is a new wish for a pause or resume: it gets the new generation as its number.
+    pub new_operation: bool,
+    pub disk_kept: Option<bool>,
+    pub timeout_sec: Option<u32>,
+    pub capture: Option<Capture>,
     /// Frees the lease, makes the row due at once, and tells every control plane.
     pub due_now: bool,
     /// Who asks for it.
@@ -181,35 +217,12 @@ impl Store {
     pub async fn sandbox_change(&self, id: SandboxId, seen: i64, change: &Change) -> Result<Changed, StoreError> {
         self.run("change a sandbox", || async {
             if change.events.is_empty() && change.audit.is_empty() {
-                return change_row(&mut *self.pool.acquire().await?, id, seen, change).await;
+                return update_row(&mut *self.pool.acquire().await?, id, seen, change).await;
             }
             let mut tx = self.pool.begin().await?;
-            let changed = change_and_tell(&mut tx, id, seen, change).await?;
+            let changed = change_row(&mut tx, id, seen, change).await?;
             tx.commit().await?;
             Ok(changed)
-        })
-        .await
-    }
-
-    /// The same for a change by which the sandbox counts as used again (a resume): its team's bounds are judged and used up
-    /// in the same transaction.
-    pub async fn sandbox_change_within(
-        &self,
-        sandbox: &Sandbox,
-        change: &Change,
-        quota: &dyn Quota,
-    ) -> Result<Result<Changed, QuotaRefusal>, StoreError> {
-        let more = Usage { sandboxes: 1, vcpus: u64::from(sandbox.vcpus), memory_mib: u64::from(sandbox.memory_mib) };
-        self.run("change a sandbox", || async {
-            let mut tx = self.pool.begin().await?;
-            match judge(&mut tx, sandbox.team, more, quota).await? {
-                Judged::Free => {}
-                Judged::TeamGone => return Ok(Ok(Changed::Gone)),
-                Judged::Refused(refusal) => return Ok(Err(refusal)),
-            }
-            let changed = change_and_tell(&mut tx, sandbox.id, sandbox.generation, change).await?;
-            tx.commit().await?;
-            Ok(Ok(changed))
         })
         .await
     }
@@ -228,13 +241,14 @@ impl Store {
     }
 }
 
-async fn change_and_tell(
+/// Changes a row, with what is told and noted of it, inside the caller's transaction.
+pub(super) async fn change_row(
     tx: &mut PgConnection,
     id: SandboxId,
     seen: i64,
     change: &Change,
 ) -> Result<Changed, sqlx::Error> {
-    let changed = change_row(tx, id, seen, change).await?;
+    let changed = update_row(tx, id, seen, change).await?;
     if matches!(changed, Changed::Applied(_)) {
         tell(tx, &change.events).await?;
         note(tx, &change.audit).await?;
@@ -242,28 +256,33 @@ async fn change_and_tell(
     Ok(changed)
 }
 
-async fn change_row(tx: &mut PgConnection, id: SandboxId, seen: i64, change: &Change) -> Result<Changed, sqlx::Error> {
+async fn update_row(tx: &mut PgConnection, id: SandboxId, seen: i64, change: &Change) -> Result<Changed, sqlx::Error> {
     let state = change.state.map(SandboxState::as_str);
     let desired = change.desired.map(Desired::as_str);
     let (error, error_code) = change.error.clone().unzip();
     let report = change.report.clone();
     let mark = report.clone().unwrap_or_default();
+    let (capture, origin) = change.capture.map(|c| (c.id, if c.from_paused { "paused" } else { "running" })).unzip();
     let row = sqlx::query(
         "WITH changed AS (UPDATE sandboxes SET
-                   state = coalesce($3, state), desired = coalesce($4, desired), generation = generation + 1,
-                   error = coalesce($5, error), error_code = coalesce($6, error_code),
-                   report_generation = CASE WHEN $7 THEN $8 ELSE report_generation END,
-                   disk_mib = coalesce($9, disk_mib), started_at = coalesce($10, started_at),
-                   last_active_at = greatest(last_active_at, $11),
-                   system_metadata = CASE WHEN $7 AND $12 <> '{}'::jsonb THEN $12 ELSE system_metadata END,
-                   updated_at = now(),
-                   lease_owner = CASE WHEN $13 THEN NULL ELSE lease_owner END,
-                   lease_until = CASE WHEN $13 THEN NULL ELSE lease_until END,
-                   attempts = CASE WHEN $13 THEN 0 ELSE attempts END,
-                   next_attempt_at = CASE WHEN $13 THEN now() ELSE next_attempt_at END,
-                   wished_by = coalesce($16, wished_by)
-                 WHERE id = $1 AND generation = $2 RETURNING *)
-                 SELECT changed.*, CASE WHEN $13 THEN pg_notify($14, $15)::text END AS told FROM changed",
+           state = coalesce($3, state), desired = coalesce($4, desired), generation = generation + 1,
+           error = coalesce($5, CASE WHEN $16 THEN NULL ELSE error END),
+           error_code = coalesce($6, CASE WHEN $16 THEN NULL ELSE error_code END),
+           report_generation = CASE WHEN $7 THEN $8 ELSE report_generation END,
+           disk_mib = coalesce($9, disk_mib), started_at = coalesce($10, started_at),
+           last_active_at = greatest(last_active_at, $11),
+           system_metadata = CASE WHEN $7 AND $12 <> '{}'::jsonb THEN $12 ELSE system_metadata END,
+           updated_at = now(),
+           lease_owner = CASE WHEN $13 THEN NULL ELSE lease_owner END,
+           lease_until = CASE WHEN $13 THEN NULL ELSE lease_until END,
+           attempts = CASE WHEN $13 THEN 0 ELSE attempts END,
+           next_attempt_at = CASE WHEN $13 THEN now() ELSE next_attempt_at END,
+           operation = CASE WHEN $17 THEN generation + 1 ELSE operation END,
+           disk_kept = coalesce($18, disk_kept), timeout_sec = coalesce($19, timeout_sec),
+           capture_id = coalesce($20, capture_id), capture_origin = coalesce($21, capture_origin),
+            wished_by = coalesce($22, wished_by)
+         WHERE id = $1 AND generation = $2 RETURNING *)
+         SELECT changed.*, CASE WHEN $13 THEN pg_notify($14, $15)::text END AS told FROM changed",
     )
     .bind(id.uuid())
     .bind(seen)
@@ -280,6 +299,12 @@ async fn change_row(tx: &mut PgConnection, id: SandboxId, seen: i64, change: &Ch
     .bind(change.due_now)
     .bind(DUE_CHANNEL)
     .bind(id.to_string())
+    .bind(change.clear_error)
+    .bind(change.new_operation)
+    .bind(change.disk_kept)
+    .bind(change.timeout_sec.map(|v| v as i32))
+    .bind(capture)
+    .bind(origin)
     .bind(change.wished_by.as_ref().map(|author| Json(AuthorJson::from(author))))
     .fetch_optional(&mut *tx)
     .await?;
@@ -317,6 +342,12 @@ pub(super) fn sandbox(row: &PgRow) -> Result<Sandbox, sqlx::Error> {
         team: TeamId::from_uuid(row.try_get("team_id")?),
         host: row.try_get::<Option<Uuid>, _>("host_id")?.map(HostId::from_uuid),
         template: row.try_get("template")?,
+        template_id: row.try_get("template_id")?,
+        origin: Origin {
+            snapshot: row.try_get("snapshot_id")?,
+            default_user: row.try_get("default_user")?,
+            default_env: row.try_get::<Json<_>, _>("default_env")?.0,
+        },
         state: row.try_get::<&str, _>("state")?.parse().map_err(|_| corrupt("sandboxes.state"))?,
         generation: row.try_get("generation")?,
         desired: match row.try_get::<&str, _>("desired")? {
@@ -332,7 +363,16 @@ pub(super) fn sandbox(row: &PgRow) -> Result<Sandbox, sqlx::Error> {
         metadata: row.try_get::<Json<_>, _>("metadata")?.0,
         system_metadata: row.try_get::<Json<_>, _>("system_metadata")?.0,
         report_generation: row.try_get("report_generation")?,
+        operation: row.try_get("operation")?,
+        disk_kept: row.try_get("disk_kept")?,
+        capture: match (row.try_get("capture_id")?, row.try_get::<Option<&str>, _>("capture_origin")?) {
+            (Some(id), Some(origin)) => Some(Capture { id, from_paused: origin == "paused" }),
+            _ => None,
+        },
+        parent: row.try_get::<Option<Uuid>, _>("parent_id")?.map(SandboxId::from_uuid),
+        fork: row.try_get("fork_id")?,
         error: row.try_get("error")?,
+        error_code: row.try_get("error_code")?,
         created_at: row.try_get("created_at")?,
         started_at: row.try_get("started_at")?,
         last_active_at: row.try_get("last_active_at")?,

@@ -1,6 +1,7 @@
 //! Templates a sandbox can be made from: the team's own and the platform's.
 //!
-//! Owner of: every column of templates (hosts add the platform's images when they report them).
+//! Owner of: every column of templates (hosts add the platform's images when they report them, snapshots.rs adds and removes those
+//! of captured sandboxes). Only ready ones are seen here.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +10,7 @@ use sqlx::Row;
 use sqlx::postgres::PgRow;
 use sqlx::types::Json;
 use uuid::Uuid;
-use wrenn_domain::ids::{PLATFORM_TEAM, TeamId};
+use wrenn_domain::ids::{HostId, PLATFORM_TEAM, TeamId};
 use wrenn_domain::limits::LIST_TEMPLATES_MAX;
 use wrenn_domain::names::TemplateName;
 
@@ -25,6 +26,10 @@ pub struct Template {
     pub vcpus: Option<u32>,
     /// MiB.
     pub memory_mib: Option<u32>,
+    /// MiB, of a snapshot: what is made from it has at least this.
+    pub disk_mib: Option<u32>,
+    /// Of a snapshot: the only host that has it.
+    pub host: Option<HostId>,
     pub size_bytes: i64,
     pub default_user: String,
     pub default_env: BTreeMap<String, String>,
@@ -57,7 +62,8 @@ impl Store {
     pub async fn template_get(&self, team: TeamId, name: &TemplateName) -> Result<Option<Template>, StoreError> {
         self.run("look up a template", || async {
             let row = sqlx::query(
-                "SELECT * FROM templates WHERE name = $1 AND team_id IN ($2, $3) ORDER BY team_id = $3 LIMIT 1",
+                "SELECT * FROM templates WHERE name = $1 AND team_id IN ($2, $3) AND state = 'ready'
+                 ORDER BY team_id = $3 LIMIT 1",
             )
             .bind(name.as_str())
             .bind(team.uuid())
@@ -73,7 +79,7 @@ impl Store {
     pub async fn template_list(&self, team: TeamId, kind: Option<TemplateKind>) -> Result<Vec<Template>, StoreError> {
         self.run("list templates", || async {
             let rows = sqlx::query(
-                "SELECT * FROM templates WHERE team_id IN ($1, $2) AND ($3::text IS NULL OR type = $3)
+                "SELECT * FROM templates WHERE team_id IN ($1, $2) AND ($3::text IS NULL OR type = $3) AND state = 'ready'
                  ORDER BY created_at DESC, name LIMIT $4",
             )
             .bind(team.uuid())
@@ -102,6 +108,8 @@ pub(super) fn template(row: &PgRow) -> Result<Template, sqlx::Error> {
         },
         vcpus: size("vcpus")?,
         memory_mib: size("memory_mib")?,
+        disk_mib: size("disk_mib")?,
+        host: row.try_get::<Option<Uuid>, _>("host_id")?.map(HostId::from_uuid),
         size_bytes: row.try_get("size_bytes")?,
         default_user: row.try_get("default_user")?,
         default_env: row.try_get::<Json<_>, _>("default_env")?.0,

@@ -5,6 +5,7 @@ mod events;
 mod haste;
 mod hosts;
 mod leases;
+mod lifecycle;
 mod people;
 mod quota;
 mod rows;

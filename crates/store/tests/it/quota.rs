@@ -6,7 +6,7 @@ use futures::future::{BoxFuture, join_all};
 use uuid::Uuid;
 use wrenn_domain::quota::{Exceeded, Limits, Usage};
 use wrenn_domain::sandbox::SandboxState;
-use wrenn_store::pg::{Change, Changed, Placed, Quota, QuotaRefusal};
+use wrenn_store::pg::{Change, Changed, Placed, Quota, QuotaRefusal, Readmitted};
 use wrenn_testkit::Database;
 
 use crate::rows::{host, place, team, wish};
@@ -64,8 +64,8 @@ async fn a_resume_is_judged_like_a_create_and_changes_nothing_when_refused() {
     }
     let quota = AtMost(Limits { memory_mib_max: Some(1024), ..Limits::NONE });
     let change = Change { state: Some(SandboxState::Resuming), ..Change::default() };
-    let resumed = join_all(paused.iter().map(|row| store.sandbox_change_within(row, &change, &quota))).await;
-    let passed = resumed.iter().filter(|r| matches!(r, Ok(Ok(Changed::Applied(_))))).count();
+    let resumed = join_all(paused.iter().map(|row| store.sandbox_readmit(row, &change, |_| true, &quota))).await;
+    let passed = resumed.iter().filter(|r| matches!(r, Ok(Readmitted::Room(Changed::Applied(_))))).count();
     assert_eq!(passed, 2, "{resumed:?}");
     let still: i64 = sqlx::query_scalar("SELECT count(*) FROM sandboxes WHERE state = 'paused'")
         .fetch_one(store.pool())

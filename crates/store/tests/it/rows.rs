@@ -7,7 +7,7 @@ use uuid::Uuid;
 use wrenn_domain::ids::{HostId, KeyId, SandboxId, TeamId};
 use wrenn_domain::sizes::{DiskMib, MemoryMib, TimeoutSec, Vcpus};
 use wrenn_store::Store;
-use wrenn_store::pg::{Author, HostFacts, HostImage, NewSandbox, Placed, PlacedSandbox, Sandbox};
+use wrenn_store::pg::{Author, HostFacts, HostImage, NewSandbox, Origin, Placed, PlacedSandbox, Sandbox};
 
 pub async fn team(store: &Store) -> TeamId {
     let id = TeamId::from_uuid(Uuid::new_v4());
@@ -42,6 +42,7 @@ pub fn wish(team: TeamId) -> NewSandbox {
         audit: Vec::new(),
         template: "minimal".parse().expect("a name"),
         template_id: Uuid::nil(),
+        origin: Origin::default(),
         vcpus: Vcpus::DEFAULT,
         memory: MemoryMib::DEFAULT,
         disk: DiskMib::DEFAULT,

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -17,8 +18,30 @@ use wrenn_contract::guest::{HEALTH, INIT, Init, TOKEN_HEADER};
 pub(super) struct GuestProcess {
     pub(super) addr: SocketAddr,
     pub(super) token: String,
-    _child: Child,
-    _home: tempfile::TempDir,
+    child: Child,
+    home: Home,
+}
+
+/// What stands for a guest's disk. Outlives the process for as long as somebody holds it.
+pub(super) type Home = Arc<tempfile::TempDir>;
+
+/// A fresh disk, or a copy of another one as it is now.
+pub(super) fn make_home(copy_of: Option<&Path>) -> anyhow::Result<Home> {
+    let home = tempfile::Builder::new().prefix("wrenn-guest-").tempdir().context("a home for the guest")?;
+    if let Some(source) = copy_of {
+        // Sockets and the like belong to the process, not to the disk.
+        let copied = std::process::Command::new("cp")
+            .args(["-a", "--"])
+            .arg(source.join("."))
+            .arg(home.path())
+            .status()
+            .context("copy a guest's home")?;
+        if !copied.success() {
+            bail!("copying a guest's home ended with {copied}");
+        }
+        let _ = std::fs::remove_dir_all(home.path().join("run"));
+    }
+    Ok(Arc::new(home))
 }
 
 /// The envd binary to use: `WRENN_TEST_ENVD`, else the one built beside the running test. None, said aloud, when
@@ -41,8 +64,7 @@ pub fn find_envd() -> Option<PathBuf> {
 }
 
 impl GuestProcess {
-    pub(super) async fn start(program: &Path) -> anyhow::Result<Self> {
-        let home = tempfile::Builder::new().prefix("wrenn-guest-").tempdir().context("a home for the guest")?;
+    pub(super) async fn start(program: &Path, home: Home) -> anyhow::Result<Self> {
         let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         // setpriv: the kernel ends envd when this process dies, however it dies.
         let child = Command::new("setpriv")
@@ -60,10 +82,25 @@ impl GuestProcess {
             .spawn()
             .context("start envd")?;
         let token = format!("{:08x}{:08x}", crate::services::rand_u32(), crate::services::rand_u32());
-        let guest = Self { addr: SocketAddr::from(([127, 0, 0, 1], port)), token, _child: child, _home: home };
+        let guest = Self { addr: SocketAddr::from(([127, 0, 0, 1], port)), token, child, home };
         guest.wait_ready().await?;
         guest.init().await?;
         Ok(guest)
+    }
+
+    /// Stops every instruction of the process (`false`) or lets it go on (`true`): it keeps its memory meanwhile.
+    pub(super) fn run(&self, on: bool) {
+        let Some(pid) = self.child.id() else { return };
+        let signal = if on { "-CONT" } else { "-STOP" };
+        let sent = std::process::Command::new("kill").args([signal, &pid.to_string()]).status();
+        if !sent.as_ref().is_ok_and(std::process::ExitStatus::success) {
+            tracing::warn!(pid, signal, ?sent, "cannot signal a simulated guest");
+        }
+    }
+
+    /// Its disk.
+    pub(super) fn home(&self) -> Home {
+        self.home.clone()
     }
 
     async fn wait_ready(&self) -> anyhow::Result<()> {
@@ -84,7 +121,7 @@ impl GuestProcess {
             lifecycle_id: Some("sim".to_owned()),
             access_token: Some(self.token.clone()),
             default_user: Some("root".to_owned()),
-            default_workdir: Some(self._home.path().display().to_string()),
+            default_workdir: Some(self.home.path().display().to_string()),
             ..Init::default()
         };
         let status = self.call("POST", INIT, serde_json::to_string(&init)?).await?;

@@ -1,9 +1,12 @@
 //! A simulated host: the real host contract (HostService and guest relay) over real sockets, a real envd process for
 //! each sandbox. Only the VM is missing. It can fail on purpose.
 //!
-//! Its sandboxes survive [`SimHost::down`] and [`SimHost::up`], as VMs survive their agent.
+//! Its sandboxes survive [`SimHost::down`] and [`SimHost::up`], as VMs survive their agent. A paused guest is a stopped process that
+//! keeps its memory; a snapshot or fork copies the guest's disk only, and what is made from it starts anew over that copy.
 
+mod capture;
 mod guest;
+mod pause;
 mod rpc;
 mod server;
 
@@ -16,10 +19,10 @@ use std::time::Duration;
 use connectrpc::ErrorCode;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use wrenn_contract::proto::wrenn::host::v1::{SandboxPhase, SandboxReport};
+use wrenn_contract::proto::wrenn::host::v1::{CreateSandboxRequest, SandboxPhase, SandboxReport};
 
-use guest::GuestProcess;
 pub use guest::find_envd;
+use guest::{GuestProcess, Home};
 
 /// Token every simulated host expects.
 pub const TOKEN: &str = "the-token-of-test-hosts";
@@ -48,13 +51,52 @@ pub struct Behaviour {
     pub fail_starts: Option<(String, String)>,
     /// Accept deletes but let them stay in STOPPING.
     pub hold_deletes: bool,
+    /// Refuse PauseSandbox with this code.
+    pub refuse_pause: Option<ErrorCode>,
+    /// Accept pauses but let them stay in PAUSING.
+    pub hold_pauses: bool,
+    /// Accept pauses, then report RUNNING with this code and text.
+    pub fail_pauses: Option<(String, String)>,
+    /// Refuse ResumeSandbox with this code.
+    pub refuse_resume: Option<ErrorCode>,
+    /// Accept resumes but let them stay in RESUMING.
+    pub hold_resumes: bool,
+    /// Accept resumes, then report what was before (PAUSED or CRASHED) with this code and text.
+    pub fail_resumes: Option<(String, String)>,
+    /// Refuse SnapshotSandbox with this code.
+    pub refuse_snapshot: Option<ErrorCode>,
+    /// Refuse DeleteSnapshot with this code.
+    pub refuse_discard: Option<ErrorCode>,
+    /// Refuse ForkSandbox with this code.
+    pub refuse_fork: Option<ErrorCode>,
+    /// Let SnapshotSandbox and ForkSandbox wait before they capture anything.
+    pub hold_captures: bool,
+    /// Let this many children of each fork fail.
+    pub fail_children: usize,
     /// Free memory the host claims to have in all, MiB; 0 = 65536.
     pub memory_mib: u64,
 }
 
 struct Sim {
     report: SandboxReport,
+    /// What was asked for at its birth.
+    wish: CreateSandboxRequest,
     guest: Option<GuestProcess>,
+    /// Its disk, while no process of its own holds it.
+    home: Option<Home>,
+    /// Newest pause or resume that was accepted.
+    operation: u64,
+    /// The phase a resume comes from.
+    resumed_from: Option<SandboxPhase>,
+}
+
+/// A snapshot on the simulated disk.
+#[derive(Clone)]
+struct Snapshot {
+    vcpus: u32,
+    memory_mib: u32,
+    disk_mib: u32,
+    home: Option<Home>,
 }
 
 #[derive(Default)]
@@ -64,6 +106,9 @@ struct State {
     tombstones: BTreeSet<String>,
     creates: BTreeMap<String, u32>,
     deletes: BTreeMap<String, u32>,
+    snapshots: BTreeMap<String, Snapshot>,
+    /// Calls by name of the RPC and of what it is about.
+    calls: BTreeMap<(&'static str, String), u32>,
 }
 
 struct Inner {
@@ -144,6 +189,52 @@ impl SimHost {
         self.inner.state.lock().expect("no panic while held").deletes.get(id).copied().unwrap_or(0)
     }
 
+    /// How often an RPC ("pause", "resume", "snapshot", "discard", "fork") was asked for a sandbox or snapshot.
+    pub fn calls(&self, rpc: &'static str, id: &str) -> u32 {
+        self.inner.state.lock().expect("no panic while held").calls.get(&(rpc, id.to_owned())).copied().unwrap_or(0)
+    }
+
+    /// Ids of the snapshots on its disk.
+    pub fn snapshots(&self) -> Vec<String> {
+        self.inner.state.lock().expect("no panic while held").snapshots.keys().cloned().collect()
+    }
+
+    /// What CreateSandbox asked for, of a sandbox it holds.
+    pub fn wish(&self, id: &str) -> Option<CreateSandboxRequest> {
+        self.inner.state.lock().expect("no panic while held").sandboxes.get(id).map(|sim| sim.wish.clone())
+    }
+
+    /// The present report of a sandbox.
+    pub fn report(&self, id: &str) -> Option<SandboxReport> {
+        self.inner.state.lock().expect("no panic while held").sandboxes.get(id).map(|sim| sim.report.clone())
+    }
+
+    /// Says something of a sandbox, as a report with a new generation, that is not what really happens to it.
+    pub fn say(&self, id: &str, change: impl FnOnce(&mut SandboxReport)) {
+        self.inner.change(id, |sim| change(&mut sim.report));
+    }
+
+    /// The host pauses a sandbox by itself, as when its time-out is over.
+    pub fn pause_by_timeout(&self, id: &str) {
+        self.inner.change(id, pause::stop);
+    }
+
+    /// Lets sandboxes held in PAUSING go on.
+    pub fn release_pauses(&self) {
+        self.behave(|b| b.hold_pauses = false);
+        for id in self.held(SandboxPhase::Pausing) {
+            pause::finish_pause(&self.inner, &id);
+        }
+    }
+
+    /// Lets sandboxes held in RESUMING go on.
+    pub fn release_resumes(&self) {
+        self.behave(|b| b.hold_resumes = false);
+        for id in self.held(SandboxPhase::Resuming) {
+            tokio::spawn(pause::finish_resume(self.inner.clone(), id));
+        }
+    }
+
     /// Lets sandboxes held in STARTING go on.
     pub fn release_starts(&self) {
         self.behave(|b| b.hold_starts = false);
@@ -164,7 +255,7 @@ impl SimHost {
     /// The sandbox's VM ends by itself.
     pub fn crash(&self, id: &str) {
         self.inner.change(id, |sim| {
-            sim.guest = None;
+            sim.home = sim.guest.take().map(|guest| guest.home());
             sim.report.phase = SandboxPhase::Crashed.into();
             sim.report.reason = "the virtual machine ended by itself".to_owned();
         });
@@ -213,8 +304,14 @@ impl Inner {
 
     fn finish_delete(&self, id: &str) -> Option<SandboxReport> {
         self.change(id, |sim| {
-            sim.guest = None;
+            (sim.guest, sim.home) = (None, None);
             sim.report.phase = SandboxPhase::Gone.into();
         })
+    }
+
+    /// Counts a call and answers how this host behaves now.
+    fn called(&self, rpc: &'static str, id: &str) -> Behaviour {
+        *self.state.lock().expect("no panic while held").calls.entry((rpc, id.to_owned())).or_default() += 1;
+        self.behaviour()
     }
 }

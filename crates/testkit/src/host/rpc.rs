@@ -5,13 +5,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use connectrpc::{ConnectError, ErrorCode, RequestContext, Response, ServiceRequest, ServiceResult};
 use wrenn_contract::proto::wrenn::host::v1::{
-    CreateSandboxRequest, CreateSandboxResponse, DeleteSandboxRequest, DeleteSandboxResponse, GetConsoleRequest,
-    GetConsoleResponse, GetHostRequest, GetHostResponse, HostImage, HostService, ListSandboxesRequest,
-    ListSandboxesResponse, PingSandboxRequest, PingSandboxResponse, SandboxPhase, SandboxReport,
+    CreateSandboxRequest, CreateSandboxResponse, DeleteSandboxRequest, DeleteSandboxResponse, DeleteSnapshotRequest,
+    DeleteSnapshotResponse, ForkSandboxRequest, ForkSandboxResponse, GetConsoleRequest, GetConsoleResponse,
+    GetHostRequest, GetHostResponse, HostImage, HostService, ListSandboxesRequest, ListSandboxesResponse,
+    PauseSandboxRequest, PauseSandboxResponse, PingSandboxRequest, PingSandboxResponse, ResumeSandboxRequest,
+    ResumeSandboxResponse, SandboxPhase, SandboxReport, SnapshotSandboxRequest, SnapshotSandboxResponse,
 };
 
-use super::guest::GuestProcess;
-use super::{Guest, Inner, Sim};
+use super::guest::{GuestProcess, Home, make_home};
+use super::{Guest, Inner, Sim, capture, pause};
 
 pub(super) struct Rpc(pub(super) Arc<Inner>);
 
@@ -69,7 +71,7 @@ impl HostService for Rpc {
         }
         let report = if behaviour.hold_deletes {
             self.0.change(&id, |sim| {
-                sim.guest = None;
+                (sim.guest, sim.home) = (None, None);
                 sim.report.phase = SandboxPhase::Stopping.into();
             })
         } else {
@@ -82,6 +84,55 @@ impl HostService for Rpc {
             ..Default::default()
         });
         Response::ok(DeleteSandboxResponse { report: report.into(), ..Default::default() })
+    }
+
+    async fn pause_sandbox(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, PauseSandboxRequest>,
+    ) -> ServiceResult<PauseSandboxResponse> {
+        let report = pause::pause(self.0.clone(), request.to_owned_message()).await?;
+        Response::ok(PauseSandboxResponse { report: report.into(), ..Default::default() })
+    }
+
+    async fn resume_sandbox(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, ResumeSandboxRequest>,
+    ) -> ServiceResult<ResumeSandboxResponse> {
+        let report = pause::resume(self.0.clone(), request.to_owned_message()).await?;
+        Response::ok(ResumeSandboxResponse { report: report.into(), ..Default::default() })
+    }
+
+    async fn snapshot_sandbox(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, SnapshotSandboxRequest>,
+    ) -> ServiceResult<SnapshotSandboxResponse> {
+        Response::ok(capture::snapshot(self.0.clone(), request.to_owned_message()).await?)
+    }
+
+    async fn delete_snapshot(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, DeleteSnapshotRequest>,
+    ) -> ServiceResult<DeleteSnapshotResponse> {
+        let id = request.to_owned_message().snapshot_id;
+        let behaviour = self.0.called("discard", &id);
+        tokio::time::sleep(behaviour.delay).await;
+        if let Some(code) = behaviour.refuse_discard {
+            return Err(ConnectError::new(code, "refused on purpose"));
+        }
+        self.0.state.lock().expect("no panic while held").snapshots.remove(&id);
+        Response::ok(DeleteSnapshotResponse::default())
+    }
+
+    async fn fork_sandbox(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, ForkSandboxRequest>,
+    ) -> ServiceResult<ForkSandboxResponse> {
+        Response::ok(capture::fork(self.0.clone(), request.to_owned_message()).await?)
     }
 
     async fn list_sandboxes(
@@ -143,17 +194,15 @@ async fn create(inner: Arc<Inner>, wish: CreateSandboxRequest) -> Result<Sandbox
         if let Some(sim) = state.sandboxes.get(&wish.sandbox_id) {
             return Ok(sim.report.clone());
         }
-        let report = SandboxReport {
-            sandbox_id: wish.sandbox_id.clone(),
-            generation: 1,
-            phase: SandboxPhase::Starting.into(),
-            template: wish.template,
-            vcpus: wish.vcpus,
-            memory_mib: wish.memory_mib,
-            disk_mib: wish.disk_mib,
-            ..Default::default()
+        let home = match state.snapshots.get(&wish.snapshot_id) {
+            None if !wish.snapshot_id.is_empty() => {
+                return Err(ConnectError::new(ErrorCode::NotFound, "there is no such snapshot here"));
+            }
+            snapshot => snapshot.and_then(|snapshot| snapshot.home.clone()),
         };
-        state.sandboxes.insert(wish.sandbox_id.clone(), Sim { report: report.clone(), guest: None });
+        let sim = Sim::new(wish.clone(), home);
+        let report = sim.report.clone();
+        state.sandboxes.insert(wish.sandbox_id.clone(), sim);
         state.revision += 1;
         inner.revision.send_replace(state.revision);
         report
@@ -165,16 +214,40 @@ async fn create(inner: Arc<Inner>, wish: CreateSandboxRequest) -> Result<Sandbox
     Ok(report)
 }
 
+impl Sim {
+    /// One that starts over `home`, or over a fresh disk.
+    pub(super) fn new(wish: CreateSandboxRequest, home: Option<Home>) -> Self {
+        let report = SandboxReport {
+            sandbox_id: wish.sandbox_id.clone(),
+            generation: 1,
+            phase: SandboxPhase::Starting.into(),
+            template: wish.template.clone(),
+            vcpus: wish.vcpus,
+            memory_mib: wish.memory_mib,
+            disk_mib: wish.disk_mib,
+            timeout_sec: wish.timeout_sec,
+            ..Default::default()
+        };
+        Self { report, wish, guest: None, home, operation: 0, resumed_from: None }
+    }
+}
+
+/// A guest of this host's kind over a copy of `disk`, or over a fresh one.
+pub(super) async fn start_guest(inner: &Inner, disk: Option<Home>) -> Result<Option<GuestProcess>, (String, String)> {
+    let Guest::Envd(program) = &inner.guest else { return Ok(None) };
+    let started = async {
+        let home = make_home(disk.as_ref().map(|disk| disk.path()))?;
+        GuestProcess::start(program, home).await
+    };
+    started.await.map(Some).map_err(|error| ("internal_error".to_owned(), format!("{error:#}")))
+}
+
 /// Takes a sandbox from STARTING to RUNNING or FAILED.
 pub(super) async fn boot(inner: Arc<Inner>, id: String) {
-    let failure = inner.behaviour().fail_starts;
-    let guest = match (&inner.guest, failure) {
-        (_, Some((code, text))) => Err((code, text)),
-        (Guest::None, None) => Ok(None),
-        (Guest::Envd(program), None) => match GuestProcess::start(program).await {
-            Ok(guest) => Ok(Some(guest)),
-            Err(error) => Err(("internal_error".to_owned(), format!("{error:#}"))),
-        },
+    let disk = inner.state.lock().expect("no panic while held").sandboxes.get(&id).and_then(|sim| sim.home.clone());
+    let guest = match inner.behaviour().fail_starts {
+        Some(failure) => Err(failure),
+        None => start_guest(&inner, disk).await,
     };
     inner.change(&id, |sim| {
         if sim.report.phase.as_known() != Some(SandboxPhase::Starting) {
@@ -182,7 +255,7 @@ pub(super) async fn boot(inner: Arc<Inner>, id: String) {
         }
         match guest {
             Ok(guest) => {
-                sim.guest = guest;
+                (sim.guest, sim.home) = (guest, None);
                 sim.report.phase = SandboxPhase::Running.into();
                 sim.report.started_at_ms = now_ms();
                 sim.report.last_active_at_ms = now_ms();
@@ -199,6 +272,6 @@ pub(super) async fn boot(inner: Arc<Inner>, id: String) {
     });
 }
 
-fn now_ms() -> i64 {
+pub(super) fn now_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| i64::try_from(t.as_millis()).unwrap_or(0))
 }

@@ -8,13 +8,13 @@ use crate::{Acceleration, Spec};
 /// Console bytes QEMU keeps; a power of two.
 pub const CONSOLE_BYTES: usize = 64 * 1024;
 
-/// How guest memory lies over its file.
+/// How a machine begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MemoryMapping {
-    /// The file is the memory: nothing has to be written at a snapshot.
-    Shared,
-    /// Clean pages come from the file, dirty ones are the machine's own; device state is awaited.
-    PrivateIncoming,
+pub enum Begin {
+    /// From its kernel, with empty memory.
+    Boot,
+    /// From device state that is awaited, with a capture's memory; paused.
+    Restore,
 }
 
 /// What the host offers.
@@ -23,6 +23,8 @@ pub struct Host {
     pub acceleration: Acceleration,
     /// Frequency of the time stamp counter, kHz.
     pub tsc_khz: u64,
+    /// The VMM can map a file for writing that it has opened for reading only (QEMU 8.2 and later).
+    pub maps_read_only: bool,
 }
 
 /// Numbers of inherited files.
@@ -33,30 +35,34 @@ pub struct Files {
 }
 
 /// Everything after the program's name.
-pub fn command_line(spec: &Spec, host: Host, memory: MemoryMapping, files: Files) -> Vec<OsString> {
+pub fn command_line(spec: &Spec, host: Host, begin: Begin, files: Files) -> Vec<OsString> {
     let (accel, cpu) = match host.acceleration {
         Acceleration::Kvm => ("kvm", "host"),
         Acceleration::Tcg => ("tcg,thread=multi", "max"),
     };
-    let share = if memory == MemoryMapping::Shared { "on" } else { "off" };
+    // A VMM taken over by its guest must not write into memory that others start from.
+    let read_only = if begin == Begin::Restore && host.maps_read_only { ",readonly=on,rom=off" } else { "" };
     let mac = spec.mac.map(|byte| format!("{byte:02x}")).join(":");
     let mut args: Vec<OsString> = Vec::new();
     let mut option = |name: &str, value: String| args.extend([OsString::from(name), OsString::from(value)]);
-    option("-machine", "microvm,acpi=on,rtc=on,pcie=off,memory-backend=memory0".into());
+    option("-machine", "microvm,acpi=on,rtc=on,pcie=off,memory-backend=memory0,suppress-vmdesc=on".into());
     option("-accel", accel.into());
     option("-cpu", cpu.into());
     option("-smp", spec.vcpus.to_string());
     option("-m", format!("{}M", spec.memory_mib));
     let path = escaped(&spec.memory);
-    option(
-        "-object",
-        format!("memory-backend-file,id=memory0,size={}M,share={share},mem-path={path}", spec.memory_mib),
-    );
-    option("-kernel", spec.kernel.display().to_string());
-    if let Some(initramfs) = &spec.initramfs {
-        option("-initrd", initramfs.display().to_string());
+    let size = spec.memory_mib;
+    option("-object", format!("memory-backend-file,id=memory0,size={size}M,share=off{read_only},mem-path={path}"));
+    // Device state is written without memory, and such a stream has no such head.
+    option("-global", "migration.send-configuration=off".into());
+    // A restored guest has its kernel in memory.
+    if begin == Begin::Boot {
+        option("-kernel", spec.kernel.display().to_string());
+        if let Some(initramfs) = &spec.initramfs {
+            option("-initrd", initramfs.display().to_string());
+        }
+        option("-append", kernel_command_line(spec, host));
     }
-    option("-append", kernel_command_line(spec, host));
     let path = escaped(&spec.disk);
     option("-blockdev", format!("driver=raw,node-name=disk0,discard=unmap,file.driver=file,file.filename={path}"));
     option("-device", "virtio-blk-device,drive=disk0,discard=on".into());
@@ -64,7 +70,9 @@ pub fn command_line(spec: &Spec, host: Host, memory: MemoryMapping, files: Files
     option("-device", format!("virtio-net-device,netdev=net0,mac={mac}"));
     option("-object", "rng-random,id=rng0,filename=/dev/urandom".into());
     option("-device", "virtio-rng-device,rng=rng0".into());
-    option("-device", "virtio-balloon-device,id=balloon0,deflate-on-oom=on,free-page-reporting=on".into());
+    if spec.balloon {
+        option("-device", "virtio-balloon-device,id=balloon0,deflate-on-oom=on".into());
+    }
     option("-chardev", format!("ringbuf,id=console0,size={CONSOLE_BYTES}"));
     option("-serial", "chardev:console0".into());
     option("-chardev", format!("socket,id=qmp0,fd={},server=on,wait=off", files.qmp));
@@ -72,10 +80,10 @@ pub fn command_line(spec: &Spec, host: Host, memory: MemoryMapping, files: Files
     option("-display", "none".into());
     // A VMM taken over by its guest starts no programs and gains no rights.
     option("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny".into());
-    if memory == MemoryMapping::PrivateIncoming {
-        option("-incoming", "defer".into());
-    }
     args.extend(["-nodefaults", "-no-user-config", "-no-reboot", "-no-shutdown"].map(OsString::from));
+    if begin == Begin::Restore {
+        args.extend(["-incoming", "defer", "-S"].map(OsString::from));
+    }
     args
 }
 

@@ -7,13 +7,14 @@ use std::time::Duration;
 use base64::Engine;
 use futures::future::BoxFuture;
 use serde_json::json;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixStream;
 use tokio::sync::watch;
+use wrenn_linux::private_pages;
 use wrenn_linux::process::Process;
 
 use super::args::CONSOLE_BYTES;
 use super::qmp::{Qmp, QmpError};
-use crate::{Machine, MachineState, Record, VmmError};
+use crate::{Captured, Machine, MachineState, Record, VmmError};
 
 /// Device state without memory is some 60 KB; a bound for a VMM gone mad.
 const STATE_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -25,14 +26,16 @@ pub struct QemuMachine {
     process: Process,
     qmp: Qmp,
     run_dir: PathBuf,
+    /// The file its memory is mapped over.
+    memory: PathBuf,
     /// What was read of the console so far: reading takes it out of QEMU's ring.
     console: Mutex<Vec<u8>>,
     down: watch::Sender<bool>,
 }
 
 impl QemuMachine {
-    pub(super) fn new(process: Process, qmp: Qmp, run_dir: PathBuf) -> Self {
-        Self { process, qmp, run_dir, console: Mutex::default(), down: watch::Sender::new(false) }
+    pub(super) fn new(process: Process, qmp: Qmp, run_dir: PathBuf, memory: PathBuf) -> Self {
+        Self { process, qmp, run_dir, memory, console: Mutex::default(), down: watch::Sender::new(false) }
     }
 
     /// Notes that the guest is down; an event of it was perhaps sent before we listened.
@@ -49,50 +52,17 @@ impl QemuMachine {
         self.qmp.command(name, arguments).await.map_err(|error| VmmError::new(act, error))
     }
 
-    /// Only device state travels; memory that is mapped from a file stays there.
-    async fn leave_memory_out(&self, act: &'static str) -> Result<(), VmmError> {
-        let capability = json!({"capabilities": [{"capability": "x-ignore-shared", "state": true}]});
-        self.command(act, "migrate-set-capabilities", capability).await.map(drop)
-    }
-
-    fn state_socket(&self) -> PathBuf {
-        self.run_dir.join("state")
-    }
-
-    async fn save(&self, target: &Path) -> Result<(), VmmError> {
-        const ACT: &str = "snapshot";
-        let failed = |error: std::io::Error| VmmError::new(ACT, error);
-        self.leave_memory_out(ACT).await?;
-        let socket = self.state_socket();
-        let _ = std::fs::remove_file(&socket);
-        let listener = UnixListener::bind(&socket).map_err(failed)?;
-        let uri = format!("unix:{}", socket.display());
-        let received = async {
-            let (stream, _) = listener.accept().await?;
-            let mut file = tokio::fs::File::create_new(target).await?;
-            tokio::io::copy(&mut tokio::io::AsyncReadExt::take(stream, STATE_BYTES_MAX), &mut file).await?;
-            file.sync_all().await
-        };
-        let asked = async { self.command(ACT, "migrate", json!({"uri": uri})).await };
-        let both = async { tokio::try_join!(asked, async { received.await.map_err(failed) }) };
-        let outcome =
-            tokio::time::timeout(STATE_WAIT, both).await.unwrap_or_else(|_| Err(VmmError::new(ACT, QmpError::Late)));
-        let _ = std::fs::remove_file(&socket);
-        outcome?;
-        self.migration_ended(ACT).await
-    }
-
     /// Loads device state into a machine that was started for it.
     pub(super) async fn load(&self, state: &Path) -> Result<(), VmmError> {
         const ACT: &str = "restore";
         let failed = |error: std::io::Error| VmmError::new(ACT, error);
-        self.leave_memory_out(ACT).await?;
-        let socket = self.state_socket();
+        let socket = self.run_dir.join("state");
         let _ = std::fs::remove_file(&socket);
         self.command(ACT, "migrate-incoming", json!({"uri": format!("unix:{}", socket.display())})).await?;
         let sent = async {
-            let mut file = tokio::fs::File::open(state).await?;
+            let file = tokio::fs::File::open(state).await?;
             let mut stream = UnixStream::connect(&socket).await?;
+            let mut file = tokio::io::AsyncReadExt::take(file, STATE_BYTES_MAX);
             tokio::io::copy(&mut file, &mut stream).await?;
             tokio::io::AsyncWriteExt::shutdown(&mut stream).await
         };
@@ -100,6 +70,30 @@ impl QemuMachine {
         let _ = std::fs::remove_file(&socket);
         sent.map_err(failed)?;
         self.migration_ended(ACT).await
+    }
+
+    /// Device state by QEMU. Its command carries Xen's name and needs no Xen: it writes every device and leaves memory out.
+    async fn save(&self, state: &Path) -> Result<u64, VmmError> {
+        const ACT: &str = "capture";
+        let failed = |error: std::io::Error| VmmError::new(ACT, error);
+        let arguments = json!({"filename": state.display().to_string(), "live": false});
+        self.command(ACT, "xen-save-devices-state", arguments).await?;
+        let bytes = state.metadata().map_err(failed)?.len();
+        if bytes == 0 || bytes > STATE_BYTES_MAX {
+            return Err(VmmError::new(ACT, format!("the VMM wrote {bytes} bytes of device state")));
+        }
+        Ok(bytes)
+    }
+
+    /// Memory by us: the pages the guest has written since it was started.
+    async fn copy_memory(&self, target: PathBuf) -> Result<private_pages::Copied, VmmError> {
+        const ACT: &str = "capture";
+        let (pid, base) = (self.process.identity().pid, self.memory.clone());
+        let copied = tokio::task::spawn_blocking(move || {
+            let target = std::fs::File::options().read(true).write(true).open(target)?;
+            private_pages::copy(pid, &base, &target)
+        });
+        copied.await.map_err(|error| VmmError::new(ACT, error))?.map_err(|error| VmmError::new(ACT, error))
     }
 
     async fn migration_ended(&self, act: &'static str) -> Result<(), VmmError> {
@@ -133,7 +127,7 @@ impl QemuMachine {
 
 impl Machine for QemuMachine {
     fn record(&self) -> Record {
-        Record { process: self.process.identity(), run_dir: self.run_dir.clone() }
+        Record { process: self.process.identity(), run_dir: self.run_dir.clone(), memory: self.memory.clone() }
     }
 
     fn state(&self) -> BoxFuture<'_, Result<MachineState, VmmError>> {
@@ -155,8 +149,25 @@ impl Machine for QemuMachine {
         Box::pin(async move { self.command("resume", "cont", json!({})).await.map(drop) })
     }
 
-    fn snapshot(&self, state: PathBuf) -> BoxFuture<'_, Result<(), VmmError>> {
-        Box::pin(async move { self.save(&state).await })
+    fn capture(&self, state: PathBuf, memory: PathBuf) -> BoxFuture<'_, Result<Captured, VmmError>> {
+        Box::pin(async move {
+            if self.state().await? != MachineState::Paused {
+                return Err(VmmError::new("capture", "it is not paused"));
+            }
+            let state_bytes = self.save(&state).await?;
+            let copied = self.copy_memory(memory).await?;
+            Ok(Captured {
+                state_bytes,
+                pages_written: copied.written,
+                pages_zero: copied.zero,
+                checksum_change: copied.checksum_change,
+            })
+        })
+    }
+
+    fn grow_disk(&self, bytes: u64) -> BoxFuture<'_, Result<(), VmmError>> {
+        let arguments = json!({"node-name": "disk0", "size": bytes});
+        Box::pin(async move { self.command("grow the disk of", "block_resize", arguments).await.map(drop) })
     }
 
     fn resize_balloon(&self, memory_mib: u32) -> BoxFuture<'_, Result<(), VmmError>> {

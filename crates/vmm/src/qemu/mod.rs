@@ -3,6 +3,9 @@
 //! The control socket is made by us and inherited, so that it is there before QEMU is. The console is a ring in QEMU's own
 //! memory: it needs nobody to read it and survives us. A guest that goes down leaves QEMU waiting, so that the ring can
 //! still be read.
+//!
+//! Memory is always mapped privately over a file, so device state and memory are captured apart: QEMU writes the state, and
+//! the pages the guest has written are read from the process by the kernel's own account of them (docs/decisions/0004).
 
 mod args;
 mod machine;
@@ -50,12 +53,12 @@ impl Qemu {
         let tsc_khz = tokio::task::spawn_blocking(wrenn_linux::tsc::measure_khz)
             .await
             .map_err(|error| VmmError::new("measure the clock for", error))?;
-        let host = args::Host { acceleration, tsc_khz };
         let version = version.ok_or_else(|| VmmError::new("read the VMM's version for", text.clone().into_owned()))?;
+        let host = args::Host { acceleration, tsc_khz, maps_read_only: is_at_least(version, 8, 2) };
         Ok(Self { program: program.to_owned(), version: version.to_owned(), host })
     }
 
-    fn start(&self, spec: &Spec, memory: args::MemoryMapping, tap: OwnedFd) -> Result<(Process, PathBuf), VmmError> {
+    fn start(&self, spec: &Spec, begin: args::Begin, tap: OwnedFd) -> Result<(Process, PathBuf), VmmError> {
         use std::os::fd::AsRawFd;
         let failed = |error: std::io::Error| VmmError::new("prepare", error);
         let socket = socket_path(&spec.run_dir);
@@ -65,7 +68,7 @@ impl Qemu {
         let files = args::Files { qmp: listener.as_raw_fd(), tap: tap.as_raw_fd() };
         let process = Detached {
             program: self.program.clone(),
-            args: args::command_line(spec, self.host, memory, files),
+            args: args::command_line(spec, self.host, begin, files),
             inherited: vec![listener, tap],
             output,
         }
@@ -74,13 +77,13 @@ impl Qemu {
         Ok((process, socket))
     }
 
-    async fn launch(&self, mut spec: Spec, memory: args::MemoryMapping) -> Result<QemuMachine, VmmError> {
+    async fn launch(&self, mut spec: Spec, begin: args::Begin) -> Result<QemuMachine, VmmError> {
         // The tap is moved out so that the rest of the spec can be lent.
         let null = OwnedFd::from(File::open("/dev/null").map_err(|e| VmmError::new("prepare", e))?);
         let tap = std::mem::replace(&mut spec.tap, null);
-        let (process, socket) = self.start(&spec, memory, tap)?;
+        let (process, socket) = self.start(&spec, begin, tap)?;
         match connect(&process, &socket).await {
-            Ok(qmp) => Ok(QemuMachine::new(process, qmp, spec.run_dir)),
+            Ok(qmp) => Ok(QemuMachine::new(process, qmp, spec.run_dir, spec.memory)),
             Err(error) => {
                 // A half-started VMM must not outlive the refusal.
                 let _ = process.kill(ANSWER_WAIT).await;
@@ -98,6 +101,12 @@ async fn connect(process: &Process, socket: &Path) -> Result<Qmp, qmp::QmpError>
         answer = tokio::time::timeout(ANSWER_WAIT, Qmp::connect(socket)) => answer.unwrap_or(Err(qmp::QmpError::Late)),
         () = process.ended() => Err(qmp::QmpError::Closed),
     }
+}
+
+/// Whether a dotted version is this one or a later one; what cannot be read is taken to be old.
+fn is_at_least(version: &str, major: u32, minor: u32) -> bool {
+    let mut numbers = version.split('.').map(|part| part.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (major, minor)
 }
 
 fn socket_path(run_dir: &Path) -> PathBuf {
@@ -119,14 +128,14 @@ impl Driver for Qemu {
 
     fn boot(&self, spec: Spec) -> BoxFuture<'_, Result<Arc<dyn Machine>, VmmError>> {
         Box::pin(async move {
-            let machine = self.launch(spec, args::MemoryMapping::Shared).await?;
+            let machine = self.launch(spec, args::Begin::Boot).await?;
             Ok(Arc::new(machine) as Arc<dyn Machine>)
         })
     }
 
     fn restore(&self, spec: Spec, state: PathBuf) -> BoxFuture<'_, Result<Arc<dyn Machine>, VmmError>> {
         Box::pin(async move {
-            let machine = self.launch(spec, args::MemoryMapping::PrivateIncoming).await?;
+            let machine = self.launch(spec, args::Begin::Restore).await?;
             if let Err(error) = machine.load(&state).await {
                 let _ = machine.kill(ANSWER_WAIT).await;
                 return Err(error);
@@ -141,7 +150,7 @@ impl Driver for Qemu {
             let qmp = connect(&process, &socket_path(&record.run_dir))
                 .await
                 .map_err(|error| VmmError::new("take over", error))?;
-            let machine = QemuMachine::new(process, qmp, record.run_dir);
+            let machine = QemuMachine::new(process, qmp, record.run_dir, record.memory);
             if machine.state().await? == MachineState::Down {
                 machine.mark_down();
             }

@@ -8,8 +8,11 @@ use std::sync::Arc;
 use libtest_mimic::{Arguments, Failed, Trial};
 use wrenn_vmtest::{HostState, Stack};
 
+mod captures;
 mod copying;
+mod faults;
 mod lifecycle;
+mod network;
 mod restart;
 mod running;
 
@@ -19,8 +22,19 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     let builds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../builds");
     let builds = builds.canonicalize().unwrap_or(builds);
-    let cases: Vec<Case> =
-        [running::CASES, copying::CASES, lifecycle::CASES, restart::CASES].into_iter().flatten().copied().collect();
+    let cases: Vec<Case> = [
+        running::CASES,
+        copying::CASES,
+        lifecycle::CASES,
+        network::CASES,
+        captures::CASES,
+        faults::CASES,
+        restart::CASES,
+    ]
+    .into_iter()
+    .flatten()
+    .copied()
+    .collect();
     if let Some(why) = Stack::missing(&builds) {
         println!("SKIPPED: {} whole-stack tests: {why}; run `make build images`", cases.len());
         let ignored = cases.into_iter().map(|(name, _)| Trial::test(name, || Ok(())).with_ignored_flag(true));
@@ -32,7 +46,8 @@ fn main() -> ExitCode {
     }
     // One after another: a guest without hardware virtualisation takes a whole core, and some tests kill services.
     arguments.test_threads = Some(1);
-    let stack = match Stack::up(&builds) {
+    // Steps at which the agent can be made to die are switched on for the fault tests.
+    let stack = match Stack::up_with(&builds, &[("WRENN_FAULTS", "on")]) {
         Ok(stack) => Arc::new(stack),
         Err(error) => {
             eprintln!("the stack did not start: {error:#}");

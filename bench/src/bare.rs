@@ -1,0 +1,157 @@
+//! The floor of everything that starts a guest: the same kernel and image under the bare VMM, with a shell loop where envd
+//! would be, on the same file system, in a network namespace of its own.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use wrenn_linux::netns::{self, Netns};
+use wrenn_linux::{files, tap};
+use wrenn_vmm::qemu::Qemu;
+use wrenn_vmm::{Driver, Machine, Spec};
+
+const QEMU: &str = "/usr/bin/qemu-system-x86_64";
+const WAIT: Duration = Duration::from_secs(60);
+const GONE: Duration = Duration::from_secs(10);
+/// Counts on the console as fast as a guest that sleeps between can.
+const LOOP: &str = "#!/bin/sh\ni=0\nwhile :; do i=$((i+1)); echo \"ECHO $i\" > /dev/ttyS0; sleep 0.005; done\n";
+
+/// Files and network of the bare VMM.
+pub struct Bare {
+    dir: PathBuf,
+    image: PathBuf,
+    kernel: PathBuf,
+    initramfs: PathBuf,
+    driver: Qemu,
+    netns: Option<Netns>,
+    name: String,
+    memory_mib: u32,
+    count: std::cell::Cell<u32>,
+}
+
+/// A guest written down by the VMM.
+pub struct Saved {
+    state: PathBuf,
+    memory: PathBuf,
+    disk: PathBuf,
+}
+
+impl Bare {
+    /// `store` is the file system the agent uses; `builds` has kernel and image.
+    pub async fn new(store: &Path, builds: &Path, memory_mib: u32) -> anyhow::Result<Self> {
+        let dir = store.join("bench");
+        std::fs::create_dir_all(&dir)?;
+        let found = |prefix: &str| -> anyhow::Result<PathBuf> {
+            let all = std::fs::read_dir(builds.join("guest/kernels"))?.flatten().map(|entry| entry.path());
+            let mut all = all.filter(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with(prefix)));
+            all.next().with_context(|| format!("no {prefix} below {}", builds.display()))
+        };
+        let (kernel, initramfs) = (found("vmlinux")?, found("initramfs")?);
+        let image = dir.join("image");
+        files::copy_sparse(&builds.join("guest/images/minimal/rootfs.ext4"), &image)?;
+        let script = dir.join("loop");
+        std::fs::write(&script, LOOP)?;
+        let commands = format!(
+            "rm /usr/local/bin/envd\nwrite {} /usr/local/bin/envd\nset_inode_field /usr/local/bin/envd mode 0100755\n",
+            script.display()
+        );
+        let request = dir.join("commands");
+        std::fs::write(&request, commands)?;
+        let edited = std::process::Command::new("debugfs").arg("-w").arg("-f").arg(&request).arg(&image).output()?;
+        ensure!(edited.status.success(), "debugfs: {}", String::from_utf8_lossy(&edited.stderr));
+        let probed = wrenn_vmm::probe::acceleration(Path::new(QEMU)).await;
+        let driver = Qemu::find(Path::new(QEMU), probed.acceleration).await?;
+        let name = format!("wrenn-bench-{}", std::process::id());
+        let netns = Some(Netns::create(&name)?);
+        Ok(Self { dir, image, kernel, initramfs, driver, netns, name, memory_mib, count: std::cell::Cell::new(0) })
+    }
+
+    fn spec(&self, disk: PathBuf, memory: PathBuf) -> anyhow::Result<Spec> {
+        let number = self.count.get() + 1;
+        self.count.set(number);
+        let run_dir = self.dir.join(format!("run{number}"));
+        std::fs::create_dir_all(&run_dir)?;
+        let netns = self.netns.as_ref().context("the namespace is there until the end")?;
+        Ok(Spec {
+            vcpus: 1,
+            memory_mib: self.memory_mib,
+            kernel: self.kernel.clone(),
+            initramfs: Some(self.initramfs.clone()),
+            command_line: String::new(),
+            disk,
+            memory,
+            balloon: false,
+            tap: netns.run(|| tap::open(&format!("t{number}")))?.into(),
+            mac: [2, 0, 0, 0, 0, 1],
+            run_dir,
+            log: self.dir.join("log"),
+        })
+    }
+
+    /// From nothing to the first line of the loop.
+    pub async fn boot(&self) -> anyhow::Result<(Duration, Arc<dyn Machine>)> {
+        let begin = Instant::now();
+        let (disk, memory) = (self.dir.join("disk"), self.dir.join("memory"));
+        let _ = std::fs::remove_file(&disk);
+        let _ = std::fs::remove_file(&memory);
+        files::reflink(&self.image, &disk)?;
+        let machine = self.driver.boot(self.spec(disk, memory)?).await?;
+        echo(&machine).await?;
+        Ok((begin.elapsed(), machine))
+    }
+
+    /// Writes a guest down; how long the VMM needs for its device state alone, and for all of it.
+    pub async fn save(&self, machine: &Arc<dyn Machine>) -> anyhow::Result<Saved> {
+        let saved = Saved {
+            state: self.dir.join("saved.state"),
+            memory: self.dir.join("saved.memory"),
+            disk: self.dir.join("saved.disk"),
+        };
+        for file in [&saved.state, &saved.memory, &saved.disk] {
+            let _ = std::fs::remove_file(file);
+        }
+        machine.pause().await?;
+        files::reflink(&machine.record().memory, &saved.memory)?;
+        machine.capture(saved.state.clone(), saved.memory.clone()).await?;
+        files::reflink(&self.dir.join("disk"), &saved.disk)?;
+        machine.kill(GONE).await?;
+        Ok(saved)
+    }
+
+    /// From a written-down guest to the next line of its loop.
+    pub async fn restore(&self, saved: &Saved) -> anyhow::Result<(Duration, Arc<dyn Machine>)> {
+        let begin = Instant::now();
+        let disk = self.dir.join("disk");
+        let _ = std::fs::remove_file(&disk);
+        files::reflink(&saved.disk, &disk)?;
+        let machine = self.driver.restore(self.spec(disk, saved.memory.clone())?, saved.state.clone()).await?;
+        machine.resume().await?;
+        echo(&machine).await?;
+        Ok((begin.elapsed(), machine))
+    }
+
+    /// Ends a machine.
+    pub async fn end(machine: Arc<dyn Machine>) -> anyhow::Result<()> {
+        Ok(machine.kill(GONE).await?)
+    }
+}
+
+impl Drop for Bare {
+    fn drop(&mut self) {
+        self.netns = None;
+        if let Err(error) = netns::remove(&self.name) {
+            eprintln!("the floor's namespace does not go: {error}");
+        }
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+async fn echo(machine: &Arc<dyn Machine>) -> anyhow::Result<()> {
+    let deadline = Instant::now() + WAIT;
+    while !String::from_utf8_lossy(&machine.console().await).contains("ECHO ") {
+        ensure!(Instant::now() < deadline, "the floor's guest said nothing");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    Ok(())
+}

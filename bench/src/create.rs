@@ -1,0 +1,56 @@
+//! A capsule from the request to its first successful command, against the same VM started by the bare VMM: restored as Wrenn
+//! does it, and booted as others do.
+
+use std::time::Instant;
+
+use crate::Bench;
+use crate::bare::Bare;
+use crate::report::{Bound, Report, percentile_ms};
+use crate::rest::Rest;
+
+/// Of a capsule that is asked for without sizes.
+const MEMORY_MIB: u32 = 512;
+
+/// Runs the section.
+pub fn run(bench: &Bench, report: &mut Report) -> anyhow::Result<()> {
+    let (creates, boots) = (bench.runs(20), bench.runs(10));
+    bench.stack.wait_prepared()?;
+    let (ours, restored, booted) = tokio::runtime::Runtime::new()?.block_on(async {
+        let bare = Bare::new(&bench.stack.store(), &bench.builds, MEMORY_MIB).await?;
+        let mut rest = Rest::connect(bench.stack).await?;
+        let mut booted = Vec::new();
+        let mut last = None;
+        for _ in 0..boots {
+            if let Some(machine) = last.take() {
+                Bare::end(machine).await?;
+            }
+            let (time, machine) = bare.boot().await?;
+            booted.push(time);
+            last = Some(machine);
+        }
+        let last = last.ok_or_else(|| anyhow::anyhow!("no boot"))?;
+        // As a template: everything the boot left to do is done.
+        tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+        let saved = bare.save(&last).await?;
+        let (mut ours, mut restored) = (Vec::new(), Vec::new());
+        for _ in 0..creates {
+            let (time, machine) = bare.restore(&saved).await?;
+            restored.push(time);
+            Bare::end(machine).await?;
+            let begin = Instant::now();
+            let id = rest.create_until_exec().await?;
+            ours.push(begin.elapsed());
+            rest.remove(&id).await?;
+        }
+        anyhow::Ok((ours, restored, booted))
+    })?;
+    for (percentile, bound) in [(50, Some(Bound::AtMost(1.3))), (99, None)] {
+        let value = percentile_ms(&ours, percentile);
+        let floors = [("restored", &restored, creates), ("booted", &booted, boots)];
+        for (how, floor, _) in floors {
+            let name = format!("create to first exec, p{percentile}; floor: the bare VMM, {how}");
+            report.against(&name, "ms", value, percentile_ms(floor, percentile), bound, creates);
+        }
+    }
+    Ok(())
+}

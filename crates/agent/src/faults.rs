@@ -1,0 +1,115 @@
+//! Named steps of everything that must survive being interrupted, at which a test may kill this agent or a sandbox's VMM.
+//!
+//! Off unless WRENN_FAULTS=on; then `{WRENN_DIR}/fault` names one step and a victim, once. A new step gets a name here, and the
+//! fault test walks [`Point::ALL`].
+
+use std::path::PathBuf;
+
+macro_rules! points {
+    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
+        /// A moment between two steps.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Point { $($(#[$doc])* $name,)* }
+
+        impl Point {
+            /// All of them, in the order a life passes them.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// Its word in the fault file.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+        }
+    };
+}
+
+points! {
+    /// The wish is in the ledger; nothing else is there.
+    CreateBegun = "create_begun",
+    /// Network, disk and memory base are there; no VMM.
+    CreateLinked = "create_linked",
+    /// The VMM is there and stands still; the ledger does not know it.
+    CreateLoaded = "create_loaded",
+    /// The guest runs; it has not confirmed who it is.
+    CreateRunning = "create_running",
+    /// The guest has confirmed; the ledger does not say ready.
+    CreateGreeted = "create_greeted",
+    /// The ledger says ready; nobody was told.
+    CreateNoted = "create_noted",
+    /// The ledger says pausing; the guest runs.
+    PauseAsked = "pause_asked",
+    /// The guest stands still; nothing is written.
+    PauseFrozen = "pause_frozen",
+    /// Device state and memory are written; the disk is not taken.
+    PauseWritten = "pause_written",
+    /// Everything is synced and has its manifest; it does not count yet.
+    PauseSealed = "pause_sealed",
+    /// The capture counts; the ledger still says pausing and the VMM is there.
+    PauseCommitted = "pause_committed",
+    /// The ledger says paused; VMM and network are still there.
+    PauseNoted = "pause_noted",
+    /// VMM and network are gone; the running disk is still there.
+    PauseReleased = "pause_released",
+    /// The ledger says resuming; nothing else has happened.
+    ResumeAsked = "resume_asked",
+    /// Network, disk and memory base are there; no VMM.
+    ResumeLinked = "resume_linked",
+    /// The VMM is there and stands still.
+    ResumeLoaded = "resume_loaded",
+    /// The guest runs; it has not confirmed who it is.
+    ResumeRunning = "resume_running",
+    /// The guest has confirmed; the ledger does not say ready.
+    ResumeGreeted = "resume_greeted",
+    /// The ledger says ready; the old capture is still there.
+    ResumeNoted = "resume_noted",
+    /// A snapshot's source stands still; nothing is written.
+    SnapshotFrozen = "snapshot_frozen",
+    /// Its memory and disk are taken; it still stands still.
+    SnapshotWritten = "snapshot_written",
+    /// The source runs again; the snapshot is not sealed.
+    SnapshotThawed = "snapshot_thawed",
+    /// The snapshot is sealed; it does not count yet.
+    SnapshotSealed = "snapshot_sealed",
+    /// The snapshot counts; nobody was told.
+    SnapshotCommitted = "snapshot_committed",
+    /// A fork's instant counts; there is no child.
+    ForkCaptured = "fork_captured",
+    /// The first child is there, the others are not.
+    ForkFirstChild = "fork_first_child",
+    /// Every child is there; nobody was told.
+    ForkMade = "fork_made",
+}
+
+/// The switch.
+#[derive(Debug, Default)]
+pub struct Faults {
+    file: Option<PathBuf>,
+}
+
+impl Faults {
+    /// Reads `file` at every step; `None` switches it off.
+    pub fn new(file: Option<PathBuf>) -> Self {
+        Self { file }
+    }
+
+    /// Passes a step. In production this costs one branch.
+    pub fn reach(&self, point: impl Into<Option<Point>>, vmm: Option<i32>) {
+        let (Some(file), Some(point)) = (&self.file, point.into()) else { return };
+        let Ok(text) = std::fs::read_to_string(file) else { return };
+        let Some((victim, name)) = text.trim().split_once(' ') else { return };
+        if name != point.as_str() {
+            return;
+        }
+        // Once: the next agent must not die of it again.
+        let _ = std::fs::remove_file(file);
+        match (victim, vmm) {
+            ("agent", _) => wrenn_linux::process::kill_self(),
+            ("vmm", Some(pid)) => {
+                if let Err(error) = wrenn_linux::process::kill_now(pid) {
+                    tracing::error!(pid, error = &error as &dyn std::error::Error, "the fault's victim does not die");
+                }
+            }
+            _ => tracing::error!(%text, "a fault without a victim"),
+        }
+    }
+}

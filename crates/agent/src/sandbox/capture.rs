@@ -1,0 +1,179 @@
+//! Writing a sandbox down: for a pause, a snapshot, or the instant of a fork. The guest stands still between `frozen` and `thawed`
+//! only; nothing is changed that could not be left as it was.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use wrenn_domain::limits::PAUSE_DISK_RESERVE_BYTES;
+use wrenn_vmm::{Captured, VmmError};
+
+use super::birth::Body;
+use super::report::now_ms;
+use crate::context::Context;
+use crate::faults::Point;
+use crate::guest;
+use crate::storage::captures::{Mark, mark_state};
+use crate::storage::{Capture, Draft, Manifest, StorageError};
+
+/// A sandbox was not written down; it runs on.
+#[derive(Debug, thiserror::Error)]
+pub enum CaptureError {
+    #[error("the VM did not do its part")]
+    Machine(#[from] VmmError),
+    #[error("its files could not be written")]
+    Storage(#[from] StorageError),
+    #[error("the work was given up")]
+    GivenUp,
+}
+
+impl CaptureError {
+    /// Text and code for the user.
+    pub fn shown(&self) -> (String, &'static str) {
+        match self {
+            Self::Storage(error @ StorageError::Full { .. }) => (error.to_string(), "disk_full"),
+            _ => (format!("{self}; the host's log has the cause. Try again"), "agent_error"),
+        }
+    }
+}
+
+/// Whether the guest goes on after its memory and disk are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum After {
+    /// It goes on at once, before anything is synced.
+    GoOn,
+    /// It stays as it is: its VM is about to end.
+    StandStill,
+}
+
+/// Steps of one kind of capture at which a test may interrupt it.
+#[derive(Default)]
+pub struct Steps {
+    frozen: Option<Point>,
+    written: Option<Point>,
+    thawed: Option<Point>,
+    sealed: Option<Point>,
+}
+
+/// Of a pause.
+pub const PAUSE: Steps = Steps {
+    frozen: Some(Point::PauseFrozen),
+    written: Some(Point::PauseWritten),
+    thawed: None,
+    sealed: Some(Point::PauseSealed),
+};
+
+/// Of a snapshot or the instant of a fork.
+pub const SNAPSHOT: Steps = Steps {
+    frozen: Some(Point::SnapshotFrozen),
+    written: Some(Point::SnapshotWritten),
+    thawed: Some(Point::SnapshotThawed),
+    sealed: Some(Point::SnapshotSealed),
+};
+
+/// Everything but the commit. When this fails the guest runs as before and no file is left.
+pub async fn write_down(
+    ctx: &Context,
+    body: &Body,
+    dir: &Path,
+    place: &Path,
+    after: After,
+    steps: &Steps,
+) -> Result<(Draft, Duration), CaptureError> {
+    let pid = body.machine.record().process.pid;
+    let reach = |point: Option<Point>| ctx.faults.reach(point, Some(pid));
+    ctx.store.admit_bytes(wrenn_linux::process::anonymous_bytes(pid).unwrap_or(0), PAUSE_DISK_RESERVE_BYTES)?;
+    let draft = Draft::begin(place)?;
+    draft.begin_memory(&dir.join("memory"))?;
+    guest::prepare(&body.guest).await;
+    let frozen_at = Instant::now();
+    let taken = async {
+        body.machine.pause().await?;
+        reach(steps.frozen);
+        let captured = body.machine.capture(draft.state(), draft.memory()).await?;
+        reach(steps.written);
+        draft.take_disk(&dir.join("disk"))?;
+        Ok::<_, CaptureError>(captured)
+    };
+    let taken = taken.await;
+    if after == After::GoOn || taken.is_err() {
+        // The guest goes on first; whatever failed is told afterwards.
+        let thawed = thaw(body).await;
+        if taken.is_ok() {
+            thawed?;
+        }
+    }
+    let stood_still = frozen_at.elapsed();
+    let captured = taken?;
+    if after == After::GoOn {
+        reach(steps.thawed);
+    }
+    let manifest = manifest(ctx, body, dir, &draft, captured)?;
+    let sealed = tokio::task::spawn_blocking(move || draft.seal(&manifest).map(|()| draft)).await;
+    let outcome = sealed.map_err(|_| CaptureError::GivenUp)?.map_err(CaptureError::from);
+    match outcome {
+        Ok(draft) => {
+            reach(steps.sealed);
+            Ok((draft, stood_still))
+        }
+        Err(error) => {
+            if after == After::StandStill {
+                thaw(body).await?;
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Lets the guest go on, and tells it that it is still the same one.
+async fn thaw(body: &Body) -> Result<(), VmmError> {
+    body.machine.resume().await?;
+    guest::go_on(&body.guest, &body.ledger.lifecycle).await;
+    Ok(())
+}
+
+/// A capture of a running sandbox that goes on.
+pub async fn snapshot(
+    ctx: &Context,
+    body: &Body,
+    dir: &Path,
+    place: &Path,
+    steps: &Steps,
+) -> Result<(Capture, Duration), CaptureError> {
+    let (draft, stood_still) = write_down(ctx, body, dir, place, After::GoOn, steps).await?;
+    Ok((draft.commit()?, stood_still))
+}
+
+fn manifest(
+    ctx: &Context,
+    body: &Body,
+    dir: &Path,
+    draft: &Draft,
+    captured: Captured,
+) -> Result<Manifest, CaptureError> {
+    let (ledger, wish) = (&body.ledger, &body.ledger.wish);
+    let disk = dir.join("disk");
+    let disk_bytes = disk.metadata().map_err(|source| StorageError::File { act: "read", path: disk, source })?.len();
+    let kernel = ledger.metadata.get("kernel_version").cloned().unwrap_or_else(|| ctx.kernel.name());
+    Ok(Manifest {
+        format: 1,
+        maker: ctx.maker.clone(),
+        template: wish.template.clone(),
+        image: ledger.image.clone(),
+        kernel,
+        vcpus: wish.vcpus,
+        memory_mib: wish.memory_mib,
+        disk_bytes,
+        state: mark_state(&draft.state(), captured.state_bytes)?,
+        memory: Mark {
+            bytes: u64::from(wish.memory_mib) << 20,
+            checksum: ledger.memory_checksum.wrapping_add(captured.checksum_change),
+        },
+        boot_id: ctx.boot_id.clone(),
+        default_user: wish.default_user.clone(),
+        default_workdir: ledger.workdir.clone(),
+        default_env: wish.default_env.clone(),
+        token: ledger.token.clone(),
+        metadata: ledger.metadata.clone(),
+        created_at_ms: now_ms(),
+    })
+}

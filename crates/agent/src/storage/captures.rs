@@ -1,0 +1,362 @@
+//! Captures: a sandbox at one instant. Made under another name, counted from the moment it has its own, never changed after.
+//!
+//! ```text
+//! <place>.new/{state,memory,disk}  ->  manifest.json, everything synced  ->  rename to <place>
+//! ```
+//! Files are shared, not copied: a sandbox that starts from a capture gets a hard link to its memory (one page cache for all of
+//! them) and a reflink of its disk. So a capture can be removed while sandboxes made from it live on.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use wrenn_linux::{files, private_pages};
+
+use super::store::StorageError;
+
+const MANIFEST: &str = "manifest.json";
+const STATE: &str = "state";
+const MEMORY: &str = "memory";
+const DISK: &str = "disk";
+/// Format of the manifest; a later one is refused, not guessed at.
+const FORMAT: u32 = 1;
+/// Bytes of a manifest; a large environment is the longest part.
+const MANIFEST_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// Bytes of device state; it is some 20 KB without memory.
+const STATE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// What device state depends on: it can be loaded only where all of this is the same.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Maker {
+    pub vmm: String,
+    pub vmm_version: String,
+    /// "kvm" or "tcg".
+    pub acceleration: String,
+    /// Digest of the processor's model and features, hex.
+    pub cpu: String,
+}
+
+impl Maker {
+    /// Says what is different here, if anything.
+    fn differs_from(&self, here: &Self) -> Option<String> {
+        let pairs = [
+            ("VMM", &self.vmm, &here.vmm),
+            ("VMM version", &self.vmm_version, &here.vmm_version),
+            ("acceleration", &self.acceleration, &here.acceleration),
+            ("processor", &self.cpu, &here.cpu),
+        ];
+        let (what, then, now) = pairs.into_iter().find(|(_, then, now)| then != now)?;
+        Some(format!("its {what} was {then} and is {now} here"))
+    }
+}
+
+/// Size and checksum of one file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    pub bytes: u64,
+    pub checksum: u64,
+}
+
+/// What a capture is. Holds the guest's token: this type has no Debug form.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    pub format: u32,
+    pub maker: Maker,
+    pub template: String,
+    /// Version of the image its disk descends from.
+    pub image: String,
+    pub kernel: String,
+    pub vcpus: u32,
+    pub memory_mib: u32,
+    pub disk_bytes: u64,
+    pub state: Mark,
+    pub memory: Mark,
+    /// The run of the host in which it was written: under another one its pages have been through the disk.
+    pub boot_id: String,
+    pub default_user: String,
+    pub default_workdir: String,
+    pub default_env: BTreeMap<String, String>,
+    /// What the guest inside takes for its access token.
+    pub token: String,
+    /// Versions reported with the sandbox.
+    pub metadata: BTreeMap<String, String>,
+    /// Unix ms.
+    pub created_at_ms: i64,
+}
+
+/// A capture that counts.
+#[derive(Clone)]
+pub struct Capture {
+    dir: PathBuf,
+    pub manifest: Manifest,
+}
+
+/// One that does not count yet; dropped, it leaves nothing.
+pub struct Draft {
+    fresh: PathBuf,
+    place: PathBuf,
+    kept: bool,
+}
+
+fn failed(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StorageError {
+    let path = path.to_owned();
+    move |source| StorageError::File { act, path, source }
+}
+
+fn fresh_name(place: &Path) -> PathBuf {
+    let name = place.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    place.with_file_name(format!("{name}.new"))
+}
+
+impl Draft {
+    /// Makes its directory; what an earlier try left there goes.
+    pub fn begin(place: &Path) -> Result<Self, StorageError> {
+        use std::os::unix::fs::DirBuilderExt;
+        let fresh = fresh_name(place);
+        discard(&fresh)?;
+        fs::DirBuilder::new().mode(0o700).create(&fresh).map_err(failed("create", &fresh))?;
+        Ok(Self { fresh, place: place.to_owned(), kept: false })
+    }
+
+    /// Where the VMM writes its device state.
+    pub fn state(&self) -> PathBuf {
+        self.fresh.join(STATE)
+    }
+
+    /// Where memory goes.
+    pub fn memory(&self) -> PathBuf {
+        self.fresh.join(MEMORY)
+    }
+
+    /// Begins the memory as a reflink of what the machine's is mapped over.
+    pub fn begin_memory(&self, base: &Path) -> Result<(), StorageError> {
+        files::reflink(base, &self.memory()).map(drop).map_err(failed("share", base))
+    }
+
+    /// Takes the disk as it is at this moment.
+    pub fn take_disk(&self, disk: &Path) -> Result<(), StorageError> {
+        files::reflink(disk, &self.fresh.join(DISK)).map(drop).map_err(failed("share", disk))
+    }
+
+    /// Syncs what was written and writes the manifest. After this only the rename is missing.
+    pub fn seal(&self, manifest: &Manifest) -> Result<(), StorageError> {
+        for name in [STATE, MEMORY, DISK] {
+            let path = self.fresh.join(name);
+            File::open(&path).and_then(|file| file.sync_all()).map_err(failed("sync", &path))?;
+        }
+        let path = self.fresh.join(MANIFEST);
+        let bytes = serde_json::to_vec(manifest).map_err(io::Error::other);
+        bytes.and_then(|bytes| files::replace(&path, &bytes)).map_err(failed("write", &path))
+    }
+
+    /// The instant from which it counts. It must be sealed.
+    pub fn commit(mut self) -> Result<Capture, StorageError> {
+        let parent = self.place.parent().unwrap_or(Path::new("/")).to_owned();
+        let renamed = fs::rename(&self.fresh, &self.place).and_then(|()| files::sync_directory(&parent));
+        renamed.map_err(failed("commit", &self.place))?;
+        self.kept = true;
+        Capture::open(&self.place)
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if !self.kept {
+            let _ = fs::remove_dir_all(&self.fresh);
+        }
+    }
+}
+
+impl Capture {
+    /// Reads a manifest and compares the files with it. What is on the disk may be half-written or somebody else's.
+    pub fn open(place: &Path) -> Result<Self, StorageError> {
+        let path = place.join(MANIFEST);
+        let odd = |why: String| StorageError::File {
+            act: "use the capture",
+            path: place.to_owned(),
+            source: io::Error::new(io::ErrorKind::InvalidData, why),
+        };
+        let length = path.metadata().map_err(failed("read", &path))?.len();
+        if length > MANIFEST_BYTES_MAX {
+            return Err(odd("its manifest is too long".into()));
+        }
+        let bytes = fs::read(&path).map_err(failed("read", &path))?;
+        let manifest: Manifest =
+            serde_json::from_slice(&bytes).map_err(|error| odd(format!("its manifest cannot be read: {error}")))?;
+        if manifest.format != FORMAT {
+            return Err(odd(format!("its manifest has format {}, this agent reads {FORMAT}", manifest.format)));
+        }
+        let sizes = [(STATE, manifest.state.bytes), (MEMORY, manifest.memory.bytes), (DISK, manifest.disk_bytes)];
+        for (name, expected) in sizes {
+            let path = place.join(name);
+            let actual = path.metadata().map_err(failed("read", &path))?.len();
+            if actual != expected {
+                return Err(odd(format!("{name} has {actual} bytes instead of {expected}")));
+            }
+        }
+        Ok(Self { dir: place.to_owned(), manifest })
+    }
+
+    /// Refuses a capture that cannot be loaded here, before anything is started. Device state is always checked; memory when it
+    /// has been through the disk since it was written.
+    pub fn check(&self, here: &Maker, boot_id: &str) -> Result<(), StorageError> {
+        if let Some(why) = self.manifest.maker.differs_from(here) {
+            return Err(StorageError::Foreign(why));
+        }
+        let path = self.state();
+        if self.manifest.state.bytes > STATE_BYTES_MAX || checksum(&path)? != self.manifest.state.checksum {
+            return Err(StorageError::Damaged(path));
+        }
+        if self.manifest.boot_id != boot_id {
+            self.check_memory()?;
+        }
+        Ok(())
+    }
+
+    /// Compares all of memory with its checksum.
+    pub fn check_memory(&self) -> Result<(), StorageError> {
+        let path = self.memory();
+        if checksum(&path)? == self.manifest.memory.checksum { Ok(()) } else { Err(StorageError::Damaged(path)) }
+    }
+
+    /// Device state.
+    pub fn state(&self) -> PathBuf {
+        self.dir.join(STATE)
+    }
+
+    fn memory(&self) -> PathBuf {
+        self.dir.join(MEMORY)
+    }
+
+    /// Gives a sandbox its memory base and its disk: neither copies anything.
+    pub fn give(&self, base: &Path, disk: &Path) -> Result<(), StorageError> {
+        fs::hard_link(self.memory(), base).map_err(failed("link", base))?;
+        files::reflink(&self.dir.join(DISK), disk).map(drop).map_err(failed("share", disk))
+    }
+
+    /// The same capture at another place, sharing every file. Counts when this returns.
+    pub fn link_to(&self, place: &Path) -> Result<Self, StorageError> {
+        let draft = Draft::begin(place)?;
+        // All of it was synced when it was made: only the names are new.
+        for name in [STATE, MEMORY, DISK, MANIFEST] {
+            let target = draft.fresh.join(name);
+            fs::hard_link(self.dir.join(name), &target).map_err(failed("link", &target))?;
+        }
+        files::sync_directory(&draft.fresh).map_err(failed("sync", &draft.fresh))?;
+        draft.commit()
+    }
+
+    /// Bytes it takes on the disk, files shared with others counted in full.
+    pub fn bytes_used(&self) -> Result<u64, StorageError> {
+        use std::os::unix::fs::MetadataExt;
+        [STATE, MEMORY, DISK].into_iter().try_fold(0, |sum, name| {
+            let path = self.dir.join(name);
+            Ok(sum + path.metadata().map_err(failed("read", &path))?.blocks() * 512)
+        })
+    }
+}
+
+/// A mark for a device state file just written.
+pub fn mark_state(path: &Path, bytes: u64) -> Result<Mark, StorageError> {
+    Ok(Mark { bytes, checksum: checksum(path)? })
+}
+
+fn checksum(path: &Path) -> Result<u64, StorageError> {
+    File::open(path).and_then(|file| private_pages::checksum(&file)).map_err(failed("read", path))
+}
+
+/// Removes a capture or a draft in one step that a kill cannot leave half done: it loses its name first.
+pub fn discard(place: &Path) -> Result<(), StorageError> {
+    let name = place.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let doomed = place.with_file_name(format!("{name}.gone"));
+    match fs::remove_dir_all(&doomed) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("remove", &doomed)(error)),
+        _ => {}
+    }
+    match fs::rename(place, &doomed) {
+        Ok(()) => fs::remove_dir_all(&doomed).map_err(failed("remove", &doomed)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(failed("remove", place)(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn maker(version: &str) -> Maker {
+        Maker { vmm: "qemu".into(), vmm_version: version.into(), acceleration: "tcg".into(), cpu: "c".into() }
+    }
+
+    /// A capture whose memory has one page of data, without a VMM.
+    fn sample(home: &Path) -> Capture {
+        let place = home.join("one");
+        let draft = Draft::begin(&place).unwrap();
+        fs::write(draft.state(), [7u8; 5000]).unwrap();
+        let mut memory = vec![0u8; 1 << 20];
+        memory[4096..8192].fill(9);
+        fs::write(draft.memory(), &memory).unwrap();
+        fs::write(draft.fresh.join(DISK), [1u8; 8192]).unwrap();
+        let manifest = Manifest {
+            format: FORMAT,
+            maker: maker("1"),
+            template: "minimal".into(),
+            image: "v".into(),
+            kernel: "k".into(),
+            vcpus: 1,
+            memory_mib: 1,
+            disk_bytes: 8192,
+            state: mark_state(&draft.state(), 5000).unwrap(),
+            memory: Mark { bytes: 1 << 20, checksum: checksum(&draft.memory()).unwrap() },
+            boot_id: "b".into(),
+            default_user: String::new(),
+            default_workdir: String::new(),
+            default_env: BTreeMap::new(),
+            token: "t".into(),
+            metadata: BTreeMap::new(),
+            created_at_ms: 0,
+        };
+        draft.seal(&manifest).unwrap();
+        assert!(!place.exists(), "it must not count before it is committed");
+        draft.commit().unwrap()
+    }
+
+    #[test]
+    fn what_is_torn_or_foreign_is_refused_with_its_reason() {
+        let home = tempfile::tempdir().unwrap();
+        let capture = sample(home.path());
+        capture.check(&maker("1"), "b").unwrap();
+        let foreign = capture.check(&maker("2"), "b").unwrap_err().to_string();
+        assert!(foreign.contains("VMM version was 1 and is 2"), "{foreign}");
+        // Memory changed without changing its size: seen after the host was started anew.
+        let file = File::options().write(true).open(capture.memory()).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, &[3], 5000).unwrap();
+        capture.check(&maker("1"), "b").unwrap();
+        assert!(matches!(capture.check(&maker("1"), "another boot"), Err(StorageError::Damaged(_))));
+        fs::write(capture.state(), [8u8; 5000]).unwrap();
+        assert!(matches!(capture.check(&maker("1"), "b"), Err(StorageError::Damaged(_))));
+        File::options().write(true).open(capture.memory()).unwrap().set_len(4096).unwrap();
+        assert!(Capture::open(&capture.dir).is_err());
+        fs::remove_file(capture.dir.join(MANIFEST)).unwrap();
+        assert!(Capture::open(&capture.dir).is_err());
+    }
+
+    #[test]
+    fn a_linked_capture_outlives_the_one_it_was_linked_from() {
+        let home = tempfile::tempdir().unwrap();
+        let capture = sample(home.path());
+        let child = capture.link_to(&home.path().join("child")).unwrap();
+        discard(&capture.dir).unwrap();
+        assert!(!capture.dir.exists());
+        child.check(&maker("1"), "another boot").unwrap();
+    }
+
+    #[test]
+    fn a_draft_that_is_dropped_leaves_nothing() {
+        let home = tempfile::tempdir().unwrap();
+        drop(Draft::begin(&home.path().join("x")).unwrap());
+        assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0);
+    }
+}

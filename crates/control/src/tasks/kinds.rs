@@ -1,0 +1,101 @@
+//! The kinds of work that the loop in work.rs drives: wishes on sandboxes rows, and jobs at hosts.
+
+use std::fmt::{Debug, Display};
+use std::future::Future;
+use std::time::Duration;
+
+use uuid::Uuid;
+use wrenn_domain::ids::SandboxId;
+use wrenn_store::StoreError;
+use wrenn_store::pg::{Job, JobKind, PlacedSandbox, Work};
+
+use super::WorkQueue;
+use crate::context::Context;
+
+/// A kind of work, kept in the database with a lease and a due time for each piece.
+pub trait Kind: Copy + Debug + Send + Sync + 'static {
+    /// What one piece is called.
+    type Id: Copy + Display + Send + Sync + 'static;
+    /// One piece, as claimed.
+    type Row: Send + 'static;
+
+    /// Where pieces of this kind are handed over.
+    fn queue(self, ctx: &Context) -> &WorkQueue<Self>;
+    /// Takes up to `limit` pieces that are due.
+    fn claim(self, ctx: &Context, limit: u32) -> impl Future<Output = Result<Vec<Self::Row>, StoreError>> + Send;
+    /// Takes this piece, if it is due.
+    fn claim_one(
+        self,
+        ctx: &Context,
+        id: Self::Id,
+    ) -> impl Future<Output = Result<Option<Self::Row>, StoreError>> + Send;
+    /// Time until the next piece is due.
+    fn next_due(self, ctx: &Context) -> impl Future<Output = Result<Option<Duration>, StoreError>> + Send;
+    /// Gives a piece back until `pause` is over.
+    fn postpone(
+        self,
+        ctx: &Context,
+        id: Self::Id,
+        pause: Duration,
+        failed: bool,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+}
+
+impl Kind for Work {
+    type Id = SandboxId;
+    type Row = PlacedSandbox;
+
+    fn queue(self, ctx: &Context) -> &WorkQueue<Self> {
+        match self {
+            Self::Start => &ctx.starts,
+            Self::Stop => &ctx.stops,
+            Self::Pause => &ctx.pauses,
+            Self::Resume => &ctx.resumes,
+        }
+    }
+
+    async fn claim(self, ctx: &Context, limit: u32) -> Result<Vec<PlacedSandbox>, StoreError> {
+        ctx.store.work_claim(self, ctx.lease(), limit).await
+    }
+
+    async fn claim_one(self, ctx: &Context, id: SandboxId) -> Result<Option<PlacedSandbox>, StoreError> {
+        ctx.store.work_claim_one(self, ctx.lease(), id).await
+    }
+
+    async fn next_due(self, ctx: &Context) -> Result<Option<Duration>, StoreError> {
+        ctx.store.work_next_due(self).await
+    }
+
+    async fn postpone(self, ctx: &Context, id: SandboxId, pause: Duration, failed: bool) -> Result<(), StoreError> {
+        ctx.store.work_postpone(self, ctx.owner, id, pause, failed).await
+    }
+}
+
+impl Kind for JobKind {
+    type Id = Uuid;
+    type Row = Job;
+
+    fn queue(self, ctx: &Context) -> &WorkQueue<Self> {
+        match self {
+            Self::Capture => &ctx.captures,
+            Self::Discard => &ctx.discards,
+            Self::Fork => &ctx.forks,
+        }
+    }
+
+    async fn claim(self, ctx: &Context, limit: u32) -> Result<Vec<Job>, StoreError> {
+        ctx.store.job_claim(self, ctx.lease(), limit).await
+    }
+
+    async fn claim_one(self, ctx: &Context, id: Uuid) -> Result<Option<Job>, StoreError> {
+        ctx.store.job_claim_one(self, ctx.lease(), id).await
+    }
+
+    async fn next_due(self, ctx: &Context) -> Result<Option<Duration>, StoreError> {
+        ctx.store.job_next_due(self).await
+    }
+
+    async fn postpone(self, ctx: &Context, id: Uuid, pause: Duration, failed: bool) -> Result<(), StoreError> {
+        ctx.store.job_postpone(self, ctx.owner, id, pause, failed).await
+    }
+}

@@ -1,0 +1,126 @@
+//! `/files`: whole files over plain HTTP, streamed both ways.
+//!
+//! `GET` answers ranges, conditions and gzip; `PUT` takes one file as the body, `POST` one or several as multipart.
+//! Nothing is ever whole in memory: a transfer holds a few chunks, and the number of transfers is bounded.
+//!
+//! Must never: let half an upload be seen under its name, or wait for a pipe or device.
+
+mod chunks;
+mod conditions;
+mod download;
+mod encodings;
+mod incoming;
+mod kinds;
+mod multipart;
+mod upload;
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Query, State};
+use axum::http::{HeaderMap, Uri, header};
+use axum::response::Response;
+use serde::Deserialize;
+use tokio::sync::OwnedSemaphorePermit;
+use wrenn_contract::guest::WrittenFile;
+use wrenn_domain::limits::FILE_PLACE_WAIT_MAX;
+
+use crate::caller;
+use crate::disk::DiskError;
+use crate::http::Reply;
+use crate::server::Envd;
+use incoming::Incoming;
+
+/// Query of every method. What else E2B clients send (signatures) is not looked at: the token decides.
+#[derive(Debug, Default, Deserialize)]
+struct FilesQuery {
+    path: Option<String>,
+    username: Option<String>,
+}
+
+impl FilesQuery {
+    fn read(uri: &Uri) -> Result<Self, Reply> {
+        Query::try_from_uri(uri)
+            .map(|Query(query)| query)
+            .map_err(|error| Reply::bad_request(format!("the query cannot be read: {error}")))
+    }
+
+    fn path(self) -> Result<String, Reply> {
+        self.path.ok_or_else(|| Reply::bad_request("path is required"))
+    }
+}
+
+/// `GET /files?path=`.
+pub async fn read(State(envd): State<Arc<Envd>>, uri: Uri, headers: HeaderMap) -> Result<Response, Reply> {
+    let query = FilesQuery::read(&uri)?;
+    let asker = caller::asker(&headers, query.username.as_deref(), &envd.identity)?;
+    let path = query.path()?;
+    let wish = download::Wish::read(&headers)?;
+    let place = transfer(&envd).await?;
+    Ok(download::answer(asker, path, wish, place).await?)
+}
+
+/// `PUT /files?path=`: the body is the file.
+pub async fn write(
+    State(envd): State<Arc<Envd>>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Vec<WrittenFile>>, Reply> {
+    receive(&envd, &uri, &headers, body, Form::Raw).await
+}
+
+/// `POST /files`: multipart with parts named `file`; with any other content type the same as `PUT`.
+pub async fn write_parts(
+    State(envd): State<Arc<Envd>>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Vec<WrittenFile>>, Reply> {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let form = match multer::parse_boundary(kind) {
+        Ok(boundary) => Form::Parts { boundary },
+        Err(multer::Error::NoBoundary) => return Err(Reply::bad_request("the multipart body names no boundary")),
+        Err(_) => Form::Raw,
+    };
+    receive(&envd, &uri, &headers, body, form).await
+}
+
+enum Form {
+    Raw,
+    Parts { boundary: String },
+}
+
+async fn receive(
+    envd: &Envd,
+    uri: &Uri,
+    headers: &HeaderMap,
+    body: Body,
+    form: Form,
+) -> Result<Json<Vec<WrittenFile>>, Reply> {
+    let query = FilesQuery::read(uri)?;
+    let asker = caller::asker(headers, query.username.as_deref(), &envd.identity)?;
+    let mut incoming = Incoming::new(headers, body)?;
+    let place = transfer(envd).await?;
+    let done = match form {
+        Form::Raw => upload::raw(asker, query.path()?, &mut incoming).await,
+        Form::Parts { boundary } => multipart::parts(asker, query.path, boundary, &mut incoming).await,
+    };
+    match done {
+        Ok(written) => Ok(Json(written)),
+        Err(error) => {
+            incoming.read_off(place);
+            Err(error.into())
+        }
+    }
+}
+
+/// A place among the transfers under way.
+async fn transfer(envd: &Envd) -> Result<OwnedSemaphorePermit, DiskError> {
+    let place = Arc::clone(&envd.disk.transfers).acquire_owned();
+    match tokio::time::timeout(FILE_PLACE_WAIT_MAX, place).await {
+        Ok(Ok(place)) => Ok(place),
+        Ok(Err(_)) | Err(_) => Err(DiskError::Busy),
+    }
+}

@@ -1,0 +1,6 @@
+//! envd as its callers see it: the real binary, real clients.
+
+mod envd;
+mod files;
+mod harness_works;
+mod processes;

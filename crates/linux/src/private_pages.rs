@@ -1,0 +1,259 @@
+//! Pages of a private file mapping that no longer are the file's: what a process wrote since it mapped the file.
+//!
+//! The kernel keeps that list anyway: a written page of a private mapping has become anonymous memory. So nothing has to be
+//! tracked while the process runs, and copying costs what was written, not what was mapped.
+//!
+//! A memory file's checksum is the sum of its pages' checksums, each mixed with its place; a page of zeros counts nothing. So it
+//! can be carried on from copy to copy by looking only at the pages that change.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+
+use nix::fcntl::{FallocateFlags, fallocate};
+use nix::unistd::{Whence, lseek};
+
+/// Bytes of a page on every machine we run on.
+pub const PAGE_BYTES: usize = 4096;
+/// Pages whose entries are read at once: 2 MiB of pagemap.
+const ENTRIES: usize = 256 * 1024;
+/// Bytes moved at once.
+const CHUNK_BYTES: usize = 1024 * 1024;
+
+/// Entry bits. Source: Documentation/admin-guide/mm/pagemap.rst of Linux.
+const PRESENT: u64 = 1 << 63;
+const SWAPPED: u64 = 1 << 62;
+const FILE_OR_SHARED: u64 = 1 << 61;
+
+/// What was copied.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Copied {
+    /// Pages written into the target.
+    pub written: u64,
+    /// Pages that hold only zeros: holes in the target.
+    pub zero: u64,
+    /// To be added (wrapping) to the checksum of `file` to get the one of `target`.
+    pub checksum_change: u64,
+}
+
+/// Checksum of a whole memory file. Reads its data, not its holes.
+pub fn checksum(file: &File) -> io::Result<u64> {
+    let mut sum = 0u64;
+    let mut buffer = vec![0u8; CHUNK_BYTES];
+    let mut at = 0i64;
+    let length = file.metadata()?.len();
+    loop {
+        let data = match lseek(file, at, Whence::SeekData) {
+            Ok(data) => data.cast_unsigned() / PAGE_BYTES as u64 * PAGE_BYTES as u64,
+            Err(nix::errno::Errno::ENXIO) => return Ok(sum),
+            Err(errno) => return Err(errno.into()),
+        };
+        let hole =
+            lseek(file, data.cast_signed(), Whence::SeekHole)?.cast_unsigned().next_multiple_of(PAGE_BYTES as u64);
+        let end = hole.min(length);
+        let mut place = data;
+        while place < end {
+            let want = usize::try_from(end - place).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES);
+            let part = &mut buffer[..want];
+            file.read_exact_at(part, place)?;
+            sum = sum.wrapping_add(sum_of(part, place));
+            place += want as u64;
+        }
+        at = end.cast_signed();
+    }
+}
+
+/// Sum over neighbouring pages, the first of which lies at `offset`.
+fn sum_of(bytes: &[u8], offset: u64) -> u64 {
+    let first = offset / PAGE_BYTES as u64;
+    let pages = bytes.chunks(PAGE_BYTES).zip(first..).filter(|(page, _)| !is_zero(page));
+    pages.fold(0, |sum, (page, number)| sum.wrapping_add(xxhash_rust::xxh3::xxh3_64_with_seed(page, number)))
+}
+
+/// Copies every private page of `process`'s mappings of `file` into `target`, each to its own place in the file. The process must
+/// not run meanwhile. `target` must be as long as `file`.
+///
+/// # Errors
+/// The process is gone, does not map the file, or the target's disk is full. `target` is then half-written.
+pub fn copy(process: i32, file: &Path, target: &File) -> io::Result<Copied> {
+    let identity = file.metadata()?;
+    let mappings = mappings(process, &identity, file)?;
+    if mappings.is_empty() {
+        return Err(io::Error::new(
+            io::ErrorKind::NotFound,
+            format!("process {process} does not map {}", file.display()),
+        ));
+    }
+    let memory = File::open(format!("/proc/{process}/mem"))?;
+    let pagemap = File::open(format!("/proc/{process}/pagemap"))?;
+    let base = File::open(file)?;
+    let mut out = Writer { base: &base, target, copied: Copied::default(), old: vec![0u8; CHUNK_BYTES] };
+    for mapping in mappings {
+        each_run(&pagemap, &mapping, |address, offset, bytes| out.run(&memory, address, offset, bytes))?;
+    }
+    Ok(out.copied)
+}
+
+struct Mapping {
+    begin: u64,
+    end: u64,
+    /// Place of `begin` in the file.
+    offset: u64,
+}
+
+/// Private mappings of this file. On btrfs the device shown is not the one `stat` tells, so the name counts as well.
+fn mappings(process: i32, identity: &std::fs::Metadata, file: &Path) -> io::Result<Vec<Mapping>> {
+    let device = identity.dev();
+    let wanted = format!("{:02x}:{:02x}", nix::libc::major(device), nix::libc::minor(device));
+    let name = file.display().to_string();
+    let text = std::fs::read_to_string(format!("/proc/{process}/maps"))?;
+    let hex = |text: &str| u64::from_str_radix(text, 16).ok();
+    let parse = |line: &str| -> Option<Mapping> {
+        let mut fields = line.split_whitespace();
+        let (range, rights, offset) = (fields.next()?, fields.next()?, fields.next()?);
+        let (its_device, its_inode) = (fields.next()?, fields.next()?);
+        let same = its_inode.parse() == Ok(identity.ino()) && (its_device == wanted || line.ends_with(&name));
+        if !rights.ends_with('p') || !same {
+            return None;
+        }
+        let (begin, end) = range.split_once('-')?;
+        Some(Mapping { begin: hex(begin)?, end: hex(end)?, offset: hex(offset)? })
+    };
+    Ok(text.lines().filter_map(parse).collect())
+}
+
+/// Calls `act` with address, place in the file and length of every run of private pages.
+fn each_run(pagemap: &File, mapping: &Mapping, mut act: impl FnMut(u64, u64, u64) -> io::Result<()>) -> io::Result<()> {
+    const PAGE: u64 = PAGE_BYTES as u64;
+    let mut entries = vec![0u8; ENTRIES * 8];
+    let mut address = mapping.begin;
+    let mut run: Option<u64> = None;
+    let mut flush = |run: &mut Option<u64>, end: u64| -> io::Result<()> {
+        match run.take() {
+            Some(begin) => act(begin, begin - mapping.begin + mapping.offset, end - begin),
+            None => Ok(()),
+        }
+    };
+    while address < mapping.end {
+        let pages = usize::try_from((mapping.end - address) / PAGE).unwrap_or(ENTRIES).min(ENTRIES);
+        let part = &mut entries[..pages * 8];
+        pagemap.read_exact_at(part, address / PAGE * 8)?;
+        for entry in part.chunks_exact(8) {
+            let bits = u64::from_le_bytes(entry.try_into().unwrap_or_default());
+            let private = bits & SWAPPED != 0 || (bits & PRESENT != 0 && bits & FILE_OR_SHARED == 0);
+            if private {
+                run.get_or_insert(address);
+            } else {
+                flush(&mut run, address)?;
+            }
+            address += PAGE;
+        }
+    }
+    flush(&mut run, mapping.end)
+}
+
+struct Writer<'a> {
+    base: &'a File,
+    target: &'a File,
+    copied: Copied,
+    /// What the base holds where a page is replaced.
+    old: Vec<u8>,
+}
+
+impl Writer<'_> {
+    fn run(&mut self, memory: &File, address: u64, offset: u64, bytes: u64) -> io::Result<()> {
+        let mut buffer = vec![0u8; CHUNK_BYTES.min(usize::try_from(bytes).unwrap_or(CHUNK_BYTES))];
+        let mut done = 0;
+        while done < bytes {
+            let want = usize::try_from(bytes - done).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES);
+            let part = &mut buffer[..want];
+            memory.read_exact_at(part, address + done)?;
+            self.pages(part, offset + done)?;
+            done += want as u64;
+        }
+        Ok(())
+    }
+
+    /// Neighbouring pages of one kind go together: one call each.
+    fn pages(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let old = &mut self.old[..bytes.len()];
+        self.base.read_exact_at(old, offset)?;
+        let change = sum_of(bytes, offset).wrapping_sub(sum_of(old, offset));
+        self.copied.checksum_change = self.copied.checksum_change.wrapping_add(change);
+        let mut begin = 0;
+        while begin < bytes.len() {
+            let zero = is_zero(&bytes[begin..begin + PAGE_BYTES]);
+            let mut end = begin + PAGE_BYTES;
+            while end < bytes.len() && is_zero(&bytes[end..end + PAGE_BYTES]) == zero {
+                end += PAGE_BYTES;
+            }
+            let (place, length) = (offset + begin as u64, (end - begin) as u64);
+            if zero {
+                self.punch(place, length)?;
+                self.copied.zero += length / PAGE_BYTES as u64;
+            } else {
+                self.target.write_all_at(&bytes[begin..end], place)?;
+                self.copied.written += length / PAGE_BYTES as u64;
+            }
+            begin = end;
+        }
+        Ok(())
+    }
+
+    fn punch(&self, place: u64, length: u64) -> io::Result<()> {
+        let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        fallocate(self.target, flags, place.cast_signed(), length.cast_signed()).map_err(Into::into)
+    }
+}
+
+/// Compares eight bytes at a time; the compiler makes vectors of it.
+fn is_zero(page: &[u8]) -> bool {
+    page.chunks_exact(8).all(|word| word == [0u8; 8])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+
+    #[test]
+    #[allow(unsafe_code)]
+    fn only_written_pages_are_copied_and_zeros_become_holes() {
+        const PAGES: usize = 64;
+        let home = tempfile::tempdir_in("/var/tmp").unwrap();
+        let (base, copy_path) = (home.path().join("base"), home.path().join("copy"));
+        let content: Vec<u8> = (0..PAGES * PAGE_BYTES).map(|i| (i / PAGE_BYTES) as u8 + 1).collect();
+        std::fs::write(&base, &content).unwrap();
+        std::fs::write(&copy_path, &content).unwrap();
+        let length = std::num::NonZeroUsize::new(PAGES * PAGE_BYTES).unwrap();
+        let file = File::open(&base).unwrap();
+        // SAFETY: a fresh private mapping of a file nobody shortens; only touched below, and unmapped at the end.
+        let place = unsafe {
+            mmap(None, length, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_PRIVATE, &file, 0).unwrap()
+        };
+        // SAFETY: the mapping is as long as this and lives until the end of the test.
+        let memory = unsafe { std::slice::from_raw_parts_mut(place.as_ptr().cast::<u8>(), PAGES * PAGE_BYTES) };
+        memory[3 * PAGE_BYTES] = 0xee;
+        memory[4 * PAGE_BYTES + 7] = 0xdd;
+        memory[9 * PAGE_BYTES..10 * PAGE_BYTES].fill(0);
+        std::hint::black_box(memory[20 * PAGE_BYTES]);
+        let target = File::options().read(true).write(true).open(&copy_path).unwrap();
+        let copied = copy(std::process::id().cast_signed(), &base, &target).unwrap();
+        assert_eq!((copied.written, copied.zero), (2, 1));
+        let before = checksum(&file).unwrap();
+        assert_eq!(before.wrapping_add(copied.checksum_change), checksum(&target).unwrap());
+        assert_ne!(copied.checksum_change, 0);
+        assert!(std::fs::read(&copy_path).unwrap() == memory);
+        assert!(std::fs::read(&base).unwrap() == content, "the base must never change");
+        // SAFETY: mapped above with this length; no reference to it is used after this.
+        unsafe { munmap(place, length.get()).unwrap() };
+    }
+
+    #[test]
+    fn a_process_that_does_not_map_the_file_is_an_error() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let error = copy(std::process::id().cast_signed(), file.path(), file.as_file()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    }
+}

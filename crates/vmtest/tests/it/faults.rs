@@ -1,0 +1,185 @@
+//! Agent and VMM are killed at every named step of create, pause, resume, snapshot and fork. Afterwards each capsule runs, is
+//! paused, or has crashed with its disk: never gone, and never memory of one moment with the disk of another.
+
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use wrenn_agent::faults::Point;
+use wrenn_vmtest::{Stack, wait_until};
+
+use crate::Case;
+
+pub const CASES: &[Case] = &[
+    ("faults::an_agent_killed_at_any_step_loses_nothing", agent),
+    ("faults::a_vmm_killed_at_any_step_leaves_the_disk", vmm),
+];
+
+const SETTLED: Duration = Duration::from_secs(90);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Victim {
+    Agent,
+    Vmm,
+}
+
+/// The command during which a step is passed. A full match: a new step must be put in its place here.
+fn operation(point: Point) -> &'static str {
+    use Point as P;
+    match point {
+        P::CreateBegun | P::CreateLinked | P::CreateLoaded | P::CreateRunning | P::CreateGreeted | P::CreateNoted => {
+            "create"
+        }
+        P::PauseAsked
+        | P::PauseFrozen
+        | P::PauseWritten
+        | P::PauseSealed
+        | P::PauseCommitted
+        | P::PauseNoted
+        | P::PauseReleased => "pause",
+        P::ResumeAsked | P::ResumeLinked | P::ResumeLoaded | P::ResumeRunning | P::ResumeGreeted | P::ResumeNoted => {
+            "resume"
+        }
+        P::SnapshotFrozen | P::SnapshotWritten | P::SnapshotThawed | P::SnapshotSealed | P::SnapshotCommitted => {
+            "snapshot"
+        }
+        P::ForkCaptured | P::ForkFirstChild | P::ForkMade => "fork",
+    }
+}
+
+/// Steps at which there is a VMM to be killed.
+fn has_vmm(point: Point) -> bool {
+    use Point as P;
+    !matches!(
+        point,
+        P::CreateBegun
+            | P::CreateLinked
+            | P::PauseReleased
+            | P::ResumeAsked
+            | P::ResumeLinked
+            | P::SnapshotCommitted
+            | P::ForkCaptured
+            | P::ForkFirstChild
+            | P::ForkMade
+    )
+}
+
+fn agent(stack: &Stack) -> anyhow::Result<()> {
+    Point::ALL.iter().try_for_each(|point| one(stack, *point, Victim::Agent))
+}
+
+fn vmm(stack: &Stack) -> anyhow::Result<()> {
+    Point::ALL.iter().filter(|point| has_vmm(**point)).try_for_each(|point| one(stack, *point, Victim::Vmm))
+}
+
+fn one(stack: &Stack, point: Point, victim: Victim) -> anyhow::Result<()> {
+    let what = format!("{victim:?} at {}", point.as_str());
+    let tried = match operation(point) {
+        "create" => create(stack, point, victim),
+        other => change(stack, point, victim, other),
+    };
+    tried.with_context(|| what)
+}
+
+/// Arms the fault, does the work, and waits until the fault has struck and the agent is back.
+fn strike(stack: &Stack, point: Point, victim: Victim, work: &[&str]) -> anyhow::Result<()> {
+    let file = stack.dir().join("wrenn/fault");
+    let pid = stack.service_pid("agent")?;
+    let word = if victim == Victim::Agent { "agent" } else { "vmm" };
+    std::fs::write(&file, format!("{word} {}", point.as_str()))?;
+    // Whether the command itself succeeds is not the question.
+    let _ = stack.wrenn(work)?;
+    wait_until("the fault strikes", SETTLED, || Ok(!file.exists()))?;
+    if victim == Victim::Agent {
+        wait_until("the agent is back", SETTLED, || Ok(stack.service_pid("agent").is_ok_and(|now| now != pid)))?;
+    }
+    Ok(())
+}
+
+fn create(stack: &Stack, point: Point, victim: Victim) -> anyhow::Result<()> {
+    let before: Vec<String> = ids(stack)?;
+    strike(stack, point, victim, &["capsule", "create", "--no-wait"])?;
+    let mut made = None;
+    wait_until("the create is settled", SETTLED, || {
+        let Some(id) = ids(stack)?.into_iter().find(|id| !before.contains(id)).or_else(|| made.clone()) else {
+            // One that ended in error is not listed.
+            return Ok(victim == Victim::Vmm);
+        };
+        let status = stack.status(&id)?;
+        made = Some(id);
+        Ok(matches!(status.as_str(), "running" | "error"))
+    })?;
+    let Some(id) = made else { return Ok(()) };
+    if victim == Victim::Agent {
+        ensure!(stack.status(&id)? == "running", "a create that was accepted comes about");
+        ensure!(stack.exec(&id, &["echo", "here"])? == "here");
+    }
+    stack.remove(&id)
+}
+
+fn ids(stack: &Stack) -> anyhow::Result<Vec<String>> {
+    let all = stack.wrenn(&["--json", "capsule", "list"])?.ok()?.json()?;
+    Ok(all.as_array().into_iter().flatten().filter_map(|c| c["id"].as_str().map(str::to_owned)).collect())
+}
+
+fn change(stack: &Stack, point: Point, victim: Victim, operation: &str) -> anyhow::Result<()> {
+    let id = stack.capsule(&["--memory", "192"])?;
+    let mark = format!("{}-{victim:?}", point.as_str());
+    let both = format!("echo {mark} > /dev/shm/mark; echo {mark} > mark; sync");
+    stack.exec(&id, &["sh", "-c", &both])?;
+    let name = format!("t-{}-{victim:?}", point.as_str().replace('_', "-")).to_lowercase();
+    let known = ids(stack)?;
+    let work: Vec<&str> = match operation {
+        "pause" => vec!["capsule", "pause", &id],
+        "resume" => {
+            stack.wrenn(&["capsule", "pause", &id])?.ok()?;
+            vec!["capsule", "resume", &id]
+        }
+        "snapshot" => vec!["capsule", "snapshot", &id, &name],
+        "fork" => vec!["capsule", "fork", &id, "-n", "2"],
+        other => bail!("no command for {other}"),
+    };
+    strike(stack, point, victim, &work)?;
+    let mut last = String::new();
+    wait_until("it is settled", SETTLED, || {
+        last = stack.status(&id)?;
+        Ok(matches!(last.as_str(), "running" | "paused" | "error"))
+    })?;
+    if victim == Victim::Agent {
+        ensure!(last != "error", "its VM was alive: {}", stack.wrenn(&["--json", "capsule", "get", &id])?.text());
+    }
+    // Whatever it is now, it comes back; a crash may be seen only now.
+    wait_until("it runs again", SETTLED, || {
+        let resumed = stack.wrenn(&["capsule", "resume", &id])?;
+        ensure!(resumed.code == Some(0), "{resumed:?}");
+        ensure!(stack.exec(&id, &["echo", "here"])? == "here");
+        Ok(true)
+    })?;
+    let capsule = stack.wrenn(&["--json", "capsule", "get", &id])?.ok()?.json()?;
+    let from_disk = capsule["metadata"]["resumed_from"] == "disk";
+    ensure!(!from_disk || victim == Victim::Vmm, "memory was lost although only the agent died");
+    ensure!(stack.exec(&id, &["cat", "mark"])? == mark, "the disk is not what it was");
+    if !from_disk {
+        ensure!(stack.exec(&id, &["cat", "/dev/shm/mark"])? == mark, "the memory is not what it was");
+    }
+    // Copies that came about are whole.
+    for child in ids(stack)?.iter().filter(|child| !known.contains(child)) {
+        wait_until("a child is settled", SETTLED, || {
+            Ok(matches!(stack.status(child)?.as_str(), "running" | "error" | "stopped"))
+        })?;
+        if stack.status(child)? == "running" {
+            ensure!(stack.exec(child, &["cat", "/dev/shm/mark", "mark"])? == format!("{mark}\n{mark}"));
+        }
+        stack.remove(child)?;
+    }
+    let templates = stack.wrenn(&["--json", "template", "list"])?.ok()?.json()?;
+    if templates.as_array().into_iter().flatten().any(|t| t["name"] == name.as_str()) {
+        let copy = stack.capsule(&[&name])?;
+        ensure!(stack.exec(&copy, &["cat", "/dev/shm/mark", "mark"])? == format!("{mark}\n{mark}"));
+        stack.remove(&copy)?;
+        stack.wrenn(&["template", "rm", &name])?.ok()?;
+    }
+    stack.remove(&id)?;
+    let left: Vec<_> = std::fs::read_dir(stack.store().join("sandboxes"))?.flatten().map(|e| e.file_name()).collect();
+    ensure!(left.is_empty(), "left in the store: {left:?}");
+    Ok(())
+}
