@@ -35,7 +35,8 @@ pub struct Context {
 impl Contexts {
     /// Reads the file; none is an empty one.
     pub fn load() -> anyhow::Result<Self> {
-        let path = path()?;
+        // Who has no home, such as a service, has no logins either.
+        let Ok(path) = path() else { return Ok(Self::default()) };
         match std::fs::read(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes)
                 .with_context(|| format!("{} is not what `wrenn login` wrote; remove it", path.display())),

@@ -140,7 +140,7 @@ mod tests {
         fn no_sequence_of_acts_leaves_a_team_without_its_one_owner(
             steps in proptest::collection::vec((0usize..4, 0usize..4, 0usize..5), 0..60)
         ) {
-            let mut team = vec![Some(Role::Owner), Some(Role::Admin), Some(Role::Member), Some(Role::Member)];
+            let mut team = [Some(Role::Owner), Some(Role::Admin), Some(Role::Member), Some(Role::Member)];
             for (who, whom, what) in steps {
                 let (Some(actor), Some(target)) = (team[who], team[whom]) else { continue };
                 match what {

@@ -72,6 +72,11 @@ impl Client {
         Ok(Self { base_url, key, hyper })
     }
 
+    /// The address given.
+    pub fn base_url(&self) -> &str {
+        &self.base_url
+    }
+
     /// Whether a control plane answers at all; needs no key.
     pub async fn health(&self) -> Result<serde_json::Value, ApiError> {
         let request = Request::get(format!("{}/health", self.base_url))

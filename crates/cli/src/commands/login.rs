@@ -87,7 +87,7 @@ async fn approved(connection: &Connection, output: &Output) -> anyhow::Result<St
 }
 
 /// Forgets the current login and revokes its key if it is a personal one.
-pub async fn logout(connection: Connection, name: Option<String>, output: &Output) -> anyhow::Result<u8> {
+pub async fn logout(name: Option<String>, output: &Output) -> anyhow::Result<u8> {
     let mut contexts = Contexts::load()?;
     let Some(name) = name.or_else(|| contexts.current.clone()) else { bail!("you are not logged in anywhere") };
     let Some(context) = contexts.contexts.remove(&name) else { bail!("there is no context {name}") };
@@ -95,8 +95,7 @@ pub async fn logout(connection: Connection, name: Option<String>, output: &Outpu
         contexts.current = None;
     }
     contexts.save()?;
-    let revoked =
-        revoke(&Connection { api_key: Some(context.api_key), base_url: context.base_url, ..connection }).await;
+    let revoked = revoke(&Connection { api_key: Some(context.api_key), base_url: context.base_url }).await;
     if let Err(error) = &revoked {
         output.note(&format!("the key could not be revoked: {error:#}"));
     }

@@ -70,7 +70,7 @@ pub async fn run(
         Command::Cp(args) => cp::run(args, &Client::new(&connection)?, output).await,
         Command::Template(command) => template::run(command, &Client::new(&connection)?, output).await,
         Command::Login(args) => login::login(args, connection, output).await,
-        Command::Logout => login::logout(connection, context, output).await,
+        Command::Logout => login::logout(context, output).await,
         Command::Whoami => login::whoami(&Client::new(&connection)?, output).await,
         Command::Context(command) => login::context(command, output),
         Command::Team(command) => team::run(command, &Client::new(&connection)?, output).await,
