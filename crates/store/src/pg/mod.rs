@@ -13,8 +13,10 @@ mod hosts;
 mod jobs;
 mod keys;
 mod leases;
+mod members;
 mod oauth;
 mod outbox;
+mod passwords;
 mod placement;
 mod quota;
 mod rates;
@@ -46,6 +48,7 @@ pub use hosts::{Host, HostFacts, HostImage, HostStatus};
 pub use jobs::{Job, JobKind};
 pub use keys::{KeyActor, KeyRow, KeyUser, NewKey};
 pub use leases::{Lease, Work};
+pub use members::Member;
 pub use oauth::{Identity, Linked, OAuthIntent, OAuthSignedUp, OAuthState, Unlinked};
 pub use outbox::{Begun, DeadLetter, Event, NewEvent, Settled, Waiting};
 pub use placement::{HostLoad, NewSandbox, Placed};
@@ -56,7 +59,7 @@ pub use sandboxes::{Capture, Change, Changed, Desired, Origin, PlacedSandbox, Re
 pub use sessions::{NewSession, SessionFacts, SessionRow};
 pub use signals::{Signal, Signals};
 pub use snapshots::{Captured, NewSnapshot, Outcome, SnapshotBegun};
-pub use teams::{Member, Team, TeamAct};
+pub use teams::{Team, TeamAct};
 pub use templates::{Template, TemplateKind};
 pub use users::{Activated, SignUp, SignedUp, User, UserStatus};
 
