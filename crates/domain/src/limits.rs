@@ -86,6 +86,8 @@ pub const PROCESS_PIECE_BYTES: usize = 64 * 1024;
 pub const PROCESS_RUNS_MAX: usize = 4096;
 /// Readers of one process's output at once.
 pub const PROCESS_READERS_MAX: usize = 64;
+/// Loading a program: past this its file system does not answer, or somebody stopped it on its way.
+pub const PROCESS_START_MAX: Duration = Duration::from_secs(30);
 /// Silence on the pipes of an ended process after which nobody waits for programs it left behind with them.
 pub const PROCESS_EOF_IDLE_MAX: Duration = Duration::from_millis(250);
 /// The same for programs left behind that go on printing: time spent waiting for them, all in all.

@@ -61,14 +61,14 @@ impl Links {
         Ok(Self { handle, task: tokio::spawn(connection) })
     }
 
-    /// Makes a pair of connected interfaces; the second one appears inside `peer_netns`.
-    pub async fn add_veth(&self, name: &str, peer: &str, peer_netns: &Netns) -> Outcome {
+    /// Makes a pair of connected interfaces here and moves the second one into another namespace, given by an open file of it.
+    pub async fn add_veth(&self, name: &str, peer: &str, peer_netns: &std::fs::File) -> Outcome {
         let act = format!("make interfaces {name} and {peer}");
         let pair = LinkVeth::new(name, peer).build();
         self.handle.link().add(pair).execute().await.map_err(failed(act.clone()))?;
         let moved = async {
             let index = self.index(peer).await?;
-            let target = LinkUnspec::new_with_index(index).setns_by_fd(peer_netns.handle().as_raw_fd()).build();
+            let target = LinkUnspec::new_with_index(index).setns_by_fd(peer_netns.as_raw_fd()).build();
             self.handle.link().set(target).execute().await.map_err(failed(act))
         };
         let moved = moved.await;

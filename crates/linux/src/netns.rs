@@ -92,11 +92,6 @@ impl Netns {
         &self.name
     }
 
-    /// The open namespace, to move interfaces into.
-    pub fn handle(&self) -> &File {
-        &self.handle
-    }
-
     /// Runs `work` inside, on a thread of its own; blocks until it is done.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
         on_own_thread(|| {
@@ -104,6 +99,14 @@ impl Netns {
             work()
         })
     }
+}
+
+/// The namespace of the calling thread, to move interfaces into.
+///
+/// # Errors
+/// /proc is not there.
+pub fn here() -> io::Result<File> {
+    File::open("/proc/thread-self/ns/net")
 }
 
 /// Takes the name away; the namespace ends with its last user. One that is not there is no error.

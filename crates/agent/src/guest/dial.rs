@@ -14,6 +14,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 use wrenn_contract::guest::{GUEST_ADDR, PORT};
 use wrenn_domain::limits::RELAY_CALLS_MAX;
 use wrenn_linux::netns::Netns;
@@ -45,6 +46,8 @@ pub enum GuestError {
 pub struct GuestClient {
     client: Client<Dialer, Body>,
     token: RwLock<http::HeaderValue>,
+    /// Set when the guest is no more: its end of a connection then says nothing, not even that it is closed.
+    gone: CancellationToken,
     calls: Arc<Semaphore>,
 }
 
@@ -56,7 +59,18 @@ impl GuestClient {
             .pool_idle_timeout(IDLE_WAIT)
             .pool_timer(hyper_util::rt::TokioTimer::new())
             .build(Dialer { netns });
-        Self { client, token: RwLock::new(header(token)), calls: Arc::new(Semaphore::new(RELAY_CALLS_MAX)) }
+        let gone = CancellationToken::new();
+        Self { client, token: RwLock::new(header(token)), gone, calls: Arc::new(Semaphore::new(RELAY_CALLS_MAX)) }
+    }
+
+    /// The guest is no more: every call under way breaks off.
+    pub fn hang_up(&self) {
+        self.gone.cancel();
+    }
+
+    /// To break off with.
+    pub fn gone(&self) -> &CancellationToken {
+        &self.gone
     }
 
     /// From now on the guest knows this one.

@@ -9,6 +9,7 @@ use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, TE, TRA
 use http::{HeaderMap, Request, Response};
 use hyper::body::{Body as _, Bytes, Frame, Incoming, SizeHint};
 use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::sync::WaitForCancellationFutureOwned;
 use wrenn_contract::guest::{INIT, SNAPSHOT_PREPARE, TOKEN_HEADER};
 use wrenn_contract::host::{AUTH_HEADER, RelayError};
 
@@ -41,13 +42,18 @@ pub async fn relay(
         request.headers_mut().insert(CONTENT_LENGTH, 0.into());
     }
     activity();
-    let response = client.send(request).await.map_err(|error| {
-        tracing::debug!(error = &error as &dyn std::error::Error, "a guest did not answer");
-        RelayError::Unresponsive
-    })?;
+    let response = tokio::select! {
+        biased;
+        () = client.gone().cancelled() => return Err(RelayError::NotRunning),
+        response = client.send(request) => response.map_err(|error| {
+            tracing::debug!(error = &error as &dyn std::error::Error, "a guest did not answer");
+            RelayError::Unresponsive
+        })?,
+    };
     let (mut parts, body) = response.into_parts();
     clean(&mut parts.headers);
-    let body = Body::new(Counted { body, activity, _permit: permit });
+    let gone = Box::pin(client.gone().clone().cancelled_owned());
+    let body = Body::new(Counted { body, gone, activity, _permit: permit });
     Ok(Response::from_parts(parts, body))
 }
 
@@ -72,19 +78,30 @@ fn clean(headers: &mut HeaderMap) {
     }
 }
 
+/// The sandbox was paused, crashed or was deleted in the middle of an answer.
+#[derive(Debug, thiserror::Error)]
+#[error("the guest is no longer running")]
+struct Gone;
+
 /// An answer's body: holds the call's place and counts as activity for as long as it lasts.
 struct Counted {
     body: Incoming,
+    /// Ends it when the guest does.
+    gone: Pin<Box<WaitForCancellationFutureOwned>>,
     activity: Arc<dyn Fn() + Send + Sync>,
     _permit: OwnedSemaphorePermit,
 }
 
 impl hyper::body::Body for Counted {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        // What the guest said before its end still passes.
+        let polled = Pin::new(&mut self.body).poll_frame(cx).map_err(Into::into);
+        if polled.is_pending() && self.gone.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Some(Err(Gone.into())));
+        }
         if polled.is_ready() {
             (self.activity)();
         }

@@ -222,14 +222,15 @@ impl Slots {
     async fn build(&self, number: u32) -> Result<Slot, NetworkError> {
         let names = self.names(number);
         let slot = Slot { number, netns: Netns::create(&names.namespace)? };
-        let host = Links::here()?;
-        host.add_veth(&names.host_link, UPLINK, &slot.netns).await?;
+        let (host, inner) = (Links::here()?, Links::inside(&slot.netns)?);
+        let outside = netns::here().map_err(|source| slot.inside("find the way out of", source))?;
+        // Made inside and moved out: on the host the inner end's name would be in the way of another slot made now.
+        inner.add_veth(UPLINK, &names.host_link, &outside).await?;
         host.configure(&names.host_link, names.host_address, 31).await?;
         let table = plan::sandbox_table(&self.egress);
         slot.netns.run(prepare_namespace).map_err(|source| slot.inside("switch on forwarding", source))?;
         slot.netns.run(|| Ok(nft::replace(&table))).map_err(|source| slot.inside("write rules", source))??;
         slot.netns.run(|| tap::open(TAP).map(drop)).map_err(|source| slot.inside("make the tap", source))?;
-        let inner = Links::inside(&slot.netns)?;
         inner.up("lo").await?;
         inner.configure(UPLINK, names.inner_address, 31).await?;
         inner.default_route(names.host_address).await?;

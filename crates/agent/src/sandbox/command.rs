@@ -9,6 +9,7 @@ use wrenn_domain::ids::SandboxId;
 
 use super::birth::{Body, random_token};
 use super::capture::{self, CaptureError, SNAPSHOT};
+use super::registry::Registry;
 use super::runner::Owner;
 use crate::faults::Point;
 use crate::ledger::{Ledger, Step, capture_dir};
@@ -79,6 +80,9 @@ pub async fn answer_captures_when_running(owner: &Owner, body: &Body, command: C
             drop(tell.send(made.map_err(|error| say(owner, &error))));
         }
         Command::Fork { children, tell } => {
+            if let Some(forked) = forked_before(&owner.registry, &children) {
+                return drop(tell.send(Ok(forked)));
+            }
             let place = owner.ctx().store.making_dir().join(format!("fork-{}", uuid::Uuid::new_v4().simple()));
             let instant = capture::snapshot(owner.ctx(), body, &dir, &place, &SNAPSHOT).await;
             let outcome = match instant {
@@ -110,11 +114,25 @@ pub async fn answer_captures_when_paused(owner: &Owner, ledger: &Ledger, command
             drop(tell.send(made.map_err(|error| say(owner, &error))));
         }
         Command::Fork { children, tell } => {
+            if let Some(forked) = forked_before(&owner.registry, &children) {
+                return drop(tell.send(Ok(forked)));
+            }
             let outcome = own.map(|own| fork(owner, ledger, &own, children, Duration::ZERO));
             drop(tell.send(outcome.map_err(|error| say(owner, &error))));
         }
         Command::Pause { .. } | Command::Resume { .. } => {}
     }
+}
+
+/// The answer to a fork that was asked for before: while one of its children is there no second instant is taken.
+pub fn forked_before(registry: &Registry, children: &[SandboxId]) -> Option<Forked> {
+    let known = registry.known(children);
+    if !known.contains(&true) {
+        return None;
+    }
+    let lost = || Err(("its fork was interrupted before this one was made".to_owned(), "agent_error"));
+    let results = children.iter().zip(known).map(|(child, known)| (*child, if known { Ok(()) } else { lost() }));
+    Some(Forked { children: results.collect(), stood_still: Duration::ZERO })
 }
 
 fn say(owner: &Owner, error: &CaptureError) -> Refused {

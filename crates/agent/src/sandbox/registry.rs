@@ -12,7 +12,7 @@ use wrenn_domain::limits::{LIST_WAIT_MAX, SANDBOXES_PER_HOST_MAX, TOMBSTONE_KEPT
 use wrenn_domain::names::TemplateName;
 use wrenn_vmm::Machine;
 
-use super::command::{Command, Forked, Snapshot};
+use super::command::{self, Command, Forked, Snapshot};
 use super::report::{Phase, Report, Revision, now_ms};
 use super::runner::{self, Origin};
 use crate::context::Context;
@@ -70,6 +70,8 @@ pub(super) struct Entry {
     active_at_ms: Arc<AtomicI64>,
     /// The way to the owning task.
     commands: mpsc::Sender<Command>,
+    /// The newest pause or resume that was asked for: one that was overtaken on its way must not cross it.
+    asked: u64,
     /// When a gone one is forgotten.
     forget_at: Option<Instant>,
 }
@@ -143,15 +145,9 @@ impl Registry {
     /// Makes children of a sandbox, all from one instant; returns when each is on disk. While one of them is there no second
     /// instant is taken.
     pub async fn fork(&self, id: SandboxId, children: Vec<SandboxId>) -> Result<Forked, Refusal> {
-        let known: Vec<bool> = {
-            let entries = self.lock();
-            children.iter().map(|child| entries.contains_key(child)).collect()
-        };
-        if known.iter().any(|known| *known) {
-            let lost = || Err(("its fork was interrupted before this one was made".to_owned(), "agent_error"));
-            let children =
-                children.into_iter().zip(known).map(|(child, known)| (child, if known { Ok(()) } else { lost() }));
-            return Ok(Forked { children: children.collect(), stood_still: Duration::ZERO });
+        // Here too, because the source may be gone by now.
+        if let Some(forked) = command::forked_before(self, &children) {
+            return Ok(forked);
         }
         let (tell, answer) = oneshot::channel();
         self.send(id, Command::Fork { children, tell })?;
@@ -164,12 +160,25 @@ impl Registry {
     }
 
     fn ask(&self, id: SandboxId, operation: u64, command: Command) -> Result<Report, Refusal> {
-        let report = self.report(id).filter(|r| r.phase != Phase::Gone).ok_or(Refusal::NotFound)?;
-        // Asked again after it was answered: the answer stands.
-        if operation > report.operation {
+        let (report, asked) = {
+            let entries = self.lock();
+            let entry = entries.get(&id).filter(|e| e.report.phase != Phase::Gone).ok_or(Refusal::NotFound)?;
+            (entry.shown(), entry.asked)
+        };
+        // Asked again after it was answered, or overtaken by a newer wish: what there is stands.
+        if operation > report.operation && operation >= asked {
             self.send(id, command)?;
+            if let Some(entry) = self.lock().get_mut(&id) {
+                entry.asked = entry.asked.max(operation);
+            }
         }
         Ok(report)
+    }
+
+    /// Which of these are there.
+    pub(super) fn known(&self, ids: &[SandboxId]) -> Vec<bool> {
+        let entries = self.lock();
+        ids.iter().map(|id| entries.contains_key(id)).collect()
     }
 
     fn send(&self, id: SandboxId, command: Command) -> Result<(), Refusal> {
@@ -350,6 +359,7 @@ impl Entry {
             delete: CancellationToken::new(),
             active_at_ms: Arc::default(),
             commands,
+            asked: 0,
             forget_at: None,
         };
         (entry, listener)

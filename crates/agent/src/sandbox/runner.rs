@@ -59,9 +59,18 @@ pub struct Owner {
     pub id: SandboxId,
     pub commands: mpsc::Receiver<Command>,
     pub delete: CancellationToken,
+    /// The way to the guest that was handed out.
+    guest: Option<Arc<GuestClient>>,
 }
 
 impl Owner {
+    /// Calls to the guest under way break off: it will not even say that it is gone.
+    fn hang_up(&mut self) {
+        if let Some(guest) = self.guest.take() {
+            guest.hang_up();
+        }
+    }
+
     pub fn ctx(&self) -> &Context {
         &self.registry.ctx
     }
@@ -96,11 +105,11 @@ impl Owner {
 /// Starts the task.
 pub fn spawn(registry: &Arc<Registry>, id: SandboxId, origin: Origin, commands: mpsc::Receiver<Command>) {
     let delete = registry.delete_token(id);
-    let mut owner = Owner { registry: Arc::clone(registry), id, commands, delete };
+    let mut owner = Owner { registry: Arc::clone(registry), id, commands, delete, guest: None };
     tokio::spawn(async move {
         let mut life = match origin {
             Origin::Wish(wish) => Life::Born(wish),
-            Origin::Found(ledger, machine) => found(&owner, *ledger, machine).await,
+            Origin::Found(ledger, machine) => found(&mut owner, *ledger, machine).await,
         };
         loop {
             life = match life {
@@ -147,7 +156,7 @@ async fn born(owner: &mut Owner, wish: Wish) -> Life {
 }
 
 /// Goes on with what a ledger says; see `recovery.rs` for what that can be.
-async fn found(owner: &Owner, mut ledger: Ledger, machine: Option<Arc<dyn Machine>>) -> Life {
+async fn found(owner: &mut Owner, mut ledger: Ledger, machine: Option<Arc<dyn Machine>>) -> Life {
     if ledger.step == Step::Paused {
         return Life::Paused(Box::new(ledger));
     }
@@ -217,7 +226,8 @@ async fn live(owner: &mut Owner, mut body: Body) -> Life {
     }
 }
 
-fn hand_out(owner: &Owner, body: &Body) {
+fn hand_out(owner: &mut Owner, body: &Body) {
+    owner.guest = Some(Arc::clone(&body.guest));
     let running = Running { guest: Arc::clone(&body.guest), machine: Arc::clone(&body.machine) };
     owner.registry.set_running(owner.id, Some(running));
     let ledger = &body.ledger;
@@ -266,6 +276,7 @@ async fn pause(owner: &mut Owner, mut body: Body, operation: u64) -> Result<Ledg
     (ledger.slot, ledger.machine) = (None, None);
     owner.write(&ledger);
     owner.ctx().faults.reach(Point::PauseNoted, Some(pid));
+    owner.hang_up();
     stop(owner.ctx(), Some(slot), Some(machine)).await;
     owner.ctx().faults.reach(Point::PauseReleased, None);
     release_files(owner, &ledger, Some(ledger.generation));
@@ -372,7 +383,7 @@ async fn come_back(
 
 /// Gives back all but the disk and notes what happened.
 async fn end_by_crash(
-    owner: &Owner,
+    owner: &mut Owner,
     mut ledger: Ledger,
     slot: Option<Slot>,
     machine: Option<Arc<dyn Machine>>,
@@ -380,6 +391,7 @@ async fn end_by_crash(
 ) -> Life {
     tracing::warn!(sandbox = %owner.id, "{} crashed: {why}", owner.id);
     owner.registry.set_running(owner.id, None);
+    owner.hang_up();
     stop(owner.ctx(), slot, machine).await;
     ledger.step = Step::Crashed;
     (ledger.slot, ledger.machine) = (None, None);
@@ -498,7 +510,8 @@ fn set_timeout(ledger: &mut Ledger, timeout_sec: Option<u32>) {
     }
 }
 
-async fn clear(owner: &Owner, slot: Option<Slot>, machine: Option<Arc<dyn Machine>>) {
+async fn clear(owner: &mut Owner, slot: Option<Slot>, machine: Option<Arc<dyn Machine>>) {
+    owner.hang_up();
     let registry = &owner.registry;
     registry.set_running(owner.id, None);
     mark_deleting(registry, owner.id);

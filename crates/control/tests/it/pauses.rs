@@ -19,8 +19,9 @@ async fn paused(world: &World) -> String {
     id
 }
 
-async fn asked(world: &World, rpc: &'static str, id: &str) {
-    wait_until("the host was asked", SOON, || async { (world.host.calls(rpc, id) > 0).then_some(()) }).await;
+/// Waits until the host has taken a wish up and holds it.
+async fn held(host: &SimHost, id: &str, phase: SandboxPhase) {
+    wait_until("the host holds it", SOON, || async { (host.phase(id) == Some(phase)).then_some(()) }).await;
 }
 
 /// Text and code of a row's failure.
@@ -55,16 +56,11 @@ async fn a_capsule_is_paused_and_comes_back_and_repeating_is_no_error() {
     assert_eq!((answer.status.as_u16(), answer.json()["status"].as_str()), (202, Some("resuming")));
     assert_eq!(answer.json()["timeout_sec"], 60);
     assert_eq!(world.api.act(&id, "resume").await.json()["status"], "resuming");
-    asked(&world, "resume", &id).await;
-    // A call is counted before it takes effect.
-    wait_until("the host is told", SOON, || async {
-        (world.host.report(&id).expect("held").timeout_sec == 60).then_some(())
-    })
-    .await;
+    held(&world.host, &id, SandboxPhase::Resuming).await;
+    assert_eq!(world.host.report(&id).expect("held").timeout_sec, 60, "the host is told");
     world.host.release_resumes();
     world.api.wait_status(&id, "running").await;
     assert_eq!(world.api.act(&id, "resume").await.json()["status"], "running");
-    assert_eq!((world.host.calls("pause", &id), world.host.calls("resume", &id)), (1, 1));
 }
 
 #[tokio::test]
@@ -242,7 +238,7 @@ async fn a_late_report_of_an_older_wish_does_not_touch_the_newer_one() {
     let first = world.host.report(&id).expect("held").operation;
     world.host.behave(|b| b.hold_resumes = true);
     world.api.act(&id, "resume").await;
-    asked(&world, "resume", &id).await;
+    held(&world.host, &id, SandboxPhase::Resuming).await;
     world.host.say(&id, |report| {
         report.phase = SandboxPhase::Paused.into();
         (report.operation, report.operation_error) = (first, "an older resume did not work".to_owned());
@@ -256,7 +252,7 @@ async fn a_late_report_of_an_older_wish_does_not_touch_the_newer_one() {
 
     world.host.behave(|b| b.hold_pauses = true);
     world.api.act(&id, "pause").await;
-    wait_until("the host was asked", SOON, || async { (world.host.calls("pause", &id) > 1).then_some(()) }).await;
+    held(&world.host, &id, SandboxPhase::Pausing).await;
     world.host.say(&id, |report| {
         report.phase = SandboxPhase::Running.into();
         report.operation_error = "an older pause did not work".to_owned();
@@ -275,11 +271,11 @@ async fn a_delete_during_pause_and_resume_wins() {
     world.host.behave(|b| (b.hold_pauses, b.hold_resumes) = (true, true));
     let pausing = world.api.create_running().await;
     world.api.act(&pausing, "pause").await;
-    asked(&world, "pause", &pausing).await;
+    held(&world.host, &pausing, SandboxPhase::Pausing).await;
     world.host.behave(|b| b.hold_pauses = false);
     let resuming = paused(&world).await;
     world.api.act(&resuming, "resume").await;
-    asked(&world, "resume", &resuming).await;
+    held(&world.host, &resuming, SandboxPhase::Resuming).await;
     for id in [&pausing, &resuming] {
         assert_eq!(world.api.delete(&format!("/v1/capsules/{id}")).await.status, 202);
         world.api.wait_status(id, "stopped").await;
@@ -322,7 +318,7 @@ async fn paused_ones_of_a_silent_host_stay_paused_and_cannot_be_resumed_meanwhil
     api.wait_status(&idle, "paused").await;
     host.behave(|b| b.hold_pauses = true);
     api.act(&crossing, "pause").await;
-    wait_until("the host was asked", SOON, || async { (host.calls("pause", &crossing) > 0).then_some(()) }).await;
+    held(&host, &crossing, SandboxPhase::Pausing).await;
     host.down().await;
     api.wait_status(&busy, "missing").await;
     api.wait_status(&crossing, "missing").await;

@@ -19,6 +19,7 @@ impl From<StartError> for ConnectError {
             | StartError::TooLong => ErrorCode::InvalidArgument,
             StartError::TagTaken(_) => ErrorCode::AlreadyExists,
             StartError::Full | StartError::NoRoom(_) => ErrorCode::ResourceExhausted,
+            StartError::TooSlow => ErrorCode::DeadlineExceeded,
             StartError::Users(_) | StartError::Streams(_) | StartError::Spawn(_) => ErrorCode::Internal,
         };
         if code == ErrorCode::Internal {

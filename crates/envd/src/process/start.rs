@@ -2,13 +2,14 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 use wrenn_contract::proto::process::ProcessConfig;
-use wrenn_domain::limits::{GUEST_PROCESSES_MAX, PROCESS_LISTED_BYTES};
+use wrenn_domain::limits::{GUEST_PROCESSES_MAX, PROCESS_LISTED_BYTES, PROCESS_START_MAX};
 use wrenn_linux::child::Child;
 use wrenn_linux::pty::{self, Size};
-use wrenn_linux::spawn::{Command, SpawnError, Step};
+use wrenn_linux::spawn::{Birth, Command, SpawnError, Step};
 use wrenn_linux::stream;
 use wrenn_linux::users::User;
 
@@ -25,6 +26,9 @@ use crate::identity::Defaults;
 
 /// User processes end before envd does when memory runs out.
 const OOM_SCORE: i16 = 100;
+
+/// Between two attempts to end a start that takes too long.
+const GIVE_UP_EVERY: Duration = Duration::from_secs(1);
 
 /// What a caller wants.
 #[derive(Debug)]
@@ -77,6 +81,8 @@ pub enum StartError {
     Full,
     #[error("the system has no room for another process")]
     NoRoom(#[source] io::Error),
+    #[error("the program did not start within {} s", PROCESS_START_MAX.as_secs())]
+    TooSlow,
     #[error("could not read the system's users")]
     Users(#[source] io::Error),
     #[error("could not make pipes or a terminal")]
@@ -99,7 +105,10 @@ impl Processes {
         let user = User::find(&wish.user).map_err(StartError::Users)?;
         let user = user.ok_or_else(|| StartError::NoUser(wish.user.clone()))?;
         let plan = Plan::new(&wish.config, &user, &wish.defaults, wish.terminal.is_some())?;
-        let ends = Ends::open(&wish, &user).map_err(StartError::Streams)?;
+        let ends = Ends::open(&wish, &user).map_err(|error| match is_lack(&error) {
+            true => StartError::NoRoom(error),
+            false => StartError::Streams(error),
+        })?;
         let ground = self.ground();
         let (child, slot) = launch(ground, plan, ends.child, wish.terminal.is_some(), &user)?;
         let process = Arc::new(Process::new(
@@ -177,7 +186,10 @@ fn launch(
         descriptors: ground.child_descriptors,
     };
     let slot = ground.cgroups.take(if terminal { cgroups::Kind::Terminal } else { cgroups::Kind::User });
-    let started = command.start(slot.as_ref().map(|slot| slot.cgroup().as_fd()));
+    let birth = Arc::new(Birth::default());
+    let watch = tokio::spawn(give_up_late(birth.clone()));
+    let started = command.start(slot.as_ref().map(|slot| slot.cgroup().as_fd()), &birth);
+    watch.abort();
     let user = user.name.clone();
     match started {
         Ok(child) if child.in_cgroup() => Ok((child, slot)),
@@ -192,12 +204,20 @@ fn launch(
     }
 }
 
+/// The thread that starts a process only waits; this is who ends that.
+async fn give_up_late(birth: Arc<Birth>) {
+    tokio::time::sleep(PROCESS_START_MAX).await;
+    loop {
+        birth.give_up();
+        tokio::time::sleep(GIVE_UP_EVERY).await;
+    }
+}
+
 fn explain(error: SpawnError, program: String, directory: String, user: String) -> StartError {
-    use nix::libc::{E2BIG, EACCES, EAGAIN, ELOOP, ENOENT, ENOMEM, ENOTDIR};
+    use nix::libc::{E2BIG, EACCES, ELOOP, ENOENT, ENOTDIR};
     match error {
-        SpawnError::NoProcess(source) if matches!(source.raw_os_error(), Some(EAGAIN | ENOMEM)) => {
-            StartError::NoRoom(source)
-        }
+        SpawnError::NoProcess(source) if source.kind() == io::ErrorKind::TimedOut => StartError::TooSlow,
+        SpawnError::NoProcess(source) if is_lack(&source) => StartError::NoRoom(source),
         SpawnError::NoProcess(_) => StartError::Spawn(error),
         SpawnError::Step { step, ref source } => match (step, source.raw_os_error()) {
             (Step::Directory, Some(ENOENT | ELOOP)) => StartError::NoDirectory(directory),
@@ -209,6 +229,12 @@ fn explain(error: SpawnError, program: String, directory: String, user: String) 
             _ => StartError::Spawn(error),
         },
     }
+}
+
+/// The system has no more processes, memory, descriptors or terminals.
+fn is_lack(error: &io::Error) -> bool {
+    use nix::libc::{EAGAIN, EMFILE, ENFILE, ENOMEM, ENOSPC};
+    matches!(error.raw_os_error(), Some(EAGAIN | ENOMEM | EMFILE | ENFILE | ENOSPC))
 }
 
 /// What listings show, within [`PROCESS_LISTED_BYTES`]: the command first, then arguments, then the environment.

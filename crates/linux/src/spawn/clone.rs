@@ -8,12 +8,14 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::sync::atomic::Ordering;
 
+use super::birth::Birth;
 use super::child::{self, Orders};
 
 /// Bytes of the child's stack: it calls a few functions deep and keeps nothing large.
 const STACK_BYTES: usize = 32 * 1024;
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
-const FLAGS: u64 = (libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD) as u64;
+/// The child's pid is written by the child itself, at its very birth: the one place both calls have left for it.
+const FLAGS: libc::c_int = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::CLONE_CHILD_SETTID;
 
 /// The child, which by now is the program or has ended.
 pub(super) struct Cloned {
@@ -40,44 +42,79 @@ struct CloneArgs {
 }
 
 /// Runs [`child::run`] on `orders` in a child. Returns when the child became the program or ended.
-pub(super) fn clone(orders: &mut Orders<'_>, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Cloned> {
+pub(super) fn clone(orders: &mut Orders<'_>, cgroup: Option<BorrowedFd<'_>>, birth: &Birth) -> io::Result<Cloned> {
     // A signal between birth and exec would run a handler of ours in the child, in our memory.
-    let blocked = SignalsBlocked::new();
+    let _blocked = SignalsBlocked::new();
     let mut stack = vec![0u128; STACK_BYTES / size_of::<u128>()];
-    let mut pidfd: RawFd = -1;
-    let mut in_cgroup = false;
-    let mut pid = Err(libc::ENOSYS);
     if let Some(cgroup) = cgroup {
-        let mut args = CloneArgs {
-            flags: FLAGS | CLONE_INTO_CGROUP,
-            pidfd: (&raw mut pidfd) as u64,
-            exit_signal: libc::SIGCHLD as u64,
-            stack: stack.as_mut_ptr() as u64,
-            stack_size: STACK_BYTES as u64,
-            cgroup: cgroup.as_raw_fd() as u64,
-            ..CloneArgs::default()
-        };
-        pid = clone3(&mut args, orders);
-        in_cgroup = pid.is_ok();
+        birth.check()?;
+        let born = into_cgroup(&mut stack, cgroup, orders, birth);
+        birth.over();
+        match born {
+            Ok(cloned) if orders.began.load(Ordering::Acquire) => return Ok(cloned),
+            // Some kernels kill whatever is born in a cgroup that was ever killed, before its first instruction.
+            Ok(stillborn) => drop(nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(stillborn.pid), None)),
+            Err(error @ (libc::EAGAIN | libc::ENOMEM)) => return Err(io::Error::from_raw_os_error(error)),
+            // Any other answer may be about the cgroup: without it the program can still run.
+            Err(_) => {}
+        }
     }
-    // Some kernels kill whatever is born in a cgroup that was ever killed (cgroup.kill), before its first instruction.
-    if let Ok(number) = pid
-        && !orders.began.load(Ordering::Acquire)
-    {
-        let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(number), None);
-        // SAFETY: the kernel made this descriptor for us and nobody else has it.
-        drop(unsafe { OwnedFd::from_raw_fd(pidfd) });
-        in_cgroup = false;
-        pid = Err(libc::EBUSY);
-    }
-    // Any answer but "no more processes" may be about the cgroup: without it the program can still run.
-    if pid.is_err_and(|errno| errno != libc::EAGAIN && errno != libc::ENOMEM) {
-        pid = plain_clone(&mut stack, &mut pidfd, orders);
-    }
-    drop(blocked);
-    let pid = pid.map_err(io::Error::from_raw_os_error)?;
+    birth.check()?;
+    let born = plain(&mut stack, orders, birth);
+    birth.over();
+    born.map_err(io::Error::from_raw_os_error)
+}
+
+/// Fails with the kernel's error number.
+fn into_cgroup(
+    stack: &mut [u128],
+    cgroup: BorrowedFd<'_>,
+    orders: &mut Orders<'_>,
+    birth: &Birth,
+) -> Result<Cloned, i32> {
+    let mut pidfd: RawFd = -1;
+    let mut args = CloneArgs {
+        flags: FLAGS as u64 | CLONE_INTO_CGROUP,
+        pidfd: (&raw mut pidfd) as u64,
+        child_tid: birth.place() as u64,
+        exit_signal: libc::SIGCHLD as u64,
+        stack: stack.as_mut_ptr() as u64,
+        stack_size: size_of_val(stack) as u64,
+        cgroup: cgroup.as_raw_fd() as u64,
+        ..CloneArgs::default()
+    };
+    let pid = clone3(&mut args, orders)?;
     // SAFETY: the kernel just made this descriptor for us and nobody else has it.
-    Ok(Cloned { pid, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) }, in_cgroup })
+    Ok(Cloned { pid, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) }, in_cgroup: true })
+}
+
+/// By libc's wrapper, which knows how to give the child its stack on every machine. Fails with the kernel's error number.
+fn plain(stack: &mut [u128], orders: &mut Orders<'_>, birth: &Birth) -> Result<Cloned, i32> {
+    extern "C" fn begin(orders: *mut libc::c_void) -> libc::c_int {
+        // SAFETY: we are the fresh child `run` is for, signals are blocked, and the parent waits.
+        unsafe { child::run(orders) }
+    }
+    let mut pidfd: RawFd = -1;
+    let top = stack.as_mut_ptr_range().end.cast();
+    let no_tls = ptr::null_mut::<libc::c_void>();
+    // SAFETY: the stack is ours alone and outlives the child's use of it, since CLONE_VFORK makes us wait; `pidfd` and
+    // the birth's place are where the kernel puts descriptor and pid.
+    let pid = unsafe {
+        libc::clone(
+            begin,
+            top,
+            FLAGS | libc::SIGCHLD,
+            ptr::from_mut(orders).cast(),
+            &raw mut pidfd,
+            no_tls,
+            birth.place(),
+        )
+    };
+    if pid < 0 {
+        return Err(io::Error::last_os_error().raw_os_error().unwrap_or(libc::EAGAIN));
+    }
+    // SAFETY: the kernel just made this descriptor for us and nobody else has it.
+    Ok(Cloned { pid, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) }, in_cgroup: false })
 }
 
 /// Answers the child's pid or the kernel's error number.
@@ -145,20 +182,6 @@ fn clone3(_: &mut CloneArgs, _: &mut Orders<'_>) -> Result<i32, i32> {
 fn answer(result: i64) -> Result<i32, i32> {
     let number = i32::try_from(result).unwrap_or(-libc::EINVAL);
     if number < 0 { Err(-number) } else { Ok(number) }
-}
-
-/// By libc's wrapper, which knows how to give the child its stack on every machine.
-fn plain_clone(stack: &mut [u128], pidfd: &mut RawFd, orders: &mut Orders<'_>) -> Result<i32, i32> {
-    extern "C" fn begin(orders: *mut libc::c_void) -> libc::c_int {
-        // SAFETY: we are the fresh child `run` is for, signals are blocked, and the parent waits.
-        unsafe { child::run(orders) }
-    }
-    let flags = (libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD) | libc::SIGCHLD;
-    let top = stack.as_mut_ptr_range().end.cast();
-    // SAFETY: the stack is ours alone and outlives the child's use of it, since CLONE_VFORK makes us wait; `pidfd` is
-    // where the kernel puts the descriptor.
-    let pid = unsafe { libc::clone(begin, top, flags, ptr::from_mut(orders).cast(), ptr::from_mut(pidfd)) };
-    if pid < 0 { Err(io::Error::last_os_error().raw_os_error().unwrap_or(libc::EAGAIN)) } else { Ok(pid) }
 }
 
 /// All signals of the calling thread blocked, even the two that libc keeps for itself.

@@ -8,6 +8,7 @@
 //! that fails ends the child.
 #![allow(unsafe_code)]
 
+mod birth;
 mod child;
 mod clone;
 
@@ -19,6 +20,7 @@ use std::sync::atomic::AtomicBool;
 
 use crate::child::Child;
 use crate::descriptors::Limit;
+pub use birth::Birth;
 use child::Orders;
 
 /// Who a program runs as.
@@ -85,11 +87,12 @@ pub enum SpawnError {
 
 impl Command {
     /// Starts it, inside `cgroup` where that works: [`Child::in_cgroup`] tells. Returns once the program runs. Blocks
-    /// for as long as the kernel takes to load it; must be called on a runtime's thread, which will watch the child.
+    /// for as long as the kernel takes to load it, which others end with `birth`; must be called on a runtime's thread,
+    /// which will watch the child.
     ///
     /// # Errors
     /// See [`SpawnError`].
-    pub fn start(mut self, cgroup: Option<BorrowedFd<'_>>) -> Result<Child, SpawnError> {
+    pub fn start(mut self, cgroup: Option<BorrowedFd<'_>>, birth: &Birth) -> Result<Child, SpawnError> {
         if self.programs.is_empty() || self.args.is_empty() {
             return Err(SpawnError::NoProcess(io::ErrorKind::InvalidInput.into()));
         }
@@ -114,7 +117,7 @@ impl Command {
             began: AtomicBool::new(false),
             failed: child::Failed::default(),
         };
-        let cloned = clone::clone(&mut orders, cgroup).map_err(SpawnError::NoProcess)?;
+        let cloned = clone::clone(&mut orders, cgroup, birth).map_err(SpawnError::NoProcess)?;
         let failure = orders.failed.read();
         let child = match Child::hold(cloned.pid, cloned.pidfd, cloned.in_cgroup) {
             Ok(child) => child,
@@ -126,11 +129,16 @@ impl Command {
                 return Err(SpawnError::NoProcess(error));
             }
         };
+        // Given up at the last moment, it was killed as the program or just before.
+        let failure = match birth.check() {
+            Ok(()) => failure.map(|(step, source)| SpawnError::Step { step, source }),
+            Err(late) => Some(SpawnError::NoProcess(late)),
+        };
         match failure {
             None => Ok(child),
-            Some((step, source)) => {
+            Some(error) => {
                 child.reap_ended();
-                Err(SpawnError::Step { step, source })
+                Err(error)
             }
         }
     }
@@ -221,7 +229,7 @@ mod tests {
     }
 
     async fn run(command: Command, output: Stream) -> (String, Exit) {
-        let child = command.start(None).unwrap();
+        let child = command.start(None, &Birth::default()).unwrap();
         let text = read_all(&output).await;
         let exit = child.ended().await.unwrap();
         child.reap();
@@ -276,7 +284,7 @@ mod tests {
         ] {
             let (mut command, output) = command(&["/bin/true"], &["true"]);
             change(&mut command);
-            match command.start(None) {
+            match command.start(None, &Birth::default()) {
                 Err(SpawnError::Step { step: at, source }) => {
                     assert_eq!((at, source.raw_os_error()), (step, Some(errno)));
                 }
@@ -362,7 +370,7 @@ mod tests {
         for _ in 0..100 {
             let (command, output) = command(&["/bin/true"], &["true"]);
             let began = Instant::now();
-            let child = command.start(None).unwrap();
+            let child = command.start(None, &Birth::default()).unwrap();
             times.push(began.elapsed());
             child.ended().await.unwrap();
             child.reap();
@@ -379,7 +387,7 @@ mod tests {
         let Some(cgroup) = own_cgroup() else { return };
         let (command, output) =
             command(&["/bin/sh"], &["sh", "-c", "cat /proc/self/cgroup; setsid sleep 1000 & sleep 1000"]);
-        let child = command.start(Some(cgroup.as_fd())).unwrap();
+        let child = command.start(Some(cgroup.as_fd()), &Birth::default()).unwrap();
         assert!(child.in_cgroup());
         assert!(cgroup.is_populated().unwrap());
         cgroup.kill().unwrap();
@@ -402,7 +410,7 @@ mod tests {
         assert!(!dir.path().join("x").exists());
         // A descriptor that is no cgroup: the program starts without one.
         let (command, output) = command(&["/bin/true"], &["true"]);
-        let child = command.start(Some(fs::File::open("/").unwrap().as_fd())).unwrap();
+        let child = command.start(Some(fs::File::open("/").unwrap().as_fd()), &Birth::default()).unwrap();
         assert!(!child.in_cgroup());
         assert_eq!(child.ended().await.unwrap(), Exit::Code(0));
         child.reap();
@@ -414,7 +422,7 @@ mod tests {
         let Some(cgroup) = own_cgroup() else { return };
         cgroup.kill().unwrap();
         let (command, output) = command(&["/bin/echo"], &["echo", "alive"]);
-        let child = command.start(Some(cgroup.as_fd())).unwrap();
+        let child = command.start(Some(cgroup.as_fd()), &Birth::default()).unwrap();
         assert_eq!(read_all(&output).await, "alive\n");
         assert_eq!(child.ended().await.unwrap(), Exit::Code(0));
         child.reap();
@@ -422,6 +430,44 @@ mod tests {
         while cgroup.remove().is_err() {
             assert!(began.elapsed() < Duration::from_secs(10));
             std::thread::yield_now();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_child_that_is_stopped_on_its_way_can_be_given_up() {
+        let Some(cgroup) = own_cgroup() else { return };
+        cgroup.set("cgroup.freeze", "1").unwrap();
+        let (command, output) = command(&["/bin/true"], &["true"]);
+        let (cgroup, birth) = (std::sync::Arc::new(cgroup), std::sync::Arc::new(Birth::default()));
+        let (inside, watched) = (cgroup.clone(), birth.clone());
+        let start = tokio::task::spawn_blocking(move || command.start(Some(inside.as_fd()), &watched));
+        let began = Instant::now();
+        while !birth.is_under_way() {
+            assert!(began.elapsed() < Duration::from_secs(10));
+            tokio::task::yield_now().await;
+        }
+        assert!(!start.is_finished());
+        birth.give_up();
+        match start.await.unwrap() {
+            Err(SpawnError::NoProcess(error)) => assert_eq!(error.kind(), io::ErrorKind::TimedOut),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(read_all(&output).await, "");
+        let began = Instant::now();
+        while cgroup.remove().is_err() {
+            assert!(began.elapsed() < Duration::from_secs(10));
+            std::thread::yield_now();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_start_given_up_before_it_began_does_not_begin() {
+        let (command, _output) = command(&["/bin/true"], &["true"]);
+        let birth = Birth::default();
+        birth.give_up();
+        match command.start(None, &birth) {
+            Err(SpawnError::NoProcess(error)) => assert_eq!(error.kind(), io::ErrorKind::TimedOut),
+            other => panic!("{other:?}"),
         }
     }
 

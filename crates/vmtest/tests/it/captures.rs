@@ -208,7 +208,7 @@ fn time_out(stack: &Stack) -> anyhow::Result<()> {
     stack.exec(&idle, &["true"])?;
     let quiet_since = Instant::now();
     wait_until("the idle one is paused", Duration::from_secs(75), || {
-        if quiet_since.elapsed().as_secs() % 10 == 0 {
+        if quiet_since.elapsed().as_secs().is_multiple_of(10) {
             stack.wrenn(&["capsule", "ping", &used])?.ok()?;
         }
         Ok(stack.status(&idle)? == "paused")

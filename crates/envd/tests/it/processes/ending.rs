@@ -115,6 +115,10 @@ async fn signals_reach_the_whole_group_and_can_be_caught() {
         start(&client, script("trap 'echo caught; exit 3' TERM; sleep 1000 & echo $!; echo ready; wait")).await;
     let process = events.pid().await;
     let child = events.until("ready\n").await.lines().next().expect("a pid").parse().expect("a pid");
+    // Until then it is a copy of the shell, which catches the signal.
+    let name = format!("/proc/{child}/comm");
+    eventually("the child is a sleep", async || std::fs::read_to_string(&name).is_ok_and(|name| name == "sleep\n"))
+        .await;
     signal(&client, pid(process), Signal::SIGNAL_SIGTERM).await.expect("signalled");
     let said = events.rest().await;
     assert_eq!((said.text().as_str(), said.code()), ("caught\n", 3));

@@ -213,3 +213,21 @@ async fn json_clients_are_served_too() {
         assert!(text.contains(part), "{part} in {text}");
     }
 }
+
+#[tokio::test]
+async fn a_small_command_is_quick() {
+    let envd = Envd::start().await;
+    let client = envd.processes();
+    let mut times = Vec::new();
+    for _ in 0..100 {
+        let began = std::time::Instant::now();
+        let mut events = start(&client, program("/bin/true", &["x"])).await;
+        events.pid().await;
+        assert_eq!(events.rest().await.code(), 0);
+        times.push(began.elapsed());
+    }
+    times.sort();
+    eprintln!("/bin/true from call to end: median {:?}, slowest {:?}", times[50], times[99]);
+    // A shell around it, or a wait for silence after its end, would be far above.
+    assert!(times[50] < std::time::Duration::from_millis(100), "{:?}", times[50]);
+}

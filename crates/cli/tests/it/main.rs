@@ -1,0 +1,4 @@
+//! The program `wrenn` against a real control plane with a simulated host.
+
+mod lifecycle;
+mod world;
