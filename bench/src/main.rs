@@ -7,6 +7,7 @@ use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
 use wrenn_vmtest::Stack;
 
+mod auth;
 mod bare;
 mod bare_server;
 mod create;
@@ -56,12 +57,13 @@ impl Bench<'_> {
 type Section = (&'static str, fn(&Bench, &mut Report) -> anyhow::Result<()>);
 
 /// In this order: memory first, while everything is idle and fresh.
-const SECTIONS: [Section; 5] = [
+const SECTIONS: [Section; 6] = [
     ("memory", memory::run),
     ("create", create::run),
     ("exec", exec::run),
     ("files", files::run),
     ("reads", reads::run),
+    ("auth", auth::run),
 ];
 
 fn main() -> anyhow::Result<()> {

@@ -12,11 +12,12 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use wrenn_vmtest::Stack;
 
-/// A connection, with the key every request carries.
+/// A connection, with the credential every request carries.
 pub struct Rest {
     sender: SendRequest<Full<Bytes>>,
     host: String,
-    key: String,
+    /// Header and value; none for nobody.
+    credential: Option<(&'static str, String)>,
 }
 
 impl Rest {
@@ -26,13 +27,18 @@ impl Rest {
         Self::to(&host, &stack.value("WRENN_API_KEY")?).await
     }
 
-    /// Connects to any server.
+    /// Connects to any server, with an API key.
     pub async fn to(host: &str, key: &str) -> anyhow::Result<Self> {
+        Self::with(host, Some(("x-api-key", key.to_owned()))).await
+    }
+
+    /// Connects to any server, with any credential.
+    pub async fn with(host: &str, credential: Option<(&'static str, String)>) -> anyhow::Result<Self> {
         let stream = TcpStream::connect(host).await.with_context(|| host.to_owned())?;
         stream.set_nodelay(true)?;
         let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(connection);
-        Ok(Self { sender, host: host.to_owned(), key: key.to_owned() })
+        Ok(Self { sender, host: host.to_owned(), credential })
     }
 
     /// One request.
@@ -43,13 +49,12 @@ impl Rest {
         content_type: &str,
         body: Bytes,
     ) -> anyhow::Result<Response<Incoming>> {
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header("host", &self.host)
-            .header("x-api-key", &self.key)
-            .header("content-type", content_type)
-            .body(Full::new(body))?;
+        let mut request =
+            Request::builder().method(method).uri(path).header("host", &self.host).header("content-type", content_type);
+        if let Some((name, value)) = &self.credential {
+            request = request.header(*name, value);
+        }
+        let request = request.body(Full::new(body))?;
         self.sender.ready().await?;
         let response = self.sender.send_request(request).await?;
         ensure!(response.status().is_success(), "{path}: {}", response.status());

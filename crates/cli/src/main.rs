@@ -9,6 +9,7 @@ use clap::{CommandFactory, Parser};
 
 mod api;
 mod commands;
+mod contexts;
 mod dev;
 mod output;
 
@@ -19,9 +20,13 @@ use output::Output;
 #[derive(Debug, Parser)]
 #[command(name = "wrenn", version, arg_required_else_help = true)]
 struct Args {
-    /// Control plane to talk to.
-    #[arg(long, global = true, env = "WRENN_BASE_URL", default_value = "http://127.0.0.1:8000", value_name = "URL")]
-    base_url: String,
+    /// Control plane to talk to; that of the login in use, else http://127.0.0.1:8000.
+    #[arg(long, global = true, env = "WRENN_BASE_URL", value_name = "URL")]
+    base_url: Option<String>,
+
+    /// Login to use, as `wrenn context list` names them.
+    #[arg(long, global = true, env = "WRENN_CONTEXT", value_name = "NAME")]
+    context: Option<String>,
 
     /// API key, wrn_ and 32 hex characters. Prefer the environment: arguments are visible to other users.
     #[arg(long, global = true, env = "WRENN_API_KEY", hide_env_values = true, value_name = "KEY")]
@@ -50,8 +55,12 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let connection = api::Connection { base_url: args.base_url, api_key: args.api_key };
-    let outcome = runtime.block_on(commands::run(args.command, connection, &output));
+    let connection = contexts::Contexts::load()
+        .and_then(|contexts| contexts.connection(args.context.as_deref(), args.base_url, args.api_key));
+    let outcome = match connection {
+        Ok(connection) => runtime.block_on(commands::run(args.command, args.context, connection, &output)),
+        Err(error) => Err(error),
+    };
     // A blocked read of the terminal must not keep the process from ending.
     runtime.shutdown_background();
     match outcome {

@@ -7,8 +7,11 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use accounts::{Accounts, GithubApp, Smtp, SmtpTls};
 use tracing_subscriber::filter::LevelFilter;
 use wrenn_domain::limits::DATABASE_WAIT_MAX;
+
+mod accounts;
 
 /// A setting that cannot be understood.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +53,8 @@ pub struct Config {
     pub log_level: LevelFilter,
     /// WRENN_LOG_FORMAT: text or json.
     pub log_json: bool,
+    /// What people, their mails and their browsers see.
+    pub accounts: Accounts,
 }
 
 impl Config {
@@ -96,6 +101,7 @@ impl Config {
                 Some("json") => true,
                 Some(other) => return Err(refuse("WRENN_LOG_FORMAT", format!("is {other:?}"), "text or json")),
             },
+            accounts: Accounts::parse(&read)?,
         })
     }
 }
@@ -112,10 +118,10 @@ impl std::fmt::Debug for Config {
     }
 }
 
-struct Reader<'a>(&'a BTreeMap<String, String>);
+pub(crate) struct Reader<'a>(&'a BTreeMap<String, String>);
 
 impl Reader<'_> {
-    fn text(&self, variable: &str) -> Option<&str> {
+    pub(crate) fn text(&self, variable: &str) -> Option<&str> {
         self.0.get(variable).map(|v| v.trim()).filter(|v| !v.is_empty())
     }
 
@@ -133,7 +139,7 @@ impl Reader<'_> {
         Err(refuse(variable, "is not such a URL".to_owned(), expected))
     }
 
-    fn number(
+    pub(crate) fn number(
         &self,
         variable: &'static str,
         default: u64,
@@ -200,7 +206,7 @@ fn is_loopback(url: &str) -> bool {
     host.is_some_and(|host| host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback()))
 }
 
-fn refuse(variable: &'static str, problem: String, expected: &'static str) -> ConfigError {
+pub(crate) fn refuse(variable: &'static str, problem: String, expected: &'static str) -> ConfigError {
     ConfigError::Value { variable, problem, expected }
 }
 
@@ -243,6 +249,15 @@ mod tests {
             ("WRENN_LOG_FORMAT", "xml"),
             ("WRENN_CP_DB_CONNECTIONS", "1e9"),
             ("WRENN_CP_DB_WAIT_MS", "0"),
+            ("WRENN_TRUSTED_PROXIES", "10.0.0.0/33"),
+            ("CP_PUBLIC_URL", "wrenn.example.com"),
+            ("OAUTH_REDIRECT_URL", "https://x.io/path?query"),
+            ("SMTP_PORT", "70000"),
+            ("SMTP_TLS", "maybe"),
+            ("SMTP_FROM_EMAIL", "nobody"),
+            ("OAUTH_GITHUB_CLIENT_ID", "half"),
+            ("OAUTH_GITHUB_BASE_URL", "ftp://x"),
+            ("JWT_SECRET", "short"),
         ] {
             let values = [(variable.to_owned(), value.to_owned())];
             let all = [(TOKEN.0.to_owned(), TOKEN.1.to_owned())].into_iter().chain(values).collect();
@@ -266,7 +281,8 @@ mod tests {
 
     #[test]
     fn its_debug_form_shows_no_secret() {
-        let config = with(&[("DATABASE_URL", "postgres://u:hunter2@h/d")]).expect("valid");
+        let config =
+            with(&[("DATABASE_URL", "postgres://u:hunter2@h/d"), ("SMTP_PASSWORD", "hunter2")]).expect("valid");
         let text = format!("{config:?}");
         assert!(!text.contains("hunter2") && !text.contains(TOKEN.1), "{text}");
     }

@@ -1,32 +1,54 @@
 //! What every room of a running control plane shares.
 
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OnceCell, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 use wrenn_domain::limits::{CREATE_GIVE_UP, FORK_WAIT_MAX, HOST_SILENCE_MAX};
+use wrenn_domain::secret::Secret;
 use wrenn_store::Store;
 use wrenn_store::haste::Haste;
 use wrenn_store::pg::{JobKind, Lease, Work};
 
 use crate::config::Config;
+use crate::extension::{Extension, ServerContext};
 use crate::fault::Faults;
 use crate::fleet::Fleet;
+use crate::mail::Mailer;
+use crate::oauth::http::SiteClient;
+use crate::oauth::{Github, OAuthRegistry};
 use crate::service::keys::KeyCache;
+use crate::service::passwords::Passwords;
+use crate::service::sessions::SessionCache;
 use crate::service::touches::Touches;
+use crate::service::{ServiceError, chance};
 use crate::tasks::WorkQueue;
 
 /// Shared state. One per process (tests make several).
 pub struct Context {
     /// Shown by /health and in the API description.
     pub version: String,
+    pub config: Config,
     pub store: Store,
     pub haste: Haste,
     pub fleet: Fleet,
     pub keys: KeyCache,
+    pub sessions: SessionCache,
+    pub passwords: Passwords,
     pub touches: Touches,
+    pub mailer: Mailer,
+    pub oauth: OAuthRegistry,
+    /// In the order given.
+    pub extensions: Vec<Arc<dyn Extension>>,
+    /// Turns at asking an extension for usage.
+    pub usage_turns: Arc<Semaphore>,
+    /// Something was put into the outbox.
+    pub outbox: Notify,
+    /// A dead letter is to be delivered again.
+    pub deliveries: Notify,
     /// Sandboxes to be started.
     pub starts: WorkQueue<Work>,
     /// Sandboxes to be stopped.
@@ -51,6 +73,8 @@ pub struct Context {
     pub stop: CancellationToken,
     /// Counts every background task.
     pub tasks: TaskTracker,
+    secret: OnceCell<Secret>,
+    me: Weak<Context>,
 }
 
 /// Times of the background work. Production uses the defaults; tests shorten them.
@@ -77,6 +101,10 @@ pub struct Tuning {
     pub reconcile_every: Duration,
     /// A create or fork its host does not take is given up after this.
     pub create_give_up: Duration,
+    /// First pause after a delivery of an event failed; doubles.
+    pub event_retry_min: Duration,
+    /// An event the stream has not brought by then is taken from the outbox.
+    pub event_overdue: Duration,
     /// Longest wait of a fork request for its host.
     pub fork_wait: Duration,
 }
@@ -95,6 +123,8 @@ impl Default for Tuning {
             host_silence: HOST_SILENCE_MAX,
             reconcile_every: Duration::from_secs(5),
             create_give_up: CREATE_GIVE_UP,
+            event_retry_min: Duration::from_secs(2),
+            event_overdue: Duration::from_secs(60),
             fork_wait: FORK_WAIT_MAX,
         }
     }
@@ -102,18 +132,43 @@ impl Default for Tuning {
 
 impl Context {
     /// Puts the parts together. Connects nothing.
-    pub fn new(config: &Config, version: String, tuning: Tuning, faults: Faults) -> anyhow::Result<Self> {
+    pub fn new(
+        config: Config,
+        version: String,
+        tuning: Tuning,
+        faults: Faults,
+        extensions: Vec<Arc<dyn Extension>>,
+    ) -> anyhow::Result<Arc<Self>> {
         let store = Store::new(&wrenn_store::StoreOptions {
             url: config.database_url.clone(),
             connections_max: config.database_connections,
             wait_max: config.database_wait,
         })?;
-        Ok(Self {
+        let haste = Haste::new(&config.redis_url, &config.redis_prefix)?;
+        let fleet = Fleet::new(config.host_token.as_deref(), tuning.host_call)?;
+        let oauth = OAuthRegistry::default();
+        if let Some(app) = &config.accounts.github {
+            oauth.register(Arc::new(Github::new(app.clone(), SiteClient::new()?)));
+        }
+        // A quarter of the connections may be held by creates that ask an extension.
+        let usage_turns = Arc::new(Semaphore::new((config.database_connections as usize / 4).max(1)));
+        Ok(Arc::new_cyclic(|me| Self {
             version,
             store,
-            haste: Haste::new(&config.redis_url, &config.redis_prefix)?,
-            fleet: Fleet::new(config.host_token.as_deref(), tuning.host_call)?,
+            haste,
+            fleet,
+            mailer: Mailer::new(&config.accounts),
+            config,
+            oauth,
+            extensions,
+            usage_turns,
+            outbox: Notify::new(),
+            deliveries: Notify::new(),
+            secret: OnceCell::new(),
+            me: me.clone(),
             keys: KeyCache::default(),
+            sessions: SessionCache::default(),
+            passwords: Passwords::default(),
             touches: Touches::default(),
             starts: WorkQueue::default(),
             stops: WorkQueue::default(),
@@ -128,7 +183,25 @@ impl Context {
             owner: Uuid::new_v4(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
-        })
+        }))
+    }
+
+    /// The handle extensions get; none only while the last of it is dropped.
+    pub fn server(&self) -> Option<ServerContext> {
+        self.me.upgrade().map(ServerContext::new)
+    }
+
+    /// What this installation's other secrets are derived from: JWT_SECRET, else one made once and kept in the database.
+    pub async fn secret(&self) -> Result<&Secret, ServiceError> {
+        self.secret
+            .get_or_try_init(|| async {
+                if let Some(text) = &self.config.accounts.secret {
+                    return Ok(Secret::from_text(text));
+                }
+                let kept = self.store.secret_ensure(&chance::secret()?.reveal()).await?;
+                Ok(Secret::from_text(&kept))
+            })
+            .await
     }
 
     /// The lease this process takes rows with.

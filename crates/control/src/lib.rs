@@ -6,11 +6,15 @@
 //! Must never: speak SQL (that is `wrenn_store`), interpret a guest's bytes beyond envd's protocol, or hold a state
 //! that a restart would lose.
 
+pub mod auth;
 mod causes;
 pub mod config;
 pub mod context;
+pub mod extension;
 pub mod fault;
 pub mod fleet;
+pub mod mail;
+pub mod oauth;
 pub mod rest;
 pub mod scheduler;
 pub mod server;
@@ -19,4 +23,5 @@ pub mod tasks;
 
 pub use config::Config;
 pub use context::Context;
+pub use extension::Extension;
 pub use server::Server;

@@ -27,6 +27,30 @@ enum Command {
     /// API keys.
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Accounts, for whoever runs the server.
+    #[command(subcommand)]
+    User(UserCommand),
+}
+
+#[derive(Subcommand)]
+enum UserCommand {
+    /// Make an account, or give the one there is a new password. The password is made here and shown this once; every session
+    /// of the account ends.
+    Ensure {
+        #[arg(long)]
+        email: String,
+        #[arg(long, default_value = "Admin")]
+        name: String,
+        /// Make it an admin of the platform.
+        #[arg(long)]
+        admin: bool,
+        /// Make it the owner of this team, if that has none.
+        #[arg(long)]
+        team: Option<String>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Subcommand)]
@@ -76,6 +100,7 @@ fn run(args: Args) -> anyhow::Result<()> {
             Command::Serve => Server::builder().version(env!("CARGO_PKG_VERSION")).config(config).run().await,
             Command::Migrate => open(&config).await.map(|_| ()),
             Command::Key(command) => key(&config, command).await,
+            Command::User(command) => user(&config, command).await,
         }
     })
 }
@@ -91,6 +116,24 @@ async fn open(config: &Config) -> anyhow::Result<Store> {
     let store = Store::new(&StoreOptions { connections_max: 2, ..StoreOptions::new(&config.database_url) })?;
     store.migrate().await.context("DATABASE_URL")?;
     Ok(store)
+}
+
+async fn user(config: &Config, command: UserCommand) -> anyhow::Result<()> {
+    let UserCommand::Ensure { email, name, admin, team, json } = command;
+    let store = open(config).await?;
+    let wish = service::accounts::EnsureAccount {
+        email: email.parse()?,
+        name: name.parse()?,
+        admin,
+        team: team.as_deref().map(str::parse).transpose()?,
+    };
+    let (id, password) = service::accounts::ensure(&store, wish).await?;
+    if json {
+        println!("{}", serde_json::json!({ "id": id, "email": email, "password": password, "admin": admin }));
+    } else {
+        println!("{email}  {password}");
+    }
+    Ok(())
 }
 
 async fn key(config: &Config, command: KeyCommand) -> anyhow::Result<()> {

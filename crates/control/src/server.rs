@@ -15,14 +15,21 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
 use uuid::Uuid;
 use wrenn_domain::ids::HostId;
 use wrenn_domain::limits::{CONNECTIONS_MAX, REQUEST_HEAD_MAX, SHUTDOWN_WAIT_MAX};
 
+use crate::auth::address::Peer;
 use crate::config::Config;
 use crate::context::{Context, Tuning};
+use crate::extension::hooks::{call, panic_text};
+use crate::extension::{Extension, ServerContext};
 use crate::fault::Faults;
 use crate::{rest, tasks};
+
+/// An extension's migrations; longer than that something hangs.
+const PREPARE_WAIT_MAX: Duration = Duration::from_secs(300);
 
 /// How a server is put together.
 #[derive(Default)]
@@ -31,11 +38,13 @@ pub struct Builder {
     config: Option<Config>,
     tuning: Tuning,
     faults: Faults,
+    extensions: Vec<Arc<dyn Extension>>,
 }
 
 /// A server that listens.
 pub struct Server {
     ctx: Arc<Context>,
+    app: axum::Router,
     listener: TcpListener,
     host_agent: String,
 }
@@ -65,6 +74,12 @@ impl Builder {
         self
     }
 
+    /// Adds a part of a distribution. The order is the order in which hooks are called.
+    pub fn extension(mut self, extension: impl Extension) -> Self {
+        self.extensions.push(Arc::new(extension));
+        self
+    }
+
     /// Opens the listening socket.
     pub async fn bind(self) -> anyhow::Result<Server> {
         let config = match self.config {
@@ -72,11 +87,13 @@ impl Builder {
             None => Config::load()?,
         };
         let version = self.version.unwrap_or_else(|| env!("CARGO_PKG_VERSION").to_owned());
-        let ctx = Arc::new(Context::new(&config, version, self.tuning, self.faults)?);
-        let listener = TcpListener::bind(config.listen)
+        let (listen, host_agent) = (config.listen, config.host_agent.clone());
+        let ctx = Context::new(config, version, self.tuning, self.faults, self.extensions)?;
+        let app = put_together(&ctx)?;
+        let listener = TcpListener::bind(listen)
             .await
-            .with_context(|| format!("cannot listen on {} (WRENN_CP_LISTEN_ADDR)", config.listen))?;
-        Ok(Server { ctx, listener, host_agent: config.host_agent })
+            .with_context(|| format!("cannot listen on {listen} (WRENN_CP_LISTEN_ADDR)"))?;
+        Ok(Server { ctx, app, listener, host_agent })
     }
 
     /// Binds and serves until SIGINT or SIGTERM.
@@ -118,7 +135,7 @@ impl Server {
         let ctx = self.ctx;
         tracing::info!(address = %self.listener.local_addr()?, version = ctx.version, "wrenn-cp listens");
         let preparing = tokio::spawn(prepare(ctx.clone(), self.host_agent));
-        accept(&ctx, self.listener).await;
+        accept(&ctx, self.app, self.listener).await;
         preparing.abort();
         ctx.tasks.close();
         if tokio::time::timeout(SHUTDOWN_WAIT_MAX, ctx.tasks.wait()).await.is_err() {
@@ -139,7 +156,8 @@ async fn prepare(ctx: Arc<Context>, host_agent: String) {
     loop {
         let ready = async {
             ctx.store.migrate().await?;
-            ctx.store.host_ensure(&host_agent, HostId::from_uuid(Uuid::new_v4())).await
+            prepare_extensions(&ctx).await?;
+            anyhow::Ok(ctx.store.host_ensure(&host_agent, HostId::from_uuid(Uuid::new_v4())).await?)
         };
         match ready.await {
             Ok(host) => {
@@ -148,8 +166,10 @@ async fn prepare(ctx: Arc<Context>, host_agent: String) {
                 return;
             }
             Err(error) => {
-                let error = anyhow::Error::new(error);
-                tracing::warn!(error = format!("{error:#}"), "waiting for PostgreSQL (DATABASE_URL)");
+                tracing::warn!(
+                    error = format!("{error:#}"),
+                    "waiting for PostgreSQL (DATABASE_URL), or for an extension to be ready"
+                );
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(Duration::from_secs(2));
             }
@@ -157,18 +177,39 @@ async fn prepare(ctx: Arc<Context>, host_agent: String) {
     }
 }
 
-async fn accept(ctx: &Arc<Context>, listener: TcpListener) {
-    let app = rest::router(ctx.clone());
+/// Routes, with those of extensions. Two that claim one path panic inside axum: here that is an error at the start.
+fn put_together(ctx: &Arc<Context>) -> anyhow::Result<axum::Router> {
+    let server = ServerContext::new(ctx.clone());
+    for extension in &ctx.extensions {
+        for provider in extension.oauth_providers(&server) {
+            ctx.oauth.register(provider);
+        }
+    }
+    let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| rest::router(ctx.clone())));
+    made.map_err(|panic| anyhow::anyhow!("the routes cannot be put together: {}", panic_text(&*panic)))
+}
+
+/// Lets every extension bring its tables up to date.
+async fn prepare_extensions(ctx: &Arc<Context>) -> anyhow::Result<()> {
+    let server = ServerContext::new(ctx.clone());
+    for extension in &ctx.extensions {
+        let prepared = call(PREPARE_WAIT_MAX, async { extension.prepare(&server).await }).await;
+        prepared.with_context(|| format!("the extension {} cannot prepare itself", extension.name()))?;
+    }
+    Ok(())
+}
+
+async fn accept(ctx: &Arc<Context>, app: axum::Router, listener: TcpListener) {
     let connections = TaskTracker::new();
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let place = room.clone().acquire_owned().await;
-        let stream = tokio::select! {
+        let (stream, peer) = tokio::select! {
             // Stop first: a flood of connections must not hold the end up.
             biased;
             () = ctx.stop.cancelled() => break,
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+                Ok(accepted) => accepted,
                 Err(error) => {
                     // Out of descriptors, most likely: let some close.
                     tracing::warn!(%error, "cannot accept a connection");
@@ -178,7 +219,11 @@ async fn accept(ctx: &Arc<Context>, listener: TcpListener) {
             },
         };
         let _ = stream.set_nodelay(true);
-        let service = TowerToHyperService::new(app.clone());
+        let service = app.clone().map_request(move |mut request: hyper::Request<hyper::body::Incoming>| {
+            request.extensions_mut().insert(Peer(peer));
+            request
+        });
+        let service = TowerToHyperService::new(service);
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(REQUEST_HEAD_MAX)

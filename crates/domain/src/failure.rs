@@ -19,8 +19,18 @@ pub enum FailureKind {
     Unauthorized,
     /// Seen, but not allowed.
     Forbidden,
-    /// A limit of the team.
+    /// The team runs as many sandboxes as it may.
     OverQuota,
+    /// The team's vCPU limit.
+    OverVcpuQuota,
+    /// The team's memory limit.
+    OverMemoryQuota,
+    /// The team's limits cannot be told.
+    LimitsUnknown,
+    /// The team's usage cannot be told.
+    UsageUnknown,
+    /// A distribution's own part refused or failed to set an account up.
+    SignupRefused,
     /// No host has room.
     NoCapacity,
     /// Something needed is away for now; trying again is right.

@@ -115,6 +115,8 @@ ids! {
     HostId = "host-";
     /// An audit row.
     AuditId = "log-";
+    /// An event, the same in every delivery of it.
+    EventId = "evt-";
     /// A notification channel.
     ChannelId = "ch-";
     /// A template build.

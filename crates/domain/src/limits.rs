@@ -185,3 +185,86 @@ pub const CAPTURE_CALL_MAX: Duration = Duration::from_secs(600);
 pub const FORK_WAIT_MAX: Duration = Duration::from_secs(50);
 /// A snapshot that was given up is deleted at its host again until this long after: the host may have been writing it.
 pub const DISCARD_REPEAT: Duration = Duration::from_secs(60);
+
+/// Bytes of an e-mail address: the longest a mail server takes.
+pub const EMAIL_BYTES_MAX: usize = 254;
+/// Characters of a person's name.
+pub const PERSON_NAME_CHARS_MAX: usize = 100;
+/// Characters of a team's name.
+pub const TEAM_NAME_CHARS_MAX: usize = 128;
+/// Characters of an API key's name.
+pub const KEY_NAME_CHARS_MAX: usize = 128;
+/// Characters of a password: shorter ones are guessed offline in hours whatever the hash.
+pub const PASSWORD_CHARS_MIN: usize = 8;
+/// Bytes of a password: long passphrases fit, and hashing one stays cheap beside Argon2 itself.
+pub const PASSWORD_BYTES_MAX: usize = 1024;
+/// Password hashes computed at once: each takes 19 MiB and a core for some 30 ms.
+pub const PASSWORD_HASHES_MAX: usize = 2;
+/// Wait for a turn to hash; a flood of logins gets 429 instead of a queue without end.
+pub const PASSWORD_WAIT_MAX: Duration = Duration::from_secs(5);
+/// A session that was not used for this long is over.
+pub const SESSION_IDLE_MAX: Duration = Duration::from_secs(6 * 3600);
+/// A session is over this long after the login, however much it is used.
+pub const SESSION_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Age at which one process looks a session up again.
+pub const SESSION_CACHE_AGE_MAX: Duration = Duration::from_secs(1);
+/// Age at which a session in Redis is looked up in the database again. A revocation is told to Redis at once; this bounds
+/// what a revocation costs that could not be told.
+pub const SESSION_SHARED_AGE_MAX: Duration = Duration::from_secs(10);
+/// Sessions kept in one process's memory, about 500 bytes each.
+pub const SESSION_CACHE_ENTRIES_MAX: usize = 10_000;
+/// Sessions of one user at once; the oldest goes when one more is made.
+pub const SESSIONS_PER_USER_MAX: i64 = 100;
+/// Bytes kept of a browser's name.
+pub const USER_AGENT_BYTES_MAX: usize = 256;
+/// Life of an activation token; as long a pending sign-up keeps its e-mail address for itself.
+pub const ACTIVATION_AGE_MAX: Duration = Duration::from_secs(30 * 60);
+/// Life of a password-reset token.
+pub const RESET_AGE_MAX: Duration = Duration::from_secs(15 * 60);
+/// Life of a device login that nobody approved.
+pub const DEVICE_AGE_MAX: Duration = Duration::from_secs(10 * 60);
+/// Between two questions of a device whether it was approved.
+pub const DEVICE_POLL_EVERY: Duration = Duration::from_secs(2);
+/// Life of an OAuth round trip through the provider.
+pub const OAUTH_AGE_MAX: Duration = Duration::from_secs(600);
+/// One call to an OAuth provider.
+pub const OAUTH_CALL_MAX: Duration = Duration::from_secs(10);
+/// Bytes of an OAuth provider's answer.
+pub const OAUTH_ANSWER_BYTES_MAX: usize = 256 * 1024;
+/// Between a user's wish to be deleted and the deletion of what is left of the account.
+pub const ACCOUNT_KEPT: Duration = Duration::from_secs(15 * 24 * 3600);
+/// Longest life of an API key with an expiry, days: ten years; longer is "never".
+pub const KEY_DAYS_MAX: i64 = 3650;
+/// Days a key made by `wrenn login` lives.
+pub const LOGIN_KEY_DAYS: i64 = 90;
+/// API keys of one team at once.
+pub const KEYS_PER_TEAM_MAX: i64 = 1000;
+/// Members of one team.
+pub const MEMBERS_PER_TEAM_MAX: i64 = 1000;
+/// Teams of one user.
+pub const TEAMS_PER_USER_MAX: i64 = 100;
+/// Rows of one page of the audit log at most, and when no limit is asked.
+pub const AUDIT_PAGE_MAX: i64 = 200;
+pub const AUDIT_PAGE_DEFAULT: i64 = 50;
+/// Rows of one page of the admin lists.
+pub const ADMIN_PAGE: i64 = 100;
+/// Mails waiting to be sent; above it the oldest promise is kept and the new mail is refused with a log line.
+pub const MAILS_WAITING_MAX: usize = 256;
+/// Sending one mail.
+pub const MAIL_SEND_MAX: Duration = Duration::from_secs(30);
+/// Tries to send one mail.
+pub const MAIL_TRIES_MAX: u32 = 4;
+/// One call of a distribution's hook.
+pub const HOOK_WAIT_MAX: Duration = Duration::from_secs(10);
+/// One question to a distribution's limits or usage provider: it is asked while a create waits.
+pub const QUOTA_WAIT_MAX: Duration = Duration::from_secs(3);
+/// Tries to deliver one event to one consumer group before it goes to the dead letters.
+pub const EVENT_TRIES_MAX: u32 = 8;
+/// Events relayed or read at once.
+pub const EVENT_BATCH_MAX: usize = 100;
+/// Entries the Redis stream keeps, about; what it drops is found in the outbox.
+pub const EVENT_STREAM_ENTRIES: usize = 10_000;
+/// How long the outbox keeps an event after it was relayed.
+pub const EVENT_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Dead letters in one list.
+pub const DEAD_LETTERS_LIST_MAX: i64 = 200;

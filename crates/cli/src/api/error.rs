@@ -8,7 +8,9 @@ pub enum ApiError {
     #[error("{base_url} is not a URL of the form http://host:port or https://host")]
     BadBaseUrl { base_url: String },
 
-    #[error("no API key: set WRENN_API_KEY or pass --api-key (after `make dev-up`: source .dev/env)")]
+    #[error(
+        "no API key: run `wrenn login`, set WRENN_API_KEY or pass --api-key (after `make dev-up`: source .dev/env)"
+    )]
     NoKey,
 
     #[error("WRENN_API_KEY is malformed: a key is wrn_ and 32 characters 0-9 a-f")]

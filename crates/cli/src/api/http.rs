@@ -26,6 +26,8 @@ const ANSWER_WAIT: Duration = Duration::from_secs(60);
 /// A health check that takes longer is as good as none.
 const HEALTH_WAIT: Duration = Duration::from_secs(5);
 
+const USER_AGENT: &str = concat!("wrenn-cli/", env!("CARGO_PKG_VERSION"));
+
 type Body = BoxBody<Bytes, std::io::Error>;
 
 /// Where and as whom to call.
@@ -70,6 +72,11 @@ impl Client {
         Ok(Self { base_url, key, hyper })
     }
 
+    /// The address given.
+    pub fn base_url(&self) -> &str {
+        &self.base_url
+    }
+
     /// Whether a control plane answers at all; needs no key.
     pub async fn health(&self) -> Result<serde_json::Value, ApiError> {
         let request = Request::get(format!("{}/health", self.base_url))
@@ -89,6 +96,24 @@ impl Client {
     pub async fn post<B: Serialize, T: DeserializeOwned>(&self, path: &str, body: &B) -> Result<T, ApiError> {
         let response = self.post_raw(path, body).await?;
         self.json(response).await
+    }
+
+    /// POST of JSON that answers JSON; needs no key and sends none.
+    pub async fn post_open<B: Serialize, T: DeserializeOwned>(&self, path: &str, body: &B) -> Result<T, ApiError> {
+        let json = serde_json::to_vec(body).map_err(|e| ApiError::Broken { reason: e.to_string() })?;
+        let request = Request::post(format!("{}{path}", self.base_url))
+            .header("content-type", "application/json")
+            .header("user-agent", USER_AGENT)
+            .body(full(json))
+            .map_err(|e| ApiError::Broken { reason: e.to_string() })?;
+        let response = self.call(request, Some(ANSWER_WAIT)).await?;
+        if response.status().is_success() { self.json(response).await } else { Err(self.refusal(response).await) }
+    }
+
+    /// JSON whose answer has no body.
+    pub async fn send_json<B: Serialize>(&self, method: Method, path: &str, body: &B) -> Result<(), ApiError> {
+        let json = serde_json::to_vec(body).map_err(|e| ApiError::Broken { reason: e.to_string() })?;
+        self.send(method, path, Some("application/json"), full(json), Some(ANSWER_WAIT)).await.map(drop)
     }
 
     /// POST of JSON whose answer is streamed by the caller.
@@ -154,7 +179,7 @@ impl Client {
             .method(method)
             .uri(format!("{}{path}", self.base_url))
             .header("x-api-key", key.reveal())
-            .header("user-agent", concat!("wrenn-cli/", env!("CARGO_PKG_VERSION"))))
+            .header("user-agent", USER_AGENT))
     }
 
     async fn call(&self, request: Request<Body>, wait: Option<Duration>) -> Result<Response<Incoming>, ApiError> {

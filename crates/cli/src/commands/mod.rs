@@ -5,11 +5,15 @@ use clap::Subcommand;
 use crate::api::{Client, Connection};
 use crate::output::Output;
 
+mod audit;
 mod capsule;
 mod cp;
 mod cp_local;
 mod doctor;
 mod exec;
+mod key;
+mod login;
+mod team;
 mod template;
 
 /// What `wrenn` can do.
@@ -25,6 +29,23 @@ pub enum Command {
     /// Templates that capsules are created from.
     #[command(subcommand)]
     Template(template::TemplateCommand),
+    /// Log in at a control plane: approve this program in a browser, or paste a key.
+    Login(login::LoginArgs),
+    /// Forget a login and revoke its key.
+    Logout,
+    /// Show who the key in use speaks for.
+    Whoami,
+    /// Logins at several servers.
+    #[command(subcommand)]
+    Context(login::ContextCommand),
+    /// Teams and their members.
+    #[command(subcommand)]
+    Team(team::TeamCommand),
+    /// API keys of a team.
+    #[command(subcommand)]
+    Key(key::KeyCommand),
+    /// Who did what in a team.
+    Audit(audit::AuditArgs),
     /// Check whether this machine can run Wrenn, with a remedy for each finding.
     Doctor(doctor::DoctorArgs),
     /// Run all of Wrenn on this machine: database, cache, control plane and host agent.
@@ -37,12 +58,24 @@ pub enum Command {
 }
 
 /// Runs one command; the number is the exit code.
-pub async fn run(command: Command, connection: Connection, output: &Output) -> anyhow::Result<u8> {
+pub async fn run(
+    command: Command,
+    context: Option<String>,
+    connection: Connection,
+    output: &Output,
+) -> anyhow::Result<u8> {
     match command {
         Command::Capsule(command) => capsule::run(command, &Client::new(&connection)?, output).await,
         Command::Exec(args) => exec::run(args, &Client::new(&connection)?, output).await,
         Command::Cp(args) => cp::run(args, &Client::new(&connection)?, output).await,
         Command::Template(command) => template::run(command, &Client::new(&connection)?, output).await,
+        Command::Login(args) => login::login(args, connection, output).await,
+        Command::Logout => login::logout(context, output).await,
+        Command::Whoami => login::whoami(&Client::new(&connection)?, output).await,
+        Command::Context(command) => login::context(command, output),
+        Command::Team(command) => team::run(command, &Client::new(&connection)?, output).await,
+        Command::Key(command) => key::run(command, &Client::new(&connection)?, output).await,
+        Command::Audit(args) => audit::run(args, &Client::new(&connection)?, output).await,
         Command::Doctor(args) => doctor::run(args, &connection, output).await,
         Command::Dev(args) => crate::dev::run(args, output).await,
         // Handled before the runtime starts.

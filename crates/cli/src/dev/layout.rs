@@ -19,6 +19,8 @@ pub struct Layout {
     /// Secrets shared by the services.
     pub secrets: PathBuf,
     pub log: PathBuf,
+    /// Mails that would have been sent.
+    pub mail: PathBuf,
     /// Data of the agent.
     pub wrenn: PathBuf,
     pub redis: PathBuf,
@@ -46,6 +48,7 @@ impl Layout {
             env: root.join("env"),
             secrets: root.join("secrets"),
             log: root.join("log"),
+            mail: root.join("mail"),
             wrenn: root.join("wrenn"),
             redis: root.join("redis"),
             postgres,

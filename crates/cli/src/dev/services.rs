@@ -12,9 +12,13 @@ use tokio::process::Command;
 use super::child::Spec;
 use super::layout::{Layout, program};
 use super::{env_file, postgres, redis};
+use wrenn_contract::rest::auth::Login;
+
 use crate::api::{Client, Connection};
 use crate::output::Output;
 
+/// The instance's platform admin.
+const ADMIN_EMAIL: &str = "admin@wrenn.local";
 /// Removing running capsules on the way out.
 const PURGE_WAIT: Duration = Duration::from_secs(90);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -77,6 +81,8 @@ pub fn control(layout: &Layout, addresses: &Addresses) -> anyhow::Result<Spec> {
         ("REDIS_URL".into(), redis::url(layout)),
         ("WRENN_CP_LISTEN_ADDR".into(), addresses.control.to_string()),
         ("CP_HOST_AGENT_ADDR".into(), format!("http://{}", reachable(addresses.agent))),
+        ("WRENN_MAIL_DIR".into(), layout.mail.display().to_string()),
+        ("OAUTH_REDIRECT_URL".into(), addresses.base_url()),
     ]);
     Ok(Spec {
         name: "control",
@@ -182,8 +188,42 @@ pub async fn template_ready(connection: &Connection, wait: Duration) -> anyhow::
         .with_context(|| format!("no host has reported the minimal template within {} s", wait.as_secs()))
 }
 
+/// What users need to get in, written to the env file: an API key and an admin's password. What the file holds is kept while
+/// the database knows it.
+pub async fn credentials(layout: &Layout, addresses: &Addresses, output: &Output) -> anyhow::Result<Connection> {
+    let connection = key(layout, addresses, output).await?;
+    let password = admin(layout, addresses, output).await?;
+    let items = [
+        ("WRENN_BASE_URL", connection.base_url.as_str()),
+        ("WRENN_API_KEY", connection.api_key.as_deref().unwrap_or_default()),
+        ("WRENN_ADMIN_EMAIL", ADMIN_EMAIL),
+        ("WRENN_ADMIN_PASSWORD", &password),
+    ];
+    env_file::write(&layout.env, &items)?;
+    Ok(connection)
+}
+
+/// The instance's platform admin, owner of the team the key is for.
+async fn admin(layout: &Layout, addresses: &Addresses, output: &Output) -> anyhow::Result<String> {
+    if let Some(password) = env_file::read(&layout.env, "WRENN_ADMIN_PASSWORD") {
+        let client = Client::new(&Connection { base_url: addresses.base_url(), api_key: None })?;
+        let login = Login { email: ADMIN_EMAIL.into(), password: password.clone() };
+        if client.post_open::<_, serde_json::Value>("/v1/auth/login", &login).await.is_ok() {
+            return Ok(password);
+        }
+        output.note("the admin in the env file is not known to this database; making a new password");
+    }
+    let spec = control(layout, addresses)?;
+    let made = command(&spec, &["user", "ensure", "--email", ADMIN_EMAIL, "--admin", "--team", "dev", "--json"]);
+    let printed = run(made, Duration::from_secs(60)).await.context("could not make an admin")?;
+    serde_json::from_str::<serde_json::Value>(&printed)
+        .ok()
+        .and_then(|value| value["password"].as_str().map(str::to_owned))
+        .context("wrenn-cp printed no password")
+}
+
 /// The instance's API key: the one in its env file while the database knows it, else a new one.
-pub async fn key(layout: &Layout, addresses: &Addresses, output: &Output) -> anyhow::Result<Connection> {
+async fn key(layout: &Layout, addresses: &Addresses, output: &Output) -> anyhow::Result<Connection> {
     let base_url = addresses.base_url();
     if let Some(key) = env_file::read(&layout.env, "WRENN_API_KEY") {
         let connection = Connection { base_url: base_url.clone(), api_key: Some(key.clone()) };
@@ -192,7 +232,6 @@ pub async fn key(layout: &Layout, addresses: &Addresses, output: &Output) -> any
             Err(_) => false,
         };
         if known {
-            env_file::write(&layout.env, &[("WRENN_BASE_URL", &base_url), ("WRENN_API_KEY", &key)])?;
             return Ok(connection);
         }
         output.note("the key in the env file is not known to this database; making a new one");
@@ -204,7 +243,6 @@ pub async fn key(layout: &Layout, addresses: &Addresses, output: &Output) -> any
         .ok()
         .and_then(|value| value["key"].as_str().map(str::to_owned))
         .context("wrenn-cp printed no key")?;
-    env_file::write(&layout.env, &[("WRENN_BASE_URL", &base_url), ("WRENN_API_KEY", &key)])?;
     Ok(Connection { base_url, api_key: Some(key) })
 }
 

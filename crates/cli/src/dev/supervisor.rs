@@ -90,7 +90,7 @@ async fn start_and_watch(
     running.push(services::control(layout, addresses)?.start(layout)?);
     let first = async {
         services::ready(layout, addresses, HEALTHY_WAIT).await?;
-        let connection = services::key(layout, addresses, output).await?;
+        let connection = services::credentials(layout, addresses, output).await?;
         services::template_ready(&connection, HEALTHY_WAIT).await?;
         announce(layout, &connection, output)
     };
@@ -106,7 +106,7 @@ async fn start_and_watch(
 fn announce(layout: &Layout, connection: &Connection, output: &Output) -> anyhow::Result<()> {
     std::fs::write(layout.run.join(READY_MARK), "").context("cannot mark the instance as ready")?;
     output.note(&format!(
-        "\nWrenn runs at {} (API documentation at {}/docs).\nURL and key are in {}; try: wrenn capsule create\n",
+        "\nWrenn runs at {} (API documentation at {}/docs).\nURL, key and the admin's password are in {}; try: wrenn capsule create\n",
         connection.base_url,
         connection.base_url,
         layout.env.display()

@@ -2,8 +2,14 @@
 //!
 //! Rules: fields are only added; timestamps are RFC 3339 UTC; lists are never null.
 
+pub mod admin;
+pub mod audit;
+pub mod auth;
 pub mod capsules;
 pub mod error;
 pub mod files;
+pub mod keys;
+pub mod me;
 pub mod processes;
 pub mod snapshots;
+pub mod teams;

@@ -22,7 +22,7 @@ use crate::service::sandboxes::{self, CreateSandbox, TEMPLATE_DEFAULT};
 /// Create a capsule
 ///
 /// Answers at once with status `starting`; it becomes `running` or `error`.
-#[utoipa::path(post, path = "/v1/capsules", tag = "capsules", request_body = CreateCapsule, security(("api_key" = [])),
+#[utoipa::path(post, path = "/v1/capsules", tag = "capsules", request_body = CreateCapsule, security(("api_key" = []), ("session" = [])),
     responses((status = 202, body = Capsule), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(super) async fn create(
     State(ctx): State<Arc<Context>>,
@@ -36,7 +36,7 @@ pub(super) async fn create(
 /// List capsules
 ///
 /// The team's, newest first, without those that are over. At most 10000; `X-Truncated: true` says that there are more.
-#[utoipa::path(get, path = "/v1/capsules", tag = "capsules", security(("api_key" = [])),
+#[utoipa::path(get, path = "/v1/capsules", tag = "capsules", security(("api_key" = []), ("session" = [])),
     responses((status = 200, body = Vec<Capsule>), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(super) async fn list(State(ctx): State<Arc<Context>>, Caller(actor): Caller) -> Result<Response, ApiError> {
     let (sandboxes, more) = sandboxes::list(&ctx, &actor).await?;
@@ -47,7 +47,7 @@ pub(super) async fn list(State(ctx): State<Arc<Context>>, Caller(actor): Caller)
 /// Get a capsule
 ///
 /// Also after its end.
-#[utoipa::path(get, path = "/v1/capsules/{id}", tag = "capsules", security(("api_key" = [])),
+#[utoipa::path(get, path = "/v1/capsules/{id}", tag = "capsules", security(("api_key" = []), ("session" = [])),
     params(("id" = String, Path, description = "cl- and 25 characters")),
     responses((status = 200, body = Capsule), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(super) async fn get(
@@ -61,7 +61,7 @@ pub(super) async fn get(
 /// Delete a capsule
 ///
 /// In any state. Repeating it is no error.
-#[utoipa::path(delete, path = "/v1/capsules/{id}", tag = "capsules", security(("api_key" = [])),
+#[utoipa::path(delete, path = "/v1/capsules/{id}", tag = "capsules", security(("api_key" = []), ("session" = [])),
     params(("id" = String, Path, description = "cl- and 25 characters")),
     responses((status = 202), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(super) async fn delete(
@@ -76,7 +76,7 @@ pub(super) async fn delete(
 /// Ping a capsule
 ///
 /// Proves that it answers, and counts as activity.
-#[utoipa::path(post, path = "/v1/capsules/{id}/ping", tag = "capsules", security(("api_key" = [])),
+#[utoipa::path(post, path = "/v1/capsules/{id}/ping", tag = "capsules", security(("api_key" = []), ("session" = [])),
     params(("id" = String, Path, description = "cl- and 25 characters")),
     responses((status = 204), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(super) async fn ping(

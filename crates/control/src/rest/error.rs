@@ -9,18 +9,31 @@ use wrenn_domain::failure::{Failure, FailureKind};
 use super::request;
 use crate::causes::chain;
 use crate::service::ServiceError;
+use crate::service::rates::secs_up;
+
+/// Seconds after which trying again is worth it when nothing says when.
+const RETRY_SECS: u64 = 2;
 
 /// An error answer.
 #[derive(Debug)]
 pub struct ApiError {
     code: ErrorCode,
     message: String,
+    /// Seconds to wait, where trying again helps.
+    retry_after_secs: Option<u64>,
 }
 
 impl ApiError {
     /// An answer of this code with this text for the user.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
+        let retry = matches!(
+            code,
+            ErrorCode::ServiceUnavailable
+                | ErrorCode::HostUnavailable
+                | ErrorCode::NoHostsAvailable
+                | ErrorCode::RateLimited
+        );
+        Self { code, message: message.into(), retry_after_secs: retry.then_some(RETRY_SECS) }
     }
 
     pub(super) fn invalid(message: impl Into<String>) -> Self {
@@ -36,17 +49,11 @@ impl ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let retry = matches!(
-            self.code,
-            ErrorCode::ServiceUnavailable
-                | ErrorCode::HostUnavailable
-                | ErrorCode::NoHostsAvailable
-                | ErrorCode::RateLimited
-        );
+        let retry = self.retry_after_secs;
         let detail = ErrorDetail { code: self.code, message: self.message, request_id: request::id() };
         let mut response = (status, Json(ErrorBody { error: detail })).into_response();
-        if retry {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
+        if let Some(secs) = retry {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(secs));
         }
         response
     }
@@ -62,6 +69,10 @@ impl From<ServiceError> for ApiError {
     fn from(error: ServiceError) -> Self {
         let api = match &error {
             ServiceError::Failure(failure) | ServiceError::Host { failure, .. } => Self::from(failure.clone()),
+            ServiceError::TooMany { failure, wait } => Self {
+                retry_after_secs: Some(secs_up(*wait)),
+                ..Self::new(ErrorCode::RateLimited, failure.message.clone())
+            },
             ServiceError::Busy(message) => Self::new(ErrorCode::RateLimited, message.clone()),
             ServiceError::Store(store) if store.is_away() => Self::new(
                 ErrorCode::ServiceUnavailable,
@@ -87,6 +98,11 @@ fn code_of(kind: FailureKind) -> ErrorCode {
         FailureKind::Unauthorized => ErrorCode::Unauthorized,
         FailureKind::Forbidden => ErrorCode::Forbidden,
         FailureKind::OverQuota => ErrorCode::ConcurrentSandboxLimit,
+        FailureKind::OverVcpuQuota => ErrorCode::VcpuLimit,
+        FailureKind::OverMemoryQuota => ErrorCode::MemoryLimit,
+        FailureKind::LimitsUnknown => ErrorCode::LimitsUnavailable,
+        FailureKind::UsageUnknown => ErrorCode::UsageUnavailable,
+        FailureKind::SignupRefused => ErrorCode::SignupHookFailed,
         FailureKind::NoCapacity => ErrorCode::NoHostsAvailable,
         FailureKind::Unavailable => ErrorCode::HostUnavailable,
         FailureKind::Timeout => ErrorCode::Timeout,

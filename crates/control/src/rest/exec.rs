@@ -27,7 +27,7 @@ use crate::service::exec::{self, Command, Output};
 ///
 /// In the foreground: waits, collects at most 16 MiB of output, kills at the time-out, and kills when the caller hangs up. In the background:
 /// answers with the pid and the process goes on.
-#[utoipa::path(post, path = "/v1/capsules/{id}/exec", tag = "processes", request_body = Exec, security(("api_key" = [])),
+#[utoipa::path(post, path = "/v1/capsules/{id}/exec", tag = "processes", request_body = Exec, security(("api_key" = []), ("session" = [])),
     params(("id" = String, Path, description = "cl- and 25 characters")),
     responses((status = 200, body = ExecResult, description = "Foreground: it ended"),
         (status = 202, body = ExecStarted, description = "Background: it runs"),

@@ -27,6 +27,7 @@ use super::extract::{Caller, CapsuleId};
 use crate::context::Context;
 use crate::service::Actor;
 use crate::service::exec::{self, Command, Input, News, ProcessNews};
+use crate::service::standing;
 
 /// Input frames waiting for the process at most; then the client waits.
 const INPUT_FRAMES_MAX: usize = 16;
@@ -34,7 +35,7 @@ const INPUT_FRAMES_MAX: usize = 16;
 /// Run a command over a WebSocket
 ///
 /// The first text frame is `{"type":"start","cmd":...}`. Failures after the upgrade come as `{"type":"error"}`.
-#[utoipa::path(get, path = "/v1/capsules/{id}/exec/stream", tag = "processes", security(("api_key" = [])),
+#[utoipa::path(get, path = "/v1/capsules/{id}/exec/stream", tag = "processes", security(("api_key" = []), ("session" = [])),
     params(("id" = String, Path, description = "cl- and 25 characters")),
     responses((status = 101, description = "WebSocket: frames as ExecClientFrame and ExecServerFrame"),
         (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
@@ -71,6 +72,8 @@ async fn session(ctx: Arc<Context>, actor: Arc<Actor>, id: SandboxId, socket: We
     let code = tokio::select! {
         () = talk => close_code::NORMAL,
         () = stop.cancelled() => close_code::RESTART,
+        // A stream must not outlive what it was opened with.
+        () = standing::lost(&ctx, &actor) => close_code::POLICY,
     };
     let _ = out.sink.send(Message::Close(Some(CloseFrame { code, reason: "".into() }))).await;
     ctx.touches.sandbox(id);

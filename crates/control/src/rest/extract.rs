@@ -1,10 +1,12 @@
 //! What handlers take out of a request: the caller, ids, JSON bodies, queries. Every refusal is an [`ApiError`].
 
+use std::convert::Infallible;
+use std::fmt::Display;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use axum::RequestPartsExt;
-use axum::extract::{FromRequest, FromRequestParts, OptionalFromRequestParts, Path, Query, Request};
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use bytes::Bytes;
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
@@ -12,37 +14,74 @@ use http::request::Parts;
 use http_body_util::{BodyExt, Limited};
 use serde::de::DeserializeOwned;
 use wrenn_contract::rest::error::ErrorCode;
-use wrenn_domain::ids::SandboxId;
+use wrenn_domain::ids::{SandboxId, UserId};
 use wrenn_domain::limits::{JSON_BODY_BYTES_MAX, JSON_BODY_WAIT_MAX};
 use wrenn_domain::names::TemplateName;
 
 use super::ApiError;
+use crate::auth::address::ClientAddress;
+use crate::auth::session::middleware::RequireSessionOrApiKey;
 use crate::context::Context;
-use crate::service::{Actor, keys};
+use crate::service::Actor;
 
-/// The caller, by X-API-Key.
+/// The caller, by X-API-Key or by session, in a team.
 pub(super) struct Caller(pub(super) Arc<Actor>);
 
 impl FromRequestParts<Arc<Context>> for Caller {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, ctx: &Arc<Context>) -> Result<Self, ApiError> {
-        let Some(key) = parts.headers.get("x-api-key") else {
-            return Err(ApiError::new(ErrorCode::Unauthorized, "send your API key in the header X-API-Key"));
-        };
-        Ok(Self(keys::authenticate(ctx, key.to_str().unwrap_or_default()).await?))
+        Ok(Self(RequireSessionOrApiKey::from_request_parts(parts, ctx).await?.0))
     }
 }
 
-impl OptionalFromRequestParts<Arc<Context>> for Caller {
+/// Where the request comes from.
+pub(super) struct From(pub(super) ClientAddress);
+
+impl FromRequestParts<Arc<Context>> for From {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, ctx: &Arc<Context>) -> Result<Self, Infallible> {
+        Ok(Self(ClientAddress::of(parts, &ctx.config.accounts.trusted_proxies)))
+    }
+}
+
+/// `{id}` of a path, as an id of some kind.
+pub(super) struct Id<T>(pub(super) T);
+
+impl<S: Send + Sync, T: FromStr<Err: Display>> FromRequestParts<S> for Id<T> {
     type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, ctx: &Arc<Context>) -> Result<Option<Self>, ApiError> {
-        if !parts.headers.contains_key("x-api-key") {
-            return Ok(None);
-        }
-        <Self as FromRequestParts<_>>::from_request_parts(parts, ctx).await.map(Some)
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, ApiError> {
+        parsed(&path_part(parts, "id").await?).map(Self)
     }
+}
+
+/// `{uid}` of a path, as a user's id.
+pub(super) struct MemberId(pub(super) UserId);
+
+impl<S: Send + Sync> FromRequestParts<S> for MemberId {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, ApiError> {
+        parsed(&path_part(parts, "uid").await?).map(Self)
+    }
+}
+
+/// `{provider}` of a path.
+pub(super) struct ProviderName(pub(super) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for ProviderName {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, ApiError> {
+        path_part(parts, "provider").await.map(Self)
+    }
+}
+
+/// A value a caller wrote, or what is wrong with it.
+pub(super) fn parsed<T: FromStr<Err: Display>>(text: &str) -> Result<T, ApiError> {
+    text.parse().map_err(|error: T::Err| ApiError::invalid(error.to_string()))
 }
 
 /// `{id}` of a path, as a capsule's id.

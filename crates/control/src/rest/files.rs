@@ -25,7 +25,7 @@ use crate::service::files::{self, ReadSize};
 /// Read a file
 ///
 /// At most 256 MiB; larger ones over files/stream/read.
-#[utoipa::path(post, path = "/v1/capsules/{id}/files/read", tag = "files", request_body = FilePath, security(("api_key" = [])),
+#[utoipa::path(post, path = "/v1/capsules/{id}/files/read", tag = "files", request_body = FilePath, security(("api_key" = []), ("session" = [])),
     params(("id" = String, Path, description = "cl- and 25 characters")),
     responses((status = 200, content_type = "application/octet-stream", body = Vec<u8>), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(super) async fn read(
@@ -40,7 +40,7 @@ pub(super) async fn read(
 /// Read a file of any size
 ///
 /// Streamed. An error after the first byte cuts the body, so compare its length with Content-Length.
-#[utoipa::path(post, path = "/v1/capsules/{id}/files/stream/read", tag = "files", request_body = FilePath, security(("api_key" = [])),
+#[utoipa::path(post, path = "/v1/capsules/{id}/files/stream/read", tag = "files", request_body = FilePath, security(("api_key" = []), ("session" = [])),
     params(("id" = String, Path, description = "cl- and 25 characters")),
     responses((status = 200, content_type = "application/octet-stream", body = Vec<u8>), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(super) async fn stream_read(
@@ -53,7 +53,7 @@ pub(super) async fn stream_read(
 }
 
 /// List a directory
-#[utoipa::path(post, path = "/v1/capsules/{id}/files/list", tag = "files", request_body = ListFiles, security(("api_key" = [])),
+#[utoipa::path(post, path = "/v1/capsules/{id}/files/list", tag = "files", request_body = ListFiles, security(("api_key" = []), ("session" = [])),
     params(("id" = String, Path, description = "cl- and 25 characters")),
     responses((status = 200, body = FileList), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(super) async fn list(
@@ -70,7 +70,7 @@ pub(super) async fn list(
 /// Make a directory
 ///
 /// And its parents. 409 already_exists when it is there.
-#[utoipa::path(post, path = "/v1/capsules/{id}/files/mkdir", tag = "files", request_body = FilePath, security(("api_key" = [])),
+#[utoipa::path(post, path = "/v1/capsules/{id}/files/mkdir", tag = "files", request_body = FilePath, security(("api_key" = []), ("session" = [])),
     params(("id" = String, Path, description = "cl- and 25 characters")),
     responses((status = 200, body = MadeDir), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(super) async fn make_dir(
@@ -86,7 +86,7 @@ pub(super) async fn make_dir(
 /// Remove a file or directory
 ///
 /// Recursively.
-#[utoipa::path(post, path = "/v1/capsules/{id}/files/remove", tag = "files", request_body = FilePath, security(("api_key" = [])),
+#[utoipa::path(post, path = "/v1/capsules/{id}/files/remove", tag = "files", request_body = FilePath, security(("api_key" = []), ("session" = [])),
     params(("id" = String, Path, description = "cl- and 25 characters")),
     responses((status = 204), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(super) async fn remove(

@@ -21,7 +21,7 @@ use crate::service::pauses;
 ///
 /// Its memory and disk are kept and nothing of it runs. Answers at once with status `pausing`; it becomes `paused`, or `running`
 /// again with an `error` when that did not work. Pausing a paused one is no error.
-#[utoipa::path(post, path = "/v1/capsules/{id}/pause", tag = "capsules", security(("api_key" = [])),
+#[utoipa::path(post, path = "/v1/capsules/{id}/pause", tag = "capsules", security(("api_key" = []), ("session" = [])),
     params(("id" = String, Path, description = "cl- and 25 characters")),
     responses((status = 202, body = Capsule), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(super) async fn pause(
@@ -37,7 +37,7 @@ pub(super) async fn pause(
 /// A paused one goes on where it was. A crashed one whose disk is kept is booted from it, and its metadata then says
 /// `resumed_from=disk`. Answers at once with status `resuming`; it becomes `running`, or what it was with an `error` when that did not
 /// work. Resuming a running one is no error.
-#[utoipa::path(post, path = "/v1/capsules/{id}/resume", tag = "capsules", security(("api_key" = [])),
+#[utoipa::path(post, path = "/v1/capsules/{id}/resume", tag = "capsules", security(("api_key" = []), ("session" = [])),
     params(("id" = String, Path, description = "cl- and 25 characters")), request_body = Option<ResumeCapsule>,
     responses((status = 202, body = Capsule), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(super) async fn resume(
@@ -55,7 +55,7 @@ pub(super) async fn resume(
 /// Makes children of a running or paused capsule, all from the same instant; the capsule itself goes on. Answers when the host has
 /// made them (or after 50 seconds with children that are still starting): one result each, in order, the child or the reason
 /// why there is none.
-#[utoipa::path(post, path = "/v1/capsules/{id}/fork", tag = "capsules", security(("api_key" = [])),
+#[utoipa::path(post, path = "/v1/capsules/{id}/fork", tag = "capsules", security(("api_key" = []), ("session" = [])),
     params(("id" = String, Path, description = "cl- and 25 characters")), request_body = ForkCapsule,
     responses((status = 200, body = Vec<ForkResult>), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(super) async fn fork(

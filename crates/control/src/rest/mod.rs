@@ -3,18 +3,26 @@
 //! Owns: routes, the API description generated from them, the error envelope. Must never: hold a rule or touch the
 //! store or a host.
 
+mod admin;
+mod audit;
+mod auth;
 mod capsules;
+mod devices;
 mod docs;
 mod error;
 mod exec;
 mod exec_stream;
 mod extract;
 mod files;
+mod keys;
 mod lifecycle;
+mod me;
 mod meta;
+mod oauth;
 mod processes;
 mod request;
 mod snapshots;
+mod teams;
 mod uploads;
 
 use std::sync::Arc;
@@ -26,18 +34,24 @@ use utoipa::openapi::security::{ApiKey, ApiKeyValue, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::auth::session::middleware::SESSION_COOKIE_NAME;
 use crate::context::Context;
+use crate::extension::ServerContext;
 
 pub use error::ApiError;
 
 #[derive(OpenApi)]
 #[openapi(
-    info(title = "Wrenn", description = "Run untrusted code in microVMs. Send your key in X-API-Key.", license(name = "Apache-2.0")),
+    info(title = "Wrenn", description = "Run untrusted code in microVMs. Send your key in X-API-Key, or log in: a session is a cookie, and every method but GET, HEAD and OPTIONS needs the value of the cookie wrenn_csrf in the header X-CSRF-Token.", license(name = "Apache-2.0")),
     tags(
         (name = "capsules", description = "Create, look at, pause, fork and end capsules"),
         (name = "processes", description = "Run commands"),
         (name = "files", description = "Files in a capsule"),
         (name = "templates", description = "What capsules are made from"),
+        (name = "accounts", description = "Sign-up, login, the own account"),
+        (name = "teams", description = "Teams, members, the audit log"),
+        (name = "keys", description = "API keys"),
+        (name = "admin", description = "For admins of the platform"),
         (name = "meta", description = "The server itself"),
     ),
     modifiers(&Key),
@@ -49,7 +63,10 @@ struct Key;
 impl utoipa::Modify for Key {
     fn modify(&self, api: &mut utoipa::openapi::OpenApi) {
         let key = SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::new("X-API-Key")));
-        api.components.get_or_insert_default().add_security_scheme("api_key", key);
+        let session = SecurityScheme::ApiKey(ApiKey::Cookie(ApiKeyValue::new(SESSION_COOKIE_NAME)));
+        let components = api.components.get_or_insert_default();
+        components.add_security_scheme("api_key", key);
+        components.add_security_scheme("session", session);
     }
 }
 
@@ -58,10 +75,16 @@ pub fn router(ctx: Arc<Context>) -> Router {
     let (router, mut api) = routes().split_for_parts();
     api.info.version = ctx.version.clone();
     let docs = docs::router(&api);
-    router
-        .with_state(ctx)
-        .merge(docs)
-        .fallback(error::no_such_route)
+    let server = ServerContext::new(ctx.clone());
+    let mut core = router.with_state(ctx.clone()).merge(docs).merge(devices::pages());
+    // From the last to the first, so that the first one's layer is the outermost.
+    for extension in ctx.extensions.iter().rev() {
+        core = extension.middleware(&server, core);
+    }
+    for extension in &ctx.extensions {
+        core = core.merge(extension.routes(&server));
+    }
+    core.fallback(error::no_such_route)
         .method_not_allowed_fallback(error::no_such_method)
         .layer(from_fn(request::envelop))
 }
@@ -90,6 +113,48 @@ fn routes() -> OpenApiRouter<Arc<Context>> {
         .routes(routes!(files::list))
         .routes(routes!(files::make_dir))
         .routes(routes!(files::remove))
+        .routes(routes!(auth::sign_up))
+        .routes(routes!(auth::activate))
+        .routes(routes!(auth::log_in))
+        .routes(routes!(auth::switch_team))
+        .routes(routes!(auth::log_out))
+        .routes(routes!(auth::log_out_all))
+        .routes(routes!(oauth::start))
+        .routes(routes!(oauth::callback))
+        .routes(routes!(oauth::connect))
+        .routes(routes!(oauth::disconnect))
+        .routes(routes!(devices::start))
+        .routes(routes!(devices::ask))
+        .routes(routes!(devices::look))
+        .routes(routes!(devices::approve))
+        .routes(routes!(me::who_am_i))
+        .routes(routes!(me::get, me::rename, me::delete))
+        .routes(routes!(me::change_password))
+        .routes(routes!(me::ask_reset))
+        .routes(routes!(me::confirm_reset))
+        .routes(routes!(me::list_sessions))
+        .routes(routes!(me::end_session))
+        .routes(routes!(keys::create, keys::list))
+        .routes(routes!(keys::revoke))
+        .routes(routes!(keys::search_users))
+        .routes(routes!(teams::list, teams::create))
+        .routes(routes!(teams::get, teams::rename, teams::delete))
+        .routes(routes!(teams::members, teams::add_member))
+        .routes(routes!(teams::change_role, teams::remove_member))
+        .routes(routes!(teams::leave))
+        .routes(routes!(teams::transfer))
+        .routes(routes!(audit::list))
+        .routes(routes!(admin::teams))
+        .routes(routes!(admin::delete_team))
+        .routes(routes!(admin::users))
+        .routes(routes!(admin::set_active))
+        .routes(routes!(admin::set_admin))
+        .routes(routes!(admin::capsules))
+        .routes(routes!(admin::get_capsule, admin::delete_capsule))
+        .routes(routes!(admin::templates))
+        .routes(routes!(admin::audit_logs))
+        .routes(routes!(admin::dead_letters))
+        .routes(routes!(admin::retry_dead_letter))
         .routes(routes!(snapshots::list, snapshots::create))
         .routes(routes!(snapshots::delete))
         .routes(routes!(meta::health))

@@ -16,7 +16,7 @@ use crate::context::Context;
 use crate::service::processes::{self, Selector};
 
 /// List running processes
-#[utoipa::path(get, path = "/v1/capsules/{id}/processes", tag = "processes", security(("api_key" = [])),
+#[utoipa::path(get, path = "/v1/capsules/{id}/processes", tag = "processes", security(("api_key" = []), ("session" = [])),
     params(("id" = String, Path, description = "cl- and 25 characters")),
     responses((status = 200, body = ProcessList), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(super) async fn list(
@@ -38,7 +38,7 @@ pub(super) struct Kill {
 /// Kill a process
 ///
 /// By pid or tag; its whole group gets the signal.
-#[utoipa::path(delete, path = "/v1/capsules/{id}/processes/{selector}", tag = "processes", security(("api_key" = [])),
+#[utoipa::path(delete, path = "/v1/capsules/{id}/processes/{selector}", tag = "processes", security(("api_key" = []), ("session" = [])),
     params(("id" = String, Path, description = "cl- and 25 characters"),
         ("selector" = String, Path, description = "All digits: a pid; else a tag"), Kill),
     responses((status = 204), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]

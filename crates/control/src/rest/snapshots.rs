@@ -23,7 +23,7 @@ use crate::service::{snapshots, templates};
 /// Answers at once with the capsule in status `snapshotting`; it goes back to `running` or `paused` when the capture is over, and
 /// its `error` says when that did not work. A running capsule stands still only for the instant itself. The name is taken
 /// from now on; the template is listed when it can be used.
-#[utoipa::path(post, path = "/v1/snapshots", tag = "templates", request_body = CreateSnapshot, security(("api_key" = [])),
+#[utoipa::path(post, path = "/v1/snapshots", tag = "templates", request_body = CreateSnapshot, security(("api_key" = []), ("session" = [])),
     responses((status = 202, body = Capsule), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(super) async fn create(
     State(ctx): State<Arc<Context>>,
@@ -42,7 +42,7 @@ pub(super) async fn create(
 /// Delete a template
 ///
 /// One of the team's own. Capsules made from it live on.
-#[utoipa::path(delete, path = "/v1/snapshots/{name}", tag = "templates", security(("api_key" = [])),
+#[utoipa::path(delete, path = "/v1/snapshots/{name}", tag = "templates", security(("api_key" = []), ("session" = [])),
     params(("name" = String, Path, description = "Name of the template")),
     responses((status = 204), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(super) async fn delete(
@@ -57,7 +57,7 @@ pub(super) async fn delete(
 /// List templates
 ///
 /// The team's own and everybody's, newest first.
-#[utoipa::path(get, path = "/v1/snapshots", tag = "templates", params(ListTemplates), security(("api_key" = [])),
+#[utoipa::path(get, path = "/v1/snapshots", tag = "templates", params(ListTemplates), security(("api_key" = []), ("session" = [])),
     responses((status = 200, body = Vec<Template>), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(super) async fn list(
     State(ctx): State<Arc<Context>>,
@@ -72,7 +72,7 @@ pub(super) async fn list(
     Ok(Json(list.into_iter().map(template).collect()))
 }
 
-fn template(stored: pg::Template) -> Template {
+pub(super) fn template(stored: pg::Template) -> Template {
     Template {
         name: stored.name.to_string(),
         kind: match stored.kind {

@@ -35,7 +35,7 @@ pub(super) struct Upload {
 /// Write a file
 ///
 /// At most 100 MiB; larger ones over files/stream/write. Parents are created, the file is replaced in one step.
-#[utoipa::path(post, path = "/v1/capsules/{id}/files/write", tag = "files", security(("api_key" = [])),
+#[utoipa::path(post, path = "/v1/capsules/{id}/files/write", tag = "files", security(("api_key" = []), ("session" = [])),
     request_body(content = Upload, content_type = "multipart/form-data"),
     params(("id" = String, Path, description = "cl- and 25 characters")),
     responses((status = 204), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
@@ -49,7 +49,7 @@ pub(super) async fn write(
 }
 
 /// Write a file of any size
-#[utoipa::path(post, path = "/v1/capsules/{id}/files/stream/write", tag = "files", security(("api_key" = [])),
+#[utoipa::path(post, path = "/v1/capsules/{id}/files/stream/write", tag = "files", security(("api_key" = []), ("session" = [])),
     request_body(content = Upload, content_type = "multipart/form-data"),
     params(("id" = String, Path, description = "cl- and 25 characters")),
     responses((status = 204), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]

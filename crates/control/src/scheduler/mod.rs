@@ -11,7 +11,9 @@ use uuid::Uuid;
 use wrenn_domain::failure::{Failure, FailureKind};
 use wrenn_domain::ids::HostId;
 use wrenn_domain::sizes::{DiskMib, MemoryMib, Vcpus};
-use wrenn_store::pg::{Change, Forked, HostLoad, NewFork, NewSandbox, Placed, Readmitted, Sandbox};
+use wrenn_store::pg::{
+    Change, Forked, HostLoad, NewFork, NewSandbox, Placed, Quota, QuotaRefusal, Readmitted, Sandbox,
+};
 use wrenn_store::{Store, StoreError};
 
 use policy::NoPlace;
@@ -43,6 +45,12 @@ pub enum PlaceError {
     /// No host can take it now; the sentence is for the user.
     #[error("{0}")]
     NoPlace(Failure),
+    /// The team may not use as much.
+    #[error("the team's bounds do not allow it")]
+    Refused(QuotaRefusal),
+    /// The team was deleted.
+    #[error("the team is gone")]
+    TeamGone,
     #[error("placing a sandbox")]
     Store(#[from] StoreError),
 }
@@ -50,13 +58,14 @@ pub enum PlaceError {
 /// Choices made before giving up: each lost one means somebody else took the room in between.
 const CHOICES_MAX: usize = 5;
 
-/// Chooses a host and writes the sandbox there. The row is leased to `owner` for `keep`.
+/// Chooses a host and writes the sandbox there, within what the team may use. The row is leased to `owner` for `keep`.
 pub async fn place(
     store: &Store,
     new: &NewSandbox,
     source: Source,
     owner: Uuid,
     keep: Duration,
+    quota: &dyn Quota,
 ) -> Result<(Sandbox, String), PlaceError> {
     let need = Need {
         template: new.template.as_str().to_owned(),
@@ -69,8 +78,10 @@ pub async fn place(
         let loads = store.host_loads().await?;
         let host = policy::choose(&loads, &need).map_err(|why| PlaceError::NoPlace(explain(why, &need)))?;
         let fits = |load: &HostLoad| policy::fits(load, &need).is_ok();
-        match store.sandbox_place(new, host.host, fits, owner, keep).await? {
+        match store.sandbox_place_within(new, host.host, fits, owner, keep, quota).await? {
             Placed::Here(sandbox) => return Ok((*sandbox, host.address.clone())),
+            Placed::Refused(refusal) => return Err(PlaceError::Refused(refusal)),
+            Placed::TeamGone => return Err(PlaceError::TeamGone),
             Placed::Full => tracing::debug!(host = %host.host, "the chosen host filled up; choosing again"),
         }
     }
@@ -78,16 +89,21 @@ pub async fn place(
 }
 
 /// Changes a paused or crashed sandbox so that it runs again, if its host has room.
-pub async fn readmit(store: &Store, sandbox: &Sandbox, change: &Change) -> Result<Readmitted, PlaceError> {
+pub async fn readmit(
+    store: &Store,
+    sandbox: &Sandbox,
+    change: &Change,
+    quota: &dyn Quota,
+) -> Result<Readmitted, PlaceError> {
     let need = need_of(sandbox, Source::Itself)?;
-    Ok(store.sandbox_readmit(sandbox, change, |load| policy::fits(load, &need).is_ok()).await?)
+    Ok(store.sandbox_readmit(sandbox, change, |load| policy::fits(load, &need).is_ok(), quota).await?)
 }
 
 /// Reserves as many children of a sandbox as its host has room for.
-pub async fn fork(store: &Store, source: &Sandbox, new: &NewFork) -> Result<Forked, PlaceError> {
+pub async fn fork(store: &Store, source: &Sandbox, new: &NewFork, quota: &dyn Quota) -> Result<Forked, PlaceError> {
     let Some(host) = source.host else { return Ok(Forked::HostAway) };
     let need = need_of(source, Source::OnHost(host))?;
-    Ok(store.fork_begin(source, new, |load| policy::fits(load, &need).is_ok()).await?)
+    Ok(store.fork_begin(source, new, |load| policy::fits(load, &need).is_ok(), quota).await?)
 }
 
 fn need_of(sandbox: &Sandbox, source: Source) -> Result<Need, PlaceError> {

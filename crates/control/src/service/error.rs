@@ -5,6 +5,7 @@ use wrenn_contract::host::RelayError;
 use wrenn_domain::failure::{Failure, FailureKind};
 use wrenn_store::StoreError;
 
+use crate::extension::limits;
 use crate::fleet::FleetError;
 use crate::scheduler::PlaceError;
 
@@ -24,6 +25,9 @@ pub enum ServiceError {
     /// Too much at once; trying again soon is right.
     #[error("{0}")]
     Busy(String),
+    /// Tried too often; again after `wait`.
+    #[error("{failure}")]
+    TooMany { failure: Failure, wait: std::time::Duration },
     /// The database.
     #[error("the database call failed")]
     Store(#[from] StoreError),
@@ -33,6 +37,10 @@ impl From<PlaceError> for ServiceError {
     fn from(error: PlaceError) -> Self {
         match error {
             PlaceError::NoPlace(failure) => Self::Failure(failure),
+            PlaceError::Refused(why) => Self::Failure(limits::refusal(why)),
+            PlaceError::TeamGone => {
+                Self::Failure(Failure::new(FailureKind::Unauthorized, "the team of this credential is deleted"))
+            }
             PlaceError::Store(error) => Self::Store(error),
         }
     }

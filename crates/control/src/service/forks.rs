@@ -11,10 +11,11 @@ use wrenn_domain::ids::SandboxId;
 use wrenn_domain::sandbox::SandboxState;
 use wrenn_domain::sizes::ForkCount;
 use wrenn_store::StoreError;
-use wrenn_store::pg::{Forked, NewFork, Sandbox};
+use wrenn_store::pg::{Forked, NewAudit, NewFork, Sandbox};
 
 use super::{Actor, ServiceError, sandboxes};
 use crate::context::Context;
+use crate::extension::limits;
 use crate::fault::FaultPoint;
 use crate::scheduler;
 
@@ -45,9 +46,18 @@ pub async fn fork(
     }
     ctx.faults.reach(FaultPoint::ForkAccepted).await;
     let children = (0..count.get()).map(|_| SandboxId::from_uuid(Uuid::new_v4())).collect();
-    let new = NewFork { id: Uuid::new_v4(), key: actor.key, children };
-    let made = match scheduler::fork(&ctx.store, &source, &new).await? {
+    let new = NewFork {
+        id: Uuid::new_v4(),
+        key: actor.key.as_ref().map(|key| key.id),
+        user: actor.user(),
+        author: actor.author(),
+        audit: vec![NewAudit::new(actor.team, actor.author(), "sandbox", "fork").on(id).with("children", count.get())],
+        children,
+    };
+    let quota = limits::of(ctx, actor.team).await?;
+    let made = match scheduler::fork(&ctx.store, &source, &new, &quota).await? {
         Forked::Children(made) => made,
+        Forked::Refused(why) => return Err(limits::refusal(why).into()),
         Forked::HostAway => return Err(sandboxes::host_away().into()),
     };
     ctx.faults.reach(FaultPoint::ForkStored).await;

@@ -3,21 +3,34 @@
 //!
 //! Must never: know HTTP, or call rest or tasks.
 
+pub mod accounts;
+mod actor;
+pub mod admin;
+pub mod audit;
+pub mod chance;
+pub mod credentials;
+pub mod departures;
+pub mod devices;
 mod error;
 pub mod exec;
 pub mod files;
 pub mod forks;
 pub mod health;
 pub mod keys;
+mod news;
+pub mod oauth;
+pub mod passwords;
 pub mod pauses;
 pub mod processes;
+pub mod rates;
 pub mod reports;
 pub mod sandboxes;
+pub mod sessions;
 pub mod snapshots;
+pub mod standing;
+pub mod teams;
 pub mod templates;
 pub mod touches;
 
+pub use actor::{Actor, Credential, Person, UsedKey, Who};
 pub use error::{ServiceError, guest_error};
-
-/// Who asks.
-pub use wrenn_store::pg::KeyActor as Actor;

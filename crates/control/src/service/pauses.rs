@@ -6,10 +6,11 @@ use wrenn_domain::failure::{Failure, FailureKind};
 use wrenn_domain::ids::SandboxId;
 use wrenn_domain::sandbox::{SandboxEvent, SandboxState};
 use wrenn_domain::sizes::TimeoutSec;
-use wrenn_store::pg::{Change, Changed, Desired, Readmitted, Sandbox};
+use wrenn_store::pg::{Change, Changed, Desired, NewAudit, Readmitted, Sandbox};
 
 use super::{Actor, ServiceError, sandboxes};
 use crate::context::Context;
+use crate::extension::limits;
 use crate::fault::FaultPoint;
 use crate::scheduler;
 
@@ -22,7 +23,7 @@ pub async fn pause(ctx: &Arc<Context>, actor: &Actor, id: SandboxId) -> Result<S
         if next == sandbox.state {
             return Ok(sandbox);
         }
-        let change = Change { state: Some(next), desired: Some(Desired::Paused), ..wish() };
+        let change = Change { state: Some(next), desired: Some(Desired::Paused), ..wish(actor, id, "pause") };
         match ctx.store.sandbox_change(id, sandbox.generation, &change).await? {
             Changed::Applied(now) => {
                 ctx.faults.reach(FaultPoint::PauseStored).await;
@@ -59,9 +60,10 @@ pub async fn resume(
             state: Some(next),
             desired: Some(Desired::Running),
             timeout_sec: timeout.map(TimeoutSec::get),
-            ..wish()
+            ..wish(actor, id, "resume")
         };
-        match scheduler::readmit(&ctx.store, &sandbox, &change).await? {
+        let quota = limits::of(ctx, actor.team).await?;
+        match scheduler::readmit(&ctx.store, &sandbox, &change, &quota).await? {
             Readmitted::Room(Changed::Applied(now)) => {
                 ctx.faults.reach(FaultPoint::ResumeStored).await;
                 ctx.resumes.wake_for(id);
@@ -70,6 +72,7 @@ pub async fn resume(
             }
             Readmitted::Room(Changed::Stale(now)) => sandbox = *now,
             Readmitted::Room(Changed::Gone) => return Err(sandboxes::not_found(id).into()),
+            Readmitted::Refused(why) => return Err(limits::refusal(why).into()),
             Readmitted::HostAway => return Err(sandboxes::host_away().into()),
             Readmitted::Full => {
                 return Err(Failure::new(
@@ -86,8 +89,15 @@ pub async fn resume(
 }
 
 /// A new wish: it gets a number of its own, and what went wrong with the last one is of no interest any more.
-fn wish() -> Change {
-    Change { new_operation: true, clear_error: true, due_now: true, ..Change::default() }
+fn wish(actor: &Actor, id: SandboxId, action: &'static str) -> Change {
+    Change {
+        new_operation: true,
+        clear_error: true,
+        due_now: true,
+        wished_by: Some(actor.author()),
+        audit: vec![NewAudit::new(actor.team, actor.author(), "sandbox", action).on(id)],
+        ..Change::default()
+    }
 }
 
 fn lawful(sandbox: &Sandbox, event: SandboxEvent, rule: &str) -> Result<SandboxState, Failure> {

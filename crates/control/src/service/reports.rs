@@ -9,6 +9,8 @@ use wrenn_domain::sandbox::{SandboxEvent, SandboxState};
 use wrenn_store::StoreError;
 use wrenn_store::pg::{Capture, Change, Changed, Desired, Sandbox};
 
+use super::news;
+
 use crate::context::Context;
 use crate::fault::FaultPoint;
 use crate::fleet::{HostPhase, HostReport};
@@ -22,6 +24,7 @@ pub async fn take(ctx: &Context, sandbox: Sandbox, report: &HostReport) -> Resul
         let was = sandbox.state;
         match ctx.store.sandbox_change(sandbox.id, sandbox.generation, &change).await? {
             Changed::Applied(now) => {
+                ctx.outbox.notify_one();
                 note(was, &now, report);
                 return Ok(Some(*now));
             }
@@ -41,9 +44,10 @@ pub async fn take_event(
     error: Option<(String, String)>,
 ) -> Result<bool, StoreError> {
     let Ok(next) = seen.state.after(event) else { return Ok(false) };
-    let change = Change { state: Some(next), error, ..consequences(event) };
+    let change = news::told(seen, Change { state: Some(next), error, ..consequences(event) });
     match ctx.store.sandbox_change(id, seen.generation, &change).await? {
         Changed::Applied(now) => {
+            ctx.outbox.notify_one();
             tracing::info!(sandbox = %id, was = %seen.state, now = %now.state, %event, "{id} is {}", now.state);
             Ok(true)
         }
@@ -60,7 +64,7 @@ fn change_for(sandbox: &Sandbox, report: &HostReport) -> Option<Change> {
     let event = event_of(sandbox, report)?;
     let next = sandbox.state.after(event).ok()?;
     let told = Change { state: Some(next), report: Some(report.mark.clone()), ..consequences(event) };
-    Some(match (event, next) {
+    let told = match (event, next) {
         (SandboxEvent::PauseFailed, _) => Change { error: Some(refusal(report, "pause")), ..told },
         (SandboxEvent::ResumeFailed, _) => Change { error: Some(refusal(report, "resume")), ..told },
         (SandboxEvent::Crashed | SandboxEvent::Failed, SandboxState::Error) => {
@@ -72,7 +76,8 @@ fn change_for(sandbox: &Sandbox, report: &HostReport) -> Option<Change> {
             ..told
         },
         _ => told,
-    })
+    };
+    Some(news::told(sandbox, told))
 }
 
 /// What a report means for a sandbox in its present state; nothing while the host is on its way.

@@ -9,10 +9,13 @@ use wrenn_domain::metadata::Metadata;
 use wrenn_domain::names::TemplateName;
 use wrenn_domain::sandbox::{SandboxEvent, SandboxState};
 use wrenn_domain::sizes::{DiskMib, MemoryMib, TimeoutSec, Vcpus};
-use wrenn_store::pg::{Change, Changed, Desired, NewSandbox, Origin, PlacedSandbox, Sandbox, Template, TemplateKind};
+use wrenn_store::pg::{
+    Author, Change, Changed, Desired, NewAudit, NewSandbox, Origin, PlacedSandbox, Sandbox, Template, TemplateKind,
+};
 
 use super::{Actor, ServiceError, guest_error};
 use crate::context::Context;
+use crate::extension::limits;
 use crate::fault::FaultPoint;
 use crate::fleet::{FleetError, GuestClient};
 use crate::scheduler::{self, Source};
@@ -38,10 +41,16 @@ pub async fn create(ctx: &Arc<Context>, actor: &Actor, wish: CreateSandbox) -> R
     ctx.faults.reach(FaultPoint::CreateAccepted).await;
     let source = source_of(&template)?;
     let sized = |stored: Option<u32>| stored.map(i64::from);
+    let id = SandboxId::from_uuid(Uuid::new_v4());
+    let author = actor.author();
+    let audit = NewAudit::new(actor.team, author.clone(), "sandbox", "create").on(id);
     let new = NewSandbox {
-        id: SandboxId::from_uuid(Uuid::new_v4()),
+        id,
         team: actor.team,
-        key: actor.key,
+        key: actor.key.as_ref().map(|key| key.id),
+        user: actor.user(),
+        author,
+        audit: vec![audit.with("template", &wish.template)],
         template: wish.template,
         template_id: template.id,
         // A memory snapshot fixes the sizes of what is made from it.
@@ -57,7 +66,8 @@ pub async fn create(ctx: &Arc<Context>, actor: &Actor, wish: CreateSandbox) -> R
         timeout: wish.timeout,
         metadata: wish.metadata.into_map(),
     };
-    let (sandbox, address) = scheduler::place(&ctx.store, &new, source, ctx.owner, ctx.tuning.lease).await?;
+    let quota = limits::of(ctx, actor.team).await?;
+    let (sandbox, address) = scheduler::place(&ctx.store, &new, source, ctx.owner, ctx.tuning.lease, &quota).await?;
     ctx.faults.reach(FaultPoint::CreateStored).await;
     ctx.starts.hand_over(PlacedSandbox { sandbox: sandbox.clone(), host_address: Some(address) });
     tracing::info!(sandbox = %sandbox.id, team = %actor.team, template = %sandbox.template, "{} is wanted", sandbox.id);
@@ -76,8 +86,22 @@ pub async fn list(ctx: &Context, actor: &Actor) -> Result<(Vec<Sandbox>, bool), 
 
 /// Writes the wish that a sandbox ends and hands it to the stopper. Repeating it changes nothing.
 pub async fn delete(ctx: &Arc<Context>, actor: &Actor, id: SandboxId) -> Result<Sandbox, ServiceError> {
-    let mut sandbox = get(ctx, actor, id).await?;
+    let sandbox = get(ctx, actor, id).await?;
     ctx.faults.reach(FaultPoint::DeleteAccepted).await;
+    let author = actor.author();
+    let audit = NewAudit::new(actor.team, author.clone(), "sandbox", "destroy").on(id).warning();
+    end(ctx, sandbox, &author, vec![audit]).await
+}
+
+/// The same for a sandbox that was looked up already, on behalf of anybody who may.
+pub(super) async fn end(
+    ctx: &Arc<Context>,
+    sandbox: Sandbox,
+    author: &Author,
+    audit: Vec<NewAudit>,
+) -> Result<Sandbox, ServiceError> {
+    let id = sandbox.id;
+    let mut sandbox = sandbox;
     loop {
         let next = sandbox
             .state
@@ -86,7 +110,14 @@ pub async fn delete(ctx: &Arc<Context>, actor: &Actor, id: SandboxId) -> Result<
         if next == sandbox.state {
             return Ok(sandbox);
         }
-        let change = Change { state: Some(next), desired: Some(Desired::Stopped), due_now: true, ..Change::default() };
+        let change = Change {
+            state: Some(next),
+            desired: Some(Desired::Stopped),
+            due_now: true,
+            wished_by: Some(author.clone()),
+            audit: audit.clone(),
+            ..Change::default()
+        };
         match ctx.store.sandbox_change(id, sandbox.generation, &change).await? {
             Changed::Applied(now) => {
                 ctx.faults.reach(FaultPoint::DeleteStored).await;

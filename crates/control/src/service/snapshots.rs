@@ -7,7 +7,7 @@ use wrenn_domain::failure::{Failure, FailureKind};
 use wrenn_domain::ids::SandboxId;
 use wrenn_domain::names::TemplateName;
 use wrenn_domain::sandbox::{SandboxEvent, SandboxState};
-use wrenn_store::pg::{Capture, Change, NewSnapshot, Sandbox, SnapshotBegun};
+use wrenn_store::pg::{Capture, Change, NewAudit, NewSnapshot, Sandbox, SnapshotBegun};
 
 use super::{Actor, ServiceError, sandboxes};
 use crate::context::Context;
@@ -33,7 +33,14 @@ pub async fn create(
             Failure::new(FailureKind::NotRunning, text)
         })?;
         let capture = Capture { id: template, from_paused: state == SandboxState::Paused };
-        let change = Change { state: Some(next), capture: Some(capture), clear_error: true, ..Change::default() };
+        let audit = NewAudit::new(actor.team, actor.author(), "sandbox", "snapshot").on(id).with("name", &new.name);
+        let change = Change {
+            state: Some(next),
+            capture: Some(capture),
+            clear_error: true,
+            audit: vec![audit],
+            ..Change::default()
+        };
         match ctx.store.snapshot_begin(&sandbox, &new, &change).await? {
             SnapshotBegun::Begun(now) => {
                 ctx.faults.reach(FaultPoint::SnapshotStored).await;

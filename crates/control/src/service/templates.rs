@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use wrenn_domain::failure::{Failure, FailureKind};
 use wrenn_domain::names::TemplateName;
-use wrenn_store::pg::{Template, TemplateKind};
+use wrenn_store::pg::{NewAudit, Template, TemplateKind};
 
 use super::{Actor, ServiceError};
 use crate::context::Context;
@@ -32,7 +32,8 @@ pub async fn delete(ctx: &Arc<Context>, actor: &Actor, name: &TemplateName) -> R
         return Err(Failure::new(FailureKind::Forbidden, text).into());
     }
     ctx.faults.reach(FaultPoint::TemplateDeleteAccepted).await;
-    ctx.store.template_delete(template.id).await?;
+    let audit = NewAudit::new(actor.team, actor.author(), "snapshot", "delete").on(name).warning();
+    ctx.store.template_delete(template.id, &[audit]).await?;
     ctx.faults.reach(FaultPoint::TemplateDeleteStored).await;
     ctx.discards.wake_for(template.id);
     tracing::info!(template = %template.id, team = %actor.team, "the template {name} is deleted");

@@ -6,12 +6,14 @@ use std::sync::Mutex;
 
 use wrenn_domain::ids::{KeyId, SandboxId};
 use wrenn_domain::limits::TOUCHES_MAX;
+use wrenn_domain::secret::SecretHash;
 
 /// Gathered marks.
 #[derive(Default)]
 pub struct Touches {
     keys: Mutex<HashSet<KeyId>>,
     sandboxes: Mutex<HashSet<SandboxId>>,
+    sessions: Mutex<HashSet<SecretHash>>,
 }
 
 impl Touches {
@@ -23,6 +25,16 @@ impl Touches {
     /// A sandbox was active.
     pub fn sandbox(&self, id: SandboxId) {
         note(&self.sandboxes, id);
+    }
+
+    /// A session was used.
+    pub fn session(&self, hash: &SecretHash) {
+        note(&self.sessions, hash.clone());
+    }
+
+    /// Takes the marked sessions.
+    pub fn take_sessions(&self) -> Vec<String> {
+        self.sessions.lock().expect("no panic while held").drain().map(|hash| hash.to_string()).collect()
     }
 
     /// Takes the marked keys.

@@ -3,9 +3,14 @@
 //!
 //! Signals ([`WorkQueue`], LISTEN/NOTIFY, long polls) only make things sooner. Nothing calls into here but [`spawn_all`].
 
+mod account_sweeper;
+mod event_deliverer;
+mod event_relayer;
+mod extension_workers;
 mod host_watcher;
 mod key_forgetter;
 mod kinds;
+mod mail_sender;
 mod sandbox_forker;
 mod sandbox_pauser;
 mod sandbox_reconciler;
@@ -13,6 +18,7 @@ mod sandbox_resumer;
 mod sandbox_snapshotter;
 mod sandbox_starter;
 mod sandbox_stopper;
+mod session_forgetter;
 mod signal_listener;
 mod snapshot_discarder;
 mod touch_writer;
@@ -40,6 +46,12 @@ pub fn spawn_all(ctx: &Arc<Context>) {
     spawn(ctx, "signal_listener", signal_listener::run(ctx.clone()));
     spawn(ctx, "touch_writer", touch_writer::run(ctx.clone()));
     spawn(ctx, "key_forgetter", key_forgetter::run(ctx.clone()));
+    spawn(ctx, "session_forgetter", session_forgetter::run(ctx.clone()));
+    spawn(ctx, "event_relayer", event_relayer::run(ctx.clone()));
+    spawn(ctx, "event_deliverer", event_deliverer::run(ctx.clone()));
+    spawn(ctx, "mail_sender", mail_sender::run(ctx.clone()));
+    spawn(ctx, "account_sweeper", account_sweeper::run(ctx.clone()));
+    extension_workers::spawn_all(ctx);
 }
 
 /// Starts one named, counted task that hears the stop signal.

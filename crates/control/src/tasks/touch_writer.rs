@@ -1,4 +1,4 @@
-//! Writes gathered marks of use: activity every few seconds, key use once a minute.
+//! Writes gathered marks of use: activity every few seconds, the use of keys and sessions once a minute.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,7 +18,8 @@ pub(super) async fn run(ctx: Arc<Context>) {
         let sandboxes = ctx.touches.take_sandboxes();
         let keys_due = first || keys_at.elapsed() >= KEYS_EVERY;
         let keys = if keys_due { ctx.touches.take_keys() } else { Vec::new() };
-        if !keys.is_empty() {
+        let sessions = if keys_due { ctx.touches.take_sessions() } else { Vec::new() };
+        if !keys.is_empty() || !sessions.is_empty() {
             (first, keys_at) = (false, Instant::now());
         }
         let written = async {
@@ -27,6 +28,9 @@ pub(super) async fn run(ctx: Arc<Context>) {
             }
             if !keys.is_empty() {
                 ctx.store.key_touch(&keys).await?;
+            }
+            if !sessions.is_empty() {
+                ctx.store.session_touch(&sessions).await?;
             }
             Ok::<_, wrenn_store::StoreError>(())
         };

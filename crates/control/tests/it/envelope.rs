@@ -44,6 +44,7 @@ async fn bad_bodies_are_enveloped() {
 async fn every_route_but_the_public_ones_wants_a_key() {
     let world = World::start().await;
     let id = "cl-0000000000000000000000000";
+    let team = "team-0000000000000000000000001";
     let routes = [
         (Method::POST, "/v1/capsules".to_owned()),
         (Method::GET, "/v1/capsules".to_owned()),
@@ -65,9 +66,56 @@ async fn every_route_but_the_public_ones_wants_a_key() {
         (Method::POST, format!("/v1/capsules/{id}/files/mkdir")),
         (Method::POST, format!("/v1/capsules/{id}/files/remove")),
         (Method::GET, "/v1/snapshots".to_owned()),
+        (Method::GET, "/v1/whoami".to_owned()),
+        (Method::GET, "/v1/me".to_owned()),
+        (Method::GET, "/v1/api-keys".to_owned()),
+        (Method::POST, "/v1/api-keys".to_owned()),
+        (Method::DELETE, "/v1/api-keys/key-0000000000000000000000000".to_owned()),
+        (Method::GET, "/v1/users/search".to_owned()),
+        (Method::GET, "/v1/teams".to_owned()),
+        (Method::POST, "/v1/teams".to_owned()),
+        (Method::GET, format!("/v1/teams/{team}")),
+        (Method::PATCH, format!("/v1/teams/{team}")),
+        (Method::DELETE, format!("/v1/teams/{team}")),
+        (Method::GET, format!("/v1/teams/{team}/members")),
+        (Method::POST, format!("/v1/teams/{team}/members")),
+        (Method::PATCH, format!("/v1/teams/{team}/members/usr-0000000000000000000000000")),
+        (Method::DELETE, format!("/v1/teams/{team}/members/usr-0000000000000000000000000")),
+        (Method::POST, format!("/v1/teams/{team}/leave")),
+        (Method::POST, format!("/v1/teams/{team}/transfer")),
+        (Method::GET, "/v1/audit-logs".to_owned()),
         (Method::POST, "/v1/snapshots".to_owned()),
         (Method::DELETE, "/v1/snapshots/mine".to_owned()),
     ];
+    // A key never opens these; a session does.
+    let by_session = [
+        (Method::POST, "/v1/auth/switch-team".to_owned()),
+        (Method::POST, "/v1/auth/logout".to_owned()),
+        (Method::POST, "/v1/auth/logout-all".to_owned()),
+        (Method::POST, "/v1/auth/device/look".to_owned()),
+        (Method::POST, "/v1/auth/device/approve".to_owned()),
+        (Method::PATCH, "/v1/me".to_owned()),
+        (Method::DELETE, "/v1/me".to_owned()),
+        (Method::POST, "/v1/me/password".to_owned()),
+        (Method::GET, "/v1/me/sessions".to_owned()),
+        (Method::DELETE, format!("/v1/me/sessions/{}", "0".repeat(64))),
+        (Method::GET, "/v1/me/providers/github/connect".to_owned()),
+        (Method::DELETE, "/v1/me/providers/github".to_owned()),
+        (Method::GET, "/v1/admin/teams".to_owned()),
+        (Method::DELETE, format!("/v1/admin/teams/{team}")),
+        (Method::GET, "/v1/admin/users".to_owned()),
+        (Method::PUT, "/v1/admin/users/usr-0000000000000000000000000/active".to_owned()),
+        (Method::PUT, "/v1/admin/users/usr-0000000000000000000000000/admin".to_owned()),
+        (Method::GET, "/v1/admin/capsules".to_owned()),
+        (Method::GET, format!("/v1/admin/capsules/{id}")),
+        (Method::DELETE, format!("/v1/admin/capsules/{id}")),
+        (Method::GET, "/v1/admin/templates".to_owned()),
+        (Method::GET, "/v1/admin/audit-logs".to_owned()),
+        (Method::GET, "/v1/admin/events/dead".to_owned()),
+        (Method::POST, "/v1/admin/events/dead/retry".to_owned()),
+    ];
+    // /health, sign-up, activation, login, two of resets, two of OAuth, two of devices.
+    const PUBLIC: usize = 10;
     // The list above is complete.
     let described = wrenn_control::rest::description();
     let guarded: usize = described
@@ -76,7 +124,17 @@ async fn every_route_but_the_public_ones_wants_a_key() {
         .values()
         .map(|item| [&item.get, &item.post, &item.delete, &item.put, &item.patch].into_iter().flatten().count())
         .sum();
-    assert_eq!(guarded, routes.len() + 1, "a route is missing here (all but /health want a key)");
+    assert_eq!(guarded, routes.len() + by_session.len() + PUBLIC, "a route is missing here");
+    for (method, path) in by_session {
+        for key in [None, Some(world.key.as_str())] {
+            let mut request = http::Request::builder().method(method.clone()).uri(world.plane.url(&path));
+            if let Some(key) = key {
+                request = request.header("x-api-key", key);
+            }
+            let request = request.header("content-type", "application/json").body(Full::from("{}")).expect("valid");
+            world.api.send(request).await.is_error(401, "unauthorized");
+        }
+    }
     for (method, path) in routes {
         for key in [None, Some(""), Some("wrn_short"), Some("wrn_00000000000000000000000000000000"), Some("é")] {
             let mut request = http::Request::builder().method(method.clone()).uri(world.plane.url(&path));

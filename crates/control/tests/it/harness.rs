@@ -14,6 +14,7 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use wrenn_control::context::Tuning;
 use wrenn_control::fault::Faults;
+use wrenn_control::server::Builder;
 use wrenn_control::{Config, Server, service};
 use wrenn_testkit::host::{Guest, TOKEN, find_envd};
 use wrenn_testkit::{Database, SimHost, wait_until};
@@ -50,6 +51,19 @@ impl Plane {
             .await
             .expect("no panic")
             .expect("binds");
+        Self::serve(runtime, bound)
+    }
+
+    /// Starts one with parts of a distribution.
+    pub async fn launch(config: Config, parts: impl FnOnce(Builder) -> Builder) -> Self {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("runtime");
+        let builder = parts(Server::builder().version("test").config(config).tuning(quick()));
+        let bound = runtime.spawn(builder.bind()).await.expect("no panic").expect("binds");
+        Self::serve(runtime, bound)
+    }
+
+    fn serve(runtime: tokio::runtime::Runtime, bound: Server) -> Self {
         let (addr, stop) = (bound.local_addr().expect("bound"), bound.stop_token());
         let serving = runtime.spawn(bound.serve());
         Self { runtime: Some(runtime), addr, stop, serving: Some(serving) }
@@ -108,11 +122,18 @@ pub fn quick() -> Tuning {
         host_silence: Duration::from_secs(60),
         reconcile_every: Duration::from_millis(100),
         create_give_up: Duration::from_secs(60),
+        event_retry_min: Duration::from_millis(20),
+        event_overdue: Duration::from_millis(800),
         fork_wait: Duration::from_secs(20),
     }
 }
 
 pub fn config(database_url: &str, database: &Database, host: &SimHost) -> Config {
+    Config::parse(&settings(database_url, database, host)).expect("valid settings")
+}
+
+/// Settings of a control plane, to be changed before they are parsed.
+pub fn settings(database_url: &str, database: &Database, host: &SimHost) -> BTreeMap<String, String> {
     let values = [
         ("DATABASE_URL", database_url.to_owned()),
         ("REDIS_URL", database.redis_url.clone()),
@@ -121,8 +142,11 @@ pub fn config(database_url: &str, database: &Database, host: &SimHost) -> Config
         ("CP_HOST_AGENT_ADDR", host.url()),
         ("WRENN_HOST_TOKEN", TOKEN.to_owned()),
         ("WRENN_CP_DB_CONNECTIONS", "8".to_owned()),
+        ("WRENN_DIR", std::env::temp_dir().join(format!("wrenn-it-{}", database.name)).display().to_string()),
+        // Tests choose the address they come from.
+        ("WRENN_TRUSTED_PROXIES", "127.0.0.1".to_owned()),
     ];
-    Config::parse(&values.into_iter().map(|(k, v)| (k.to_owned(), v)).collect()).expect("valid settings")
+    values.into_iter().map(|(k, v)| (k.to_owned(), v)).collect()
 }
 
 /// A caller of the API.

@@ -1,16 +1,24 @@
 //! The control plane over HTTP: real PostgreSQL, real Redis, a simulated host with a real envd.
 
+mod admin;
+mod attacks;
+mod auth;
 mod bad_days;
 mod capsules;
 mod captures;
+mod devices;
 mod docs;
 mod envelope;
 mod exec;
 mod exec_stream;
+mod extensions;
 mod faults;
 mod files;
 mod forks;
 mod harness;
 mod keys;
+mod oauth;
 mod pauses;
+mod people;
 mod program;
+mod teams;

@@ -5,11 +5,15 @@
 use std::time::Duration;
 
 use sqlx::PgConnection;
+use sqlx::types::Json;
 use uuid::Uuid;
-use wrenn_domain::ids::{HostId, KeyId, SandboxId};
+use wrenn_domain::ids::{HostId, KeyId, SandboxId, UserId};
+use wrenn_domain::quota::Usage;
 
+use super::audit::{Author, AuthorJson, NewAudit, note};
 use super::jobs::{self, NewJob};
 use super::placement::{load, load_where};
+use super::quota::{Judged, Quota, QuotaRefusal, judge};
 use super::sandboxes::sandbox;
 use super::{HostLoad, JobKind, Sandbox};
 use crate::{Store, StoreError};
@@ -18,7 +22,13 @@ use crate::{Store, StoreError};
 #[derive(Debug, Clone)]
 pub struct NewFork {
     pub id: Uuid,
-    pub key: KeyId,
+    /// Key it was asked with.
+    pub key: Option<KeyId>,
+    /// Person it was asked by.
+    pub user: Option<UserId>,
+    /// Author of what is told of the children.
+    pub author: Author,
+    pub audit: Vec<NewAudit>,
     /// In the order their results are told.
     pub children: Vec<SandboxId>,
 }
@@ -28,6 +38,8 @@ pub struct NewFork {
 pub enum Forked {
     /// Rows of the first so many children, in order: those the host has room for. With none there is no job.
     Children(Vec<Sandbox>),
+    /// The team may not use as much.
+    Refused(QuotaRefusal),
     /// The host is not there, so nothing can be said about its room.
     HostAway,
 }
@@ -39,16 +51,31 @@ impl Store {
         source: &Sandbox,
         new: &NewFork,
         fits: impl Fn(&HostLoad) -> bool,
+        quota: &dyn Quota,
     ) -> Result<Forked, StoreError> {
         let fits = &fits;
         let Some(host) = source.host else { return Ok(Forked::HostAway) };
         self.run("begin a fork", || async move {
             let mut tx = self.pool.begin().await?;
+            // The team before the host, as at any birth.
+            let count = new.children.len() as u64;
+            let more = Usage {
+                sandboxes: count,
+                vcpus: count * u64::from(source.vcpus),
+                memory_mib: count * u64::from(source.memory_mib),
+            };
+            let judged = judge(&mut tx, source.team, more, quota).await?;
             sqlx::query("SELECT id FROM hosts WHERE id = $1 FOR UPDATE").bind(host.uuid()).execute(&mut *tx).await?;
             let known = children(&mut tx, &new.children).await?;
             if !known.is_empty() {
                 // Tried again after a commit whose answer was lost.
                 return Ok(Forked::Children(known));
+            }
+            match judged {
+                Judged::Free => {}
+                // Nobody is left who could be told.
+                Judged::TeamGone => return Ok(Forked::HostAway),
+                Judged::Refused(refusal) => return Ok(Forked::Refused(refusal)),
             }
             let row = sqlx::query(load_where!("h.id = $1 AND h.status = 'online'"))
                 .bind(host.uuid())
@@ -70,6 +97,7 @@ impl Store {
             let job =
                 NewJob { kind: JobKind::Fork, id: new.id, host, sandbox: Some(source.id), repeat: Duration::ZERO };
             jobs::insert(&mut tx, &job).await?;
+            note(&mut tx, &new.audit).await?;
             tx.commit().await?;
             Ok(Forked::Children(made))
         })
@@ -111,16 +139,19 @@ async fn insert(
     let ids: Vec<Uuid> = new.children.iter().take(room).map(|id| id.uuid()).collect();
     sqlx::query(
         "INSERT INTO sandboxes (id, team_id, host_id, template, template_id, state, desired, vcpus, memory_mib, disk_mib,
-           timeout_sec, metadata, created_by_key, snapshot_id, default_user, default_env, parent_id, fork_id)
+           timeout_sec, metadata, created_by_key, snapshot_id, default_user, default_env, parent_id, fork_id,
+           created_by_user, wished_by)
          SELECT c.id, p.team_id, $3, p.template, p.template_id, 'starting', 'running', p.vcpus, p.memory_mib, p.disk_mib,
-           p.timeout_sec, p.metadata, $4, p.snapshot_id, p.default_user, p.default_env, p.id, $5
+           p.timeout_sec, p.metadata, $4, p.snapshot_id, p.default_user, p.default_env, p.id, $5, $6, $7
          FROM sandboxes p CROSS JOIN unnest($2::uuid[]) AS c(id) WHERE p.id = $1",
     )
     .bind(source.id.uuid())
     .bind(&ids)
     .bind(host.uuid())
-    .bind(new.key.uuid())
+    .bind(new.key.map(KeyId::uuid))
     .bind(new.id)
+    .bind(new.user.map(UserId::uuid))
+    .bind(Json(AuthorJson::from(&new.author)))
     .execute(tx)
     .await
     .map(|_| ())

@@ -1,14 +1,19 @@
-//! Teams and their API keys. Only hashes are stored.
+//! API keys. Only hashes are stored.
 //!
-//! Owner of: every column of teams (until accounts arrive) and team_api_keys.
+//! Owner of: every column of team_api_keys, and of teams what the command line of the server needs.
 
 use chrono::{DateTime, Utc};
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
-use wrenn_domain::ids::{KeyId, TeamId};
+use wrenn_domain::ids::{KeyId, TeamId, UserId};
 use wrenn_domain::key::ApiKeyHash;
+use wrenn_domain::limits::KEYS_PER_TEAM_MAX;
+use wrenn_domain::role::{Act, Role};
 
+use super::audit::{NewAudit, note};
+use super::teams::{TeamAct, acting_role};
+use crate::error::corrupt;
 use crate::{Store, StoreError};
 
 /// Who a valid key speaks for.
@@ -17,6 +22,18 @@ pub struct KeyActor {
     pub key: KeyId,
     pub key_name: String,
     pub team: TeamId,
+    /// The person it speaks for; none for a team's key.
+    pub acts_for: Option<KeyUser>,
+    pub expires_at: Option<DateTime<Utc>>,
+}
+
+/// The person a personal key speaks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyUser {
+    pub user: UserId,
+    pub email: String,
+    pub name: String,
+    pub role: Role,
 }
 
 /// A key to be stored.
@@ -27,6 +44,10 @@ pub struct NewKey {
     pub name: String,
     pub hash: ApiKeyHash,
     pub prefix: String,
+    pub created_by: Option<UserId>,
+    /// Speaks for its maker rather than for the team.
+    pub personal: bool,
+    pub expires_at: Option<DateTime<Utc>>,
 }
 
 /// A stored key, without its secret.
@@ -37,8 +58,12 @@ pub struct KeyRow {
     pub team_name: String,
     pub name: String,
     pub prefix: String,
+    pub created_by: Option<UserId>,
+    pub creator_email: Option<String>,
+    pub personal: bool,
     pub created_at: DateTime<Utc>,
     pub last_used: Option<DateTime<Utc>>,
+    pub expires_at: Option<DateTime<Utc>>,
     pub revoked_at: Option<DateTime<Utc>>,
 }
 
@@ -77,43 +102,47 @@ impl Store {
         .await
     }
 
-    /// Stores a key. Storing the same id twice changes nothing.
-    pub async fn key_create(&self, key: &NewKey) -> Result<(), StoreError> {
+    /// Stores a key for whoever runs the server. Storing the same id twice changes nothing.
+    pub async fn key_create(&self, key: &NewKey, audit: &[NewAudit]) -> Result<(), StoreError> {
         self.run("store an API key", || async {
-            sqlx::query(
-                "INSERT INTO team_api_keys (id, team_id, name, key_hash, key_prefix) VALUES ($1, $2, $3, $4, $5)
-                 ON CONFLICT (id) DO NOTHING",
-            )
-            .bind(key.id.uuid())
-            .bind(key.team.uuid())
-            .bind(&key.name)
-            .bind(key.hash.to_hex())
-            .bind(&key.prefix)
-            .execute(&self.pool)
-            .await
-            .map(|_| ())
+            let mut tx = self.pool.begin().await?;
+            insert(&mut tx, key).await?;
+            note(&mut tx, audit).await?;
+            tx.commit().await
         })
         .await
     }
 
-    /// Who the key with this hash speaks for; none when unknown, revoked, or its team is deleted.
+    /// Stores a key on behalf of a member of its team.
+    pub async fn key_create_by(&self, by: UserId, key: &NewKey, audit: &[NewAudit]) -> Result<TeamAct<()>, StoreError> {
+        self.run("store an API key", || async {
+            let mut tx = self.pool.begin().await?;
+            let made = create_by(&mut tx, by, key).await?;
+            if made == TeamAct::Done(()) {
+                note(&mut tx, audit).await?;
+                tx.commit().await?;
+            }
+            Ok(made)
+        })
+        .await
+    }
+
+    /// Who the key with this hash speaks for; none when unknown, revoked or expired, its team deleted, or its person gone from
+    /// the team or switched off.
     pub async fn key_actor(&self, hash: ApiKeyHash) -> Result<Option<KeyActor>, StoreError> {
         self.run("look up an API key", || async {
             let row = sqlx::query(
-                "SELECT k.id, k.name, k.team_id FROM team_api_keys k JOIN teams t ON t.id = k.team_id
-                 WHERE k.key_hash = $1 AND k.revoked_at IS NULL AND t.deleted_at IS NULL",
+                "SELECT k.id, k.name, k.team_id, k.expires_at, u.id AS user_id, u.email, u.name AS user_name, m.role
+                 FROM team_api_keys k JOIN teams t ON t.id = k.team_id
+                 LEFT JOIN users u ON u.id = k.acts_for AND u.status = 'active'
+                 LEFT JOIN team_members m ON m.user_id = u.id AND m.team_id = k.team_id
+                 WHERE k.key_hash = $1 AND k.revoked_at IS NULL AND t.deleted_at IS NULL
+                   AND (k.expires_at IS NULL OR k.expires_at > now()) AND (k.acts_for IS NULL OR m.role IS NOT NULL)",
             )
             .bind(hash.to_hex())
             .fetch_optional(&self.pool)
             .await?;
-            row.map(|row| {
-                Ok(KeyActor {
-                    key: KeyId::from_uuid(row.try_get("id")?),
-                    key_name: row.try_get("name")?,
-                    team: TeamId::from_uuid(row.try_get("team_id")?),
-                })
-            })
-            .transpose()
+            row.as_ref().map(actor).transpose()
         })
         .await
     }
@@ -122,9 +151,27 @@ impl Store {
     pub async fn key_list(&self) -> Result<Vec<KeyRow>, StoreError> {
         self.run("list API keys", || async {
             let rows = sqlx::query(
-                "SELECT k.*, t.name AS team_name FROM team_api_keys k JOIN teams t ON t.id = k.team_id
-                 ORDER BY k.created_at DESC LIMIT 1000",
+                "SELECT k.*, t.name AS team_name, u.email AS creator_email FROM team_api_keys k
+                 JOIN teams t ON t.id = k.team_id LEFT JOIN users u ON u.id = k.created_by
+                 ORDER BY k.created_at DESC, k.id LIMIT 1000",
             )
+            .fetch_all(&self.pool)
+            .await?;
+            rows.iter().map(key_row).collect()
+        })
+        .await
+    }
+
+    /// A team's keys that are not revoked, newest first.
+    pub async fn key_list_by_team(&self, team: TeamId) -> Result<Vec<KeyRow>, StoreError> {
+        self.run("list a team's API keys", || async {
+            let rows = sqlx::query(
+                "SELECT k.*, t.name AS team_name, u.email AS creator_email FROM team_api_keys k
+                 JOIN teams t ON t.id = k.team_id LEFT JOIN users u ON u.id = k.created_by
+                 WHERE k.team_id = $1 AND k.revoked_at IS NULL ORDER BY k.created_at DESC, k.id LIMIT $2",
+            )
+            .bind(team.uuid())
+            .bind(KEYS_PER_TEAM_MAX)
             .fetch_all(&self.pool)
             .await?;
             rows.iter().map(key_row).collect()
@@ -141,6 +188,45 @@ impl Store {
             .bind(id.uuid())
             .fetch_optional(&self.pool)
             .await
+        })
+        .await
+    }
+
+    /// Takes a team's key back on behalf of a member: one's own, or with the role for it anybody's. Answers its hash (hex); none
+    /// when it was dead already.
+    pub async fn key_revoke_by(
+        &self,
+        team: TeamId,
+        by: UserId,
+        id: KeyId,
+        audit: &[NewAudit],
+    ) -> Result<TeamAct<Option<String>>, StoreError> {
+        self.run("revoke an API key", || async {
+            let mut tx = self.pool.begin().await?;
+            let Some(role) = acting_role(&mut tx, team, by).await? else { return Ok(TeamAct::NotThere) };
+            let row = sqlx::query(
+                "SELECT created_by, key_hash, revoked_at IS NOT NULL AS dead FROM team_api_keys
+                 WHERE id = $1 AND team_id = $2 FOR UPDATE",
+            )
+            .bind(id.uuid())
+            .bind(team.uuid())
+            .fetch_optional(&mut *tx)
+            .await?;
+            let Some(row) = row else { return Ok(TeamAct::NoTarget) };
+            let own = row.try_get::<Option<Uuid>, _>("created_by")? == Some(by.uuid());
+            if !role.may(if own { Act::ManageOwnKeys } else { Act::RevokeAnyKey }) {
+                return Ok(TeamAct::Refused);
+            }
+            if row.try_get("dead")? {
+                return Ok(TeamAct::Done(None));
+            }
+            sqlx::query("UPDATE team_api_keys SET revoked_at = now() WHERE id = $1")
+                .bind(id.uuid())
+                .execute(&mut *tx)
+                .await?;
+            note(&mut tx, audit).await?;
+            tx.commit().await?;
+            Ok(TeamAct::Done(Some(row.try_get("key_hash")?)))
         })
         .await
     }
@@ -162,6 +248,67 @@ impl Store {
     }
 }
 
+/// Stores a key if its maker may; the team's row stays locked.
+pub(super) async fn create_by(
+    tx: &mut sqlx::PgConnection,
+    by: UserId,
+    key: &NewKey,
+) -> Result<TeamAct<()>, sqlx::Error> {
+    match acting_role(tx, key.team, by).await? {
+        None => return Ok(TeamAct::NotThere),
+        Some(role) if !role.may(Act::ManageOwnKeys) => return Ok(TeamAct::Refused),
+        Some(_) => {}
+    }
+    let count: i64 = sqlx::query_scalar("SELECT count(*) FROM team_api_keys WHERE team_id = $1 AND revoked_at IS NULL")
+        .bind(key.team.uuid())
+        .fetch_one(&mut *tx)
+        .await?;
+    if count >= KEYS_PER_TEAM_MAX {
+        return Ok(TeamAct::Full);
+    }
+    insert(tx, key).await?;
+    Ok(TeamAct::Done(()))
+}
+
+async fn insert(tx: &mut sqlx::PgConnection, key: &NewKey) -> Result<(), sqlx::Error> {
+    let maker = key.created_by.map(UserId::uuid);
+    sqlx::query(
+        "INSERT INTO team_api_keys (id, team_id, name, key_hash, key_prefix, created_by, acts_for, expires_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (id) DO NOTHING",
+    )
+    .bind(key.id.uuid())
+    .bind(key.team.uuid())
+    .bind(&key.name)
+    .bind(key.hash.to_hex())
+    .bind(&key.prefix)
+    .bind(maker)
+    .bind(maker.filter(|_| key.personal))
+    .bind(key.expires_at)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+fn actor(row: &PgRow) -> Result<KeyActor, sqlx::Error> {
+    let role = row.try_get::<Option<&str>, _>("role")?;
+    let acts_for = match role {
+        None => None,
+        Some(role) => Some(KeyUser {
+            user: UserId::from_uuid(row.try_get("user_id")?),
+            email: row.try_get("email")?,
+            name: row.try_get("user_name")?,
+            role: role.parse().map_err(|_| corrupt("team_members.role"))?,
+        }),
+    };
+    Ok(KeyActor {
+        key: KeyId::from_uuid(row.try_get("id")?),
+        key_name: row.try_get("name")?,
+        team: TeamId::from_uuid(row.try_get("team_id")?),
+        acts_for,
+        expires_at: row.try_get("expires_at")?,
+    })
+}
+
 fn key_row(row: &PgRow) -> Result<KeyRow, sqlx::Error> {
     Ok(KeyRow {
         id: KeyId::from_uuid(row.try_get("id")?),
@@ -169,8 +316,12 @@ fn key_row(row: &PgRow) -> Result<KeyRow, sqlx::Error> {
         team_name: row.try_get("team_name")?,
         name: row.try_get("name")?,
         prefix: row.try_get("key_prefix")?,
+        created_by: row.try_get::<Option<Uuid>, _>("created_by")?.map(UserId::from_uuid),
+        creator_email: row.try_get("creator_email")?,
+        personal: row.try_get::<Option<Uuid>, _>("acts_for")?.is_some(),
         created_at: row.try_get("created_at")?,
         last_used: row.try_get("last_used")?,
+        expires_at: row.try_get("expires_at")?,
         revoked_at: row.try_get("revoked_at")?,
     })
 }

@@ -3,17 +3,31 @@
 //! Every query goes through [`Store::run`]: connection trouble is tried again until a deadline, all else is returned
 //! at once. Therefore every query here must be safe to run twice (compare-and-set, or insert by id).
 
+mod admin;
+mod audit;
+mod departures;
+mod devices;
+mod facts;
 mod forks;
 mod hosts;
 mod jobs;
 mod keys;
 mod leases;
+mod members;
+mod oauth;
+mod outbox;
+mod passwords;
 mod placement;
+mod quota;
+mod rates;
 mod readmission;
 mod sandboxes;
+mod sessions;
 mod signals;
 mod snapshots;
+mod teams;
 mod templates;
+mod users;
 
 use std::future::Future;
 use std::str::FromStr;
@@ -25,17 +39,29 @@ use wrenn_domain::limits::DATABASE_WAIT_MAX;
 
 use crate::StoreError;
 
+pub use admin::{AdminTeam, AdminUser, EnsureUser, Switched};
+pub use audit::{AuditFilter, AuditRow, AuditScope, AuditStatus, Author, NewAudit};
+pub use departures::{Departure, Ended};
+pub use devices::DeviceTaken;
 pub use forks::{Forked, NewFork};
 pub use hosts::{Host, HostFacts, HostImage, HostStatus};
 pub use jobs::{Job, JobKind};
-pub use keys::{KeyActor, KeyRow, NewKey};
+pub use keys::{KeyActor, KeyRow, KeyUser, NewKey};
 pub use leases::{Lease, Work};
+pub use members::Member;
+pub use oauth::{Identity, Linked, OAuthIntent, OAuthSignedUp, OAuthState, Unlinked};
+pub use outbox::{Begun, DeadLetter, Event, NewEvent, Settled, Waiting};
 pub use placement::{HostLoad, NewSandbox, Placed};
+pub use quota::{Quota, QuotaRefusal, Unlimited};
+pub use rates::Rate;
 pub use readmission::Readmitted;
 pub use sandboxes::{Capture, Change, Changed, Desired, Origin, PlacedSandbox, ReportMark, Sandbox};
+pub use sessions::{NewSession, SessionFacts, SessionRow};
 pub use signals::{Signal, Signals};
 pub use snapshots::{Captured, NewSnapshot, Outcome, SnapshotBegun};
+pub use teams::{Team, TeamAct};
 pub use templates::{Template, TemplateKind};
+pub use users::{Activated, SignUp, SignedUp, User, UserStatus};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 

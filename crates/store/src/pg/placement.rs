@@ -10,10 +10,13 @@ use sqlx::Row;
 use sqlx::postgres::PgRow;
 use sqlx::types::Json;
 use uuid::Uuid;
-use wrenn_domain::ids::{HostId, KeyId, SandboxId, TeamId};
+use wrenn_domain::ids::{HostId, KeyId, SandboxId, TeamId, UserId};
 use wrenn_domain::names::TemplateName;
+use wrenn_domain::quota::Usage;
 use wrenn_domain::sizes::{DiskMib, MemoryMib, TimeoutSec, Vcpus};
 
+use super::audit::{Author, AuthorJson, NewAudit, note};
+use super::quota::{Judged, Quota, QuotaRefusal, Unlimited, judge};
 use super::sandboxes::sandbox;
 use super::{Origin, Sandbox};
 use crate::{Store, StoreError};
@@ -42,7 +45,13 @@ pub struct HostLoad {
 pub struct NewSandbox {
     pub id: SandboxId,
     pub team: TeamId,
-    pub key: KeyId,
+    /// Key it was asked with.
+    pub key: Option<KeyId>,
+    /// Person it was asked by.
+    pub user: Option<UserId>,
+    /// Author of what is told of its creation.
+    pub author: Author,
+    pub audit: Vec<NewAudit>,
     pub template: TemplateName,
     pub template_id: Uuid,
     pub origin: Origin,
@@ -60,6 +69,10 @@ pub enum Placed {
     Here(Box<Sandbox>),
     /// The host has no room any more, or is no longer online: choose again.
     Full,
+    /// The team may not use as much.
+    Refused(QuotaRefusal),
+    /// The team was deleted.
+    TeamGone,
 }
 
 /// Hosts that fulfil a condition, with what they carry. A paused sandbox holds a place and its disk, but neither vCPUs nor
@@ -92,8 +105,7 @@ impl Store {
         .await
     }
 
-    /// Writes a new sandbox onto a host if `fits` still says so under the host's lock. The row is leased to `owner` for `keep`: the
-    /// caller goes on with it at once. Inserting an id that is there already answers the row there is.
+    /// [`Store::sandbox_place_within`] for a team without bounds.
     pub async fn sandbox_place(
         &self,
         new: &NewSandbox,
@@ -102,9 +114,28 @@ impl Store {
         owner: Uuid,
         keep: Duration,
     ) -> Result<Placed, StoreError> {
+        self.sandbox_place_within(new, host, fits, owner, keep, &Unlimited).await
+    }
+
+    /// Writes a new sandbox onto a host if `fits` still says so under the host's lock. The row is leased to `owner` for `keep`: the
+    /// caller goes on with it at once. Inserting an id that is there already answers the row there is. The team's bounds are
+    /// judged and used up in the same transaction.
+    pub async fn sandbox_place_within(
+        &self,
+        new: &NewSandbox,
+        host: HostId,
+        fits: impl Fn(&HostLoad) -> bool,
+        owner: Uuid,
+        keep: Duration,
+        quota: &dyn Quota,
+    ) -> Result<Placed, StoreError> {
         let fits = &fits;
         self.run("place a sandbox", || async move {
             let mut tx = self.pool.begin().await?;
+            // The team before the host, always in this order.
+            let more =
+                Usage { sandboxes: 1, vcpus: u64::from(new.vcpus.get()), memory_mib: u64::from(new.memory.get()) };
+            let judged = judge(&mut tx, new.team, more, quota).await?;
             sqlx::query("SELECT id FROM hosts WHERE id = $1 FOR UPDATE").bind(host.uuid()).execute(&mut *tx).await?;
             let known = sqlx::query("SELECT * FROM sandboxes WHERE id = $1")
                 .bind(new.id.uuid())
@@ -113,12 +144,18 @@ impl Store {
             if let Some(row) = known {
                 return Ok(Placed::Here(Box::new(sandbox(&row)?)));
             }
+            match judged {
+                Judged::Free => {}
+                Judged::TeamGone => return Ok(Placed::TeamGone),
+                Judged::Refused(refusal) => return Ok(Placed::Refused(refusal)),
+            }
             let row = sqlx::query(LOAD).bind(host.uuid()).fetch_optional(&mut *tx).await?;
             match row.as_ref().map(load).transpose()? {
                 Some(load) if fits(&load) => {}
                 _ => return Ok(Placed::Full),
             }
             let row = insert(new, host, owner, keep).fetch_one(&mut *tx).await?;
+            note(&mut tx, &new.audit).await?;
             tx.commit().await?;
             Ok(Placed::Here(Box::new(sandbox(&row)?)))
         })
@@ -134,9 +171,10 @@ fn insert(
 ) -> sqlx::query::Query<'_, sqlx::Postgres, sqlx::postgres::PgArguments> {
     sqlx::query(
         "INSERT INTO sandboxes (id, team_id, host_id, template, template_id, state, desired, vcpus, memory_mib,
-           disk_mib, timeout_sec, metadata, created_by_key, lease_owner, lease_until, snapshot_id, default_user, default_env)
+           disk_mib, timeout_sec, metadata, created_by_key, lease_owner, lease_until, snapshot_id, default_user, default_env,
+           created_by_user, wished_by)
          VALUES ($1, $2, $3, $4, $5, 'starting', 'running', $6, $7, $8, $9, $10, $11, $12,
-           now() + $13 * interval '1 millisecond', $14, $15, $16) RETURNING *",
+           now() + $13 * interval '1 millisecond', $14, $15, $16, $17, $18) RETURNING *",
     )
     .bind(new.id.uuid())
     .bind(new.team.uuid())
@@ -148,12 +186,14 @@ fn insert(
     .bind(new.disk.get() as i32)
     .bind(new.timeout.get() as i32)
     .bind(Json(new.metadata.clone()))
-    .bind(new.key.uuid())
+    .bind(new.key.map(KeyId::uuid))
     .bind(owner)
     .bind(keep.as_millis() as f64)
     .bind(new.origin.snapshot)
     .bind(new.origin.default_user.clone())
     .bind(Json(new.origin.default_env.clone()))
+    .bind(new.user.map(UserId::uuid))
+    .bind(Json(AuthorJson::from(&new.author)))
 }
 
 pub(super) fn load(row: &PgRow) -> Result<HostLoad, sqlx::Error> {

@@ -3,8 +3,10 @@
 //! Owner of: nothing; the row is changed by sandboxes.rs inside the transaction made here.
 
 use sqlx::Row;
+use wrenn_domain::quota::Usage;
 
 use super::placement::{load, load_where};
+use super::quota::{Judged, Quota, QuotaRefusal, judge};
 use super::sandboxes::change_row;
 use super::{Change, Changed, HostLoad, Sandbox};
 use crate::{Store, StoreError};
@@ -16,23 +18,35 @@ pub enum Readmitted {
     Room(Changed),
     /// The host has no room now.
     Full,
+    /// The team may not use as much.
+    Refused(QuotaRefusal),
     /// The host is not there, so nothing can be said about its room.
     HostAway,
 }
 
 impl Store {
-    /// Changes a sandbox as [`Store::sandbox_change`] does if `fits` says that its host has room for it. Its own row must be
+    /// Changes a sandbox as [`Store::sandbox_change`] does if `fits` says that its host has room for it, and `quota` that its team may.
+    /// Its own row must be
     /// one that counts for nothing (paused or error).
     pub async fn sandbox_readmit(
         &self,
         sandbox: &Sandbox,
         change: &Change,
         fits: impl Fn(&HostLoad) -> bool,
+        quota: &dyn Quota,
     ) -> Result<Readmitted, StoreError> {
         let fits = &fits;
         let Some(host) = sandbox.host else { return Ok(Readmitted::HostAway) };
         self.run("let a sandbox run again", || async move {
             let mut tx = self.pool.begin().await?;
+            // The team before the host, as at its birth.
+            let more =
+                Usage { sandboxes: 1, vcpus: u64::from(sandbox.vcpus), memory_mib: u64::from(sandbox.memory_mib) };
+            match judge(&mut tx, sandbox.team, more, quota).await? {
+                Judged::Free => {}
+                Judged::TeamGone => return Ok(Readmitted::Room(Changed::Gone)),
+                Judged::Refused(refusal) => return Ok(Readmitted::Refused(refusal)),
+            }
             let locked =
                 sqlx::query("SELECT status IN ('online', 'draining') AS here FROM hosts WHERE id = $1 FOR UPDATE")
                     .bind(host.uuid())

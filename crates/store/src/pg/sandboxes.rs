@@ -13,6 +13,8 @@ use wrenn_domain::ids::{HostId, SandboxId, TeamId};
 use wrenn_domain::limits::LIST_CAPSULES_MAX;
 use wrenn_domain::sandbox::SandboxState;
 
+use super::audit::{Author, AuthorJson, NewAudit, note};
+use super::outbox::{NewEvent, tell};
 use super::signals::DUE_CHANNEL;
 use crate::error::corrupt;
 use crate::{Store, StoreError};
@@ -83,6 +85,8 @@ pub struct Sandbox {
     pub last_active_at: Option<DateTime<Utc>>,
     pub updated_at: DateTime<Utc>,
     pub attempts: u32,
+    /// Who asked last for a change.
+    pub wished_by: Option<Author>,
 }
 
 /// A sandbox with the address of its host's agent.
@@ -109,6 +113,12 @@ pub struct Change {
     pub capture: Option<Capture>,
     /// Frees the lease, makes the row due at once, and tells every control plane.
     pub due_now: bool,
+    /// Who asks for it.
+    pub wished_by: Option<Author>,
+    /// Told if, and only if, the change is made.
+    pub events: Vec<NewEvent>,
+    /// Written if, and only if, the change is made.
+    pub audit: Vec<NewAudit>,
 }
 
 /// What a host report says, fit to be stored.
@@ -205,8 +215,16 @@ impl Store {
 
     /// Changes a sandbox if its generation is still `seen`.
     pub async fn sandbox_change(&self, id: SandboxId, seen: i64, change: &Change) -> Result<Changed, StoreError> {
-        self.run("change a sandbox", || async { change_row(&mut *self.pool.acquire().await?, id, seen, change).await })
-            .await
+        self.run("change a sandbox", || async {
+            if change.events.is_empty() && change.audit.is_empty() {
+                return update_row(&mut *self.pool.acquire().await?, id, seen, change).await;
+            }
+            let mut tx = self.pool.begin().await?;
+            let changed = change_row(&mut tx, id, seen, change).await?;
+            tx.commit().await?;
+            Ok(changed)
+        })
+        .await
     }
 
     /// Notes activity. Changes no generation: nothing depends on it.
@@ -223,12 +241,22 @@ impl Store {
     }
 }
 
+/// Changes a row, with what is told and noted of it, inside the caller's transaction.
 pub(super) async fn change_row(
     tx: &mut PgConnection,
     id: SandboxId,
     seen: i64,
     change: &Change,
 ) -> Result<Changed, sqlx::Error> {
+    let changed = update_row(tx, id, seen, change).await?;
+    if matches!(changed, Changed::Applied(_)) {
+        tell(tx, &change.events).await?;
+        note(tx, &change.audit).await?;
+    }
+    Ok(changed)
+}
+
+async fn update_row(tx: &mut PgConnection, id: SandboxId, seen: i64, change: &Change) -> Result<Changed, sqlx::Error> {
     let state = change.state.map(SandboxState::as_str);
     let desired = change.desired.map(Desired::as_str);
     let (error, error_code) = change.error.clone().unzip();
@@ -251,7 +279,8 @@ pub(super) async fn change_row(
            next_attempt_at = CASE WHEN $13 THEN now() ELSE next_attempt_at END,
            operation = CASE WHEN $17 THEN generation + 1 ELSE operation END,
            disk_kept = coalesce($18, disk_kept), timeout_sec = coalesce($19, timeout_sec),
-           capture_id = coalesce($20, capture_id), capture_origin = coalesce($21, capture_origin)
+           capture_id = coalesce($20, capture_id), capture_origin = coalesce($21, capture_origin),
+            wished_by = coalesce($22, wished_by)
          WHERE id = $1 AND generation = $2 RETURNING *)
          SELECT changed.*, CASE WHEN $13 THEN pg_notify($14, $15)::text END AS told FROM changed",
     )
@@ -276,6 +305,7 @@ pub(super) async fn change_row(
     .bind(change.timeout_sec.map(|v| v as i32))
     .bind(capture)
     .bind(origin)
+    .bind(change.wished_by.as_ref().map(|author| Json(AuthorJson::from(author))))
     .fetch_optional(&mut *tx)
     .await?;
     if let Some(row) = row {
@@ -348,5 +378,9 @@ pub(super) fn sandbox(row: &PgRow) -> Result<Sandbox, sqlx::Error> {
         last_active_at: row.try_get("last_active_at")?,
         updated_at: row.try_get("updated_at")?,
         attempts: size("attempts")?,
+        wished_by: match row.try_get::<Option<Json<AuthorJson>>, _>("wished_by")? {
+            Some(Json(author)) => Some(author.read().ok_or_else(|| corrupt("sandboxes.wished_by"))?),
+            None => None,
+        },
     })
 }

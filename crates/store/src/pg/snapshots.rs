@@ -12,6 +12,7 @@ use wrenn_domain::ids::{HostId, PLATFORM_TEAM, SandboxId, TeamId};
 use wrenn_domain::limits::DISCARD_REPEAT;
 use wrenn_domain::names::TemplateName;
 
+use super::audit::{NewAudit, note};
 use super::jobs::{self, NewJob};
 use super::sandboxes::{change_row, sandbox};
 use super::{Change, Changed, JobKind, Sandbox};
@@ -134,13 +135,16 @@ impl Store {
     }
 
     /// Removes a ready template; its files follow by a job. Removing it twice changes nothing.
-    pub async fn template_delete(&self, id: Uuid) -> Result<(), StoreError> {
+    pub async fn template_delete(&self, id: Uuid, audit: &[NewAudit]) -> Result<(), StoreError> {
         self.run("delete a template", || async {
             let mut tx = self.pool.begin().await?;
             let row = sqlx::query("DELETE FROM templates WHERE id = $1 AND state = 'ready' RETURNING host_id")
                 .bind(id)
                 .fetch_optional(&mut *tx)
                 .await?;
+            if row.is_some() {
+                note(&mut tx, audit).await?;
+            }
             if let Some(host) = row.map(|row| row.try_get::<Option<Uuid>, _>("host_id")).transpose()?.flatten() {
                 discard(&mut tx, id, HostId::from_uuid(host), Duration::ZERO).await?;
             }

@@ -8,8 +8,8 @@ use wrenn_domain::ids::{HostId, KeyId, SandboxId, TeamId};
 use wrenn_domain::sandbox::SandboxState;
 use wrenn_store::Store;
 use wrenn_store::pg::{
-    Capture, Captured, Change, Changed, Forked, JobKind, Lease, NewFork, NewSnapshot, Origin, Outcome, Readmitted,
-    Sandbox, SnapshotBegun, TemplateKind, Work,
+    Author, Capture, Captured, Change, Changed, Forked, JobKind, Lease, NewFork, NewSnapshot, Origin, Outcome,
+    Readmitted, Sandbox, SnapshotBegun, TemplateKind, Unlimited, Work,
 };
 use wrenn_testkit::{Database, wait_until};
 
@@ -70,7 +70,8 @@ async fn the_last_room_is_given_to_one_of_many_resumes() {
         rows.push(to(&store, &row, SandboxState::Paused).await);
     }
     let change = Change { state: Some(SandboxState::Resuming), new_operation: true, ..Change::default() };
-    let tries = rows.iter().map(|row| store.sandbox_readmit(row, &change, |load| load.memory_promised_mib < 1024));
+    let tries =
+        rows.iter().map(|row| store.sandbox_readmit(row, &change, |load| load.memory_promised_mib < 1024, &Unlimited));
     let outcomes = futures::future::join_all(tries).await;
     let room = outcomes
         .iter()
@@ -80,7 +81,8 @@ async fn the_last_room_is_given_to_one_of_many_resumes() {
     assert_eq!((room, full), (2, 4));
     sqlx::query("UPDATE hosts SET status = 'unreachable'").execute(store.pool()).await.expect("updated");
     let paused = store.sandbox_list(team).await.expect("asked").0.into_iter().find(|r| r.state == SandboxState::Paused);
-    let away = store.sandbox_readmit(&paused.expect("one is left"), &change, |_| true).await.expect("asked");
+    let away =
+        store.sandbox_readmit(&paused.expect("one is left"), &change, |_| true, &Unlimited).await.expect("asked");
     assert!(matches!(away, Readmitted::HostAway));
 }
 
@@ -170,7 +172,7 @@ async fn a_deleted_template_is_gone_at_once_and_its_files_follow_by_a_job() {
     let done = Outcome::Done(Captured { size_bytes: 7, vcpus: 1, memory_mib: 512, disk_mib: 9000 });
     store.snapshot_settle(new.id, done, None).await.expect("asked");
     for _ in 0..2 {
-        store.template_delete(new.id).await.expect("asked");
+        store.template_delete(new.id, &[]).await.expect("asked");
     }
     assert!(store.template_get(team, &new.name).await.expect("asked").is_none());
     let mine = lease(LONG);
@@ -196,12 +198,15 @@ async fn a_fork_reserves_what_fits_and_only_the_fork_makes_its_children() {
     let source = running(&store, team, host).await;
     let new = NewFork {
         id: Uuid::new_v4(),
-        key: KeyId::from_uuid(Uuid::new_v4()),
+        key: Some(KeyId::from_uuid(Uuid::new_v4())),
+        user: None,
+        author: Author::system(),
+        audit: Vec::new(),
         children: (0..5).map(|_| SandboxId::from_uuid(Uuid::new_v4())).collect(),
     };
     let fits = |load: &wrenn_store::pg::HostLoad| load.memory_promised_mib + 512 <= 4 * 512;
     for turn in 0..2 {
-        let forked = store.fork_begin(&source, &new, fits).await.expect("asked");
+        let forked = store.fork_begin(&source, &new, fits, &Unlimited).await.expect("asked");
         let Forked::Children(children) = forked else { panic!("{forked:?}") };
         let ids: Vec<_> = children.iter().map(|c| c.id).collect();
         assert_eq!(ids, new.children[..3], "turn {turn}: in order");

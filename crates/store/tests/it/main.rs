@@ -1,9 +1,14 @@
 //! The store against a real PostgreSQL and a real Redis.
 
+mod accounts;
+mod events;
 mod haste;
 mod hosts;
 mod leases;
 mod lifecycle;
+mod people;
+mod quota;
 mod rows;
 mod sandboxes;
 mod schema;
+mod teams;

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use wrenn_domain::ids::{HostId, KeyId, SandboxId, TeamId};
 use wrenn_domain::sizes::{DiskMib, MemoryMib, TimeoutSec, Vcpus};
 use wrenn_store::Store;
-use wrenn_store::pg::{HostFacts, HostImage, NewSandbox, Origin, Placed, PlacedSandbox, Sandbox};
+use wrenn_store::pg::{Author, HostFacts, HostImage, NewSandbox, Origin, Placed, PlacedSandbox, Sandbox};
 
 pub async fn team(store: &Store) -> TeamId {
     let id = TeamId::from_uuid(Uuid::new_v4());
@@ -36,7 +36,10 @@ pub fn wish(team: TeamId) -> NewSandbox {
     NewSandbox {
         id: SandboxId::from_uuid(Uuid::new_v4()),
         team,
-        key: KeyId::from_uuid(Uuid::new_v4()),
+        key: Some(KeyId::from_uuid(Uuid::new_v4())),
+        user: None,
+        author: Author::system(),
+        audit: Vec::new(),
         template: "minimal".parse().expect("a name"),
         template_id: Uuid::nil(),
         origin: Origin::default(),
@@ -52,7 +55,7 @@ pub fn wish(team: TeamId) -> NewSandbox {
 pub async fn place(store: &Store, new: &NewSandbox, host: HostId, keep: Duration) -> Sandbox {
     match store.sandbox_place(new, host, |_| true, Uuid::new_v4(), keep).await.expect("a database") {
         Placed::Here(sandbox) => *sandbox,
-        Placed::Full => panic!("the host is online and fits"),
+        other => panic!("the host is online and fits: {other:?}"),
     }
 }
 

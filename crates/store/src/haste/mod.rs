@@ -1,6 +1,11 @@
 //! Redis: haste only. Every call here may fail or be lost and nothing is wrong afterwards.
 //!
-//! Now: tells other control planes that an API key was revoked, so that they forget it before its cache age is over.
+//! - here: tells other control planes that an API key was revoked, so that they forget it before its cache age is over.
+//! - [`sessions`]: one look at the database shared by all control planes.
+//! - [`stream`]: carries events from the outbox to those who wait for them.
+
+mod sessions;
+pub mod stream;
 
 use std::time::Duration;
 

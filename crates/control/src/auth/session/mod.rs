@@ -1,0 +1,6 @@
+//! Sessions in HTTP. [`middleware`] is the one place that knows cookies, the CSRF rule and the guards; own routes and
+//! extensions use the same.
+
+mod cookies;
+mod guards;
+pub mod middleware;

@@ -1,0 +1,121 @@
+//! Calls of hooks, each bounded in time and with its panics caught.
+
+use std::any::Any;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use wrenn_domain::failure::{Failure, FailureKind};
+use wrenn_domain::ids::{TeamId, UserId};
+use wrenn_domain::limits::HOOK_WAIT_MAX;
+
+use super::{AuthHook, ExtensionError, SandboxEvent, ServerContext};
+use crate::context::Context;
+
+/// An account that is about to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewAccount {
+    pub user: UserId,
+    /// Its first team.
+    pub team: TeamId,
+    pub email: String,
+    pub name: String,
+}
+
+/// Why a call into an extension did not work.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    #[error("it failed")]
+    Failed(#[source] ExtensionError),
+    #[error("it took longer than {} s", .0.as_secs())]
+    TimedOut(Duration),
+    #[error("it panicked: {0}")]
+    Panicked(String),
+}
+
+/// Runs a call into an extension: no longer than `bound`, and a panic ends with it.
+pub(crate) async fn call<T>(
+    bound: Duration,
+    act: impl Future<Output = Result<T, ExtensionError>>,
+) -> Result<T, CallError> {
+    match tokio::time::timeout(bound, AssertUnwindSafe(act).catch_unwind()).await {
+        Err(_) => Err(CallError::TimedOut(bound)),
+        Ok(Err(panic)) => Err(CallError::Panicked(panic_text(&*panic))),
+        Ok(Ok(outcome)) => outcome.map_err(CallError::Failed),
+    }
+}
+
+pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "?".to_owned())
+}
+
+/// Asks every hook, in order, whether an account may come to be. The first that fails decides.
+pub(crate) async fn on_signup(ctx: &Context, account: &NewAccount) -> Result<(), Failure> {
+    let Some(server) = ctx.server() else { return Ok(()) };
+    for extension in &ctx.extensions {
+        let Some(hook) = extension.auth_hook() else { continue };
+        // The future is made inside the call: making it may panic as well.
+        let asked = call(HOOK_WAIT_MAX, async { hook.on_signup(&server, account).await }).await;
+        if let Err(error) = asked {
+            let chain = crate::causes::chain(&error);
+            tracing::error!(extension = extension.name(), user = %account.user, error = chain, "a sign-up hook failed");
+            return Err(Failure::new(
+                FailureKind::SignupRefused,
+                "the account could not be set up; try again in a while with the same link or button",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Tells every hook of a login, in the background.
+pub(crate) fn on_login(ctx: &Context, user: UserId) {
+    tell(ctx, "on_login", move |hook, server| hook.on_login(server, user));
+}
+
+/// Tells every hook of an account its owner deleted, in the background.
+pub(crate) fn on_account_soft_delete(ctx: &Context, user: UserId) {
+    tell(ctx, "on_account_soft_delete", move |hook, server| hook.on_account_soft_delete(server, user));
+}
+
+/// Tells every hook of an account that is gone, in the background.
+pub(crate) fn on_account_hard_delete(ctx: &Context, user: UserId) {
+    tell(ctx, "on_account_hard_delete", move |hook, server| hook.on_account_hard_delete(server, user));
+}
+
+fn tell<F>(ctx: &Context, what: &'static str, act: F)
+where
+    F: for<'a> Fn(&'a dyn AuthHook, &'a ServerContext) -> BoxFuture<'a, Result<(), ExtensionError>>
+        + Send
+        + Sync
+        + 'static,
+{
+    if !ctx.extensions.iter().any(|extension| extension.auth_hook().is_some()) {
+        return;
+    }
+    let (Some(server), extensions) = (ctx.server(), ctx.extensions.clone()) else { return };
+    ctx.tasks.spawn(async move {
+        for extension in &extensions {
+            let Some(hook) = extension.auth_hook() else { continue };
+            let told = call(HOOK_WAIT_MAX, async { act(hook, &server).await }).await;
+            if let Err(error) = told {
+                let chain = crate::causes::chain(&error);
+                tracing::error!(extension = extension.name(), hook = what, error = chain, "a hook failed");
+            }
+        }
+    });
+}
+
+/// Delivers an event to every hook, in order; the first that fails stops it.
+pub(crate) async fn on_sandbox_event(ctx: &Context, event: &SandboxEvent) -> Result<(), String> {
+    let Some(server) = ctx.server() else { return Err("the server is ending".to_owned()) };
+    for extension in &ctx.extensions {
+        let Some(hook) = extension.sandbox_event_hook() else { continue };
+        let told = call(HOOK_WAIT_MAX, async { hook.on_sandbox_event(&server, event).await }).await;
+        told.map_err(|error| format!("{}: {}", extension.name(), crate::causes::chain(&error)))?;
+    }
+    Ok(())
+}

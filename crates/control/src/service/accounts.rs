@@ -1,0 +1,205 @@
+//! Accounts: sign-up, activation, login, the name. No answer and no time taken tells whether an address has an account.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use wrenn_domain::account::{Email, Password, PersonName, TeamName};
+use wrenn_domain::failure::{Failure, FailureKind};
+use wrenn_domain::ids::{TeamId, UserId};
+use wrenn_domain::limits::ACTIVATION_AGE_MAX;
+use wrenn_domain::secret::{Secret, SecretHash};
+use wrenn_store::Store;
+use wrenn_store::pg::{Activated, Author, EnsureUser, NewAudit, SignUp, SignedUp, User, UserStatus};
+
+use super::passwords::{Checked, Passwords};
+use super::rates::{self, Limited};
+use super::{Person, ServiceError, chance, sessions};
+use crate::auth::address::ClientAddress;
+use crate::context::Context;
+use crate::extension::hooks::{self, NewAccount};
+use crate::mail::Letter;
+
+/// A wish for an account.
+#[derive(Debug, Clone)]
+pub struct CreateAccount {
+    pub email: Email,
+    pub password: Password,
+    pub name: PersonName,
+}
+
+/// For whoever runs the server: an account that must be there.
+#[derive(Debug, Clone)]
+pub struct EnsureAccount {
+    pub email: Email,
+    pub name: PersonName,
+    pub admin: bool,
+    /// A team to own, if it is there and has no owner.
+    pub team: Option<TeamName>,
+}
+
+/// What `GET /v1/me` says beside the person.
+#[derive(Debug, Clone)]
+pub struct Profile {
+    pub name: String,
+    pub is_admin: bool,
+    pub has_password: bool,
+    pub providers: Vec<String>,
+}
+
+/// Takes a sign-up. Always the same answer: what becomes of it is said in a mail to the address.
+pub async fn sign_up(ctx: &Context, from: ClientAddress, wish: CreateAccount) -> Result<(), ServiceError> {
+    rates::take_address(ctx, Limited::SignUp, from).await?;
+    rates::take_account(ctx, Limited::SignUp, wish.email.as_str()).await?;
+    let token = chance::secret()?;
+    let new = SignUp {
+        user: UserId::from_uuid(chance::id()),
+        first_team: TeamId::from_uuid(chance::id()),
+        // Hashed in every case: the time it takes is the time an answer takes.
+        password_hash: ctx.passwords.hash(&wish.password).await?,
+        email: wish.email.clone(),
+        name: wish.name.clone(),
+        token: token.hash(),
+        keep: ACTIVATION_AGE_MAX,
+    };
+    match ctx.store.user_sign_up(&new).await? {
+        SignedUp::Pending => {
+            let link = ctx.mailer.link("activate", &token);
+            ctx.mailer.send(Letter::activation(&wish.email, wish.name.as_str(), link));
+        }
+        SignedUp::Taken(UserStatus::Active) => ctx.mailer.send(Letter::already_signed_up(&wish.email)),
+        // A mail went out a short while ago, or must not go out at all.
+        SignedUp::Cooling | SignedUp::Taken(_) => {}
+    }
+    Ok(())
+}
+
+/// Makes a signed-up account whole. The distribution's hooks come first: when one fails, nothing happened and the same token
+/// may be sent again.
+pub async fn activate(ctx: &Context, from: ClientAddress, token: &str) -> Result<Activated, ServiceError> {
+    rates::take_address(ctx, Limited::Activate, from).await?;
+    let over = || Failure::invalid("this activation link is not valid any more; sign up again");
+    let token = token.parse::<Secret>().map_err(|_| over())?.hash();
+    let user = ctx.store.user_by_activation(&token).await?.ok_or_else(over)?;
+    hooks::on_signup(ctx, &account_of(&user)).await?;
+    let audit = |user: &User| activation_audit(user.first_team, &author_of(user), "email");
+    let activated = ctx.store.user_activate(&token, &chance::slug()?, audit).await?.ok_or_else(over)?;
+    tracing::info!(user = %activated.user, admin = activated.is_admin, "{} is active", activated.user);
+    Ok(activated)
+}
+
+/// Checks address and password. Answers the account's id; refuses all wrong pairs alike.
+pub async fn log_in(ctx: &Context, from: ClientAddress, email: &str, password: &str) -> Result<UserId, ServiceError> {
+    rates::take_address(ctx, Limited::Login, from).await?;
+    // Text that is no address has no account; it still takes as long.
+    let email = email.parse::<Email>().ok();
+    if let Some(email) = &email {
+        rates::take_account(ctx, Limited::Login, email.as_str()).await?;
+    }
+    let user = match &email {
+        Some(email) => ctx.store.user_by_email(email).await?,
+        None => None,
+    };
+    // A deleted account is gone; what it was must not show.
+    let user = user.filter(|user| user.status != UserStatus::Deleted);
+    let stored = user.as_ref().and_then(|user| user.password_hash.as_deref());
+    let checked = ctx.passwords.check(stored, password).await?;
+    let wrong = || Failure::new(FailureKind::Unauthorized, "the e-mail address or the password is wrong");
+    let user = user.filter(|_| checked != Checked::Wrong).ok_or_else(wrong)?;
+    match user.status {
+        UserStatus::Active => {}
+        UserStatus::Inactive => {
+            let text =
+                "this account is not activated yet; open the link in the mail, or sign up again after half an hour";
+            return Err(Failure::new(FailureKind::Forbidden, text).into());
+        }
+        UserStatus::Disabled | UserStatus::Deleted => {
+            return Err(Failure::new(FailureKind::Forbidden, "this account is shut; ask the platform's admins").into());
+        }
+    }
+    rates::forgive_account(ctx, Limited::Login, &user.email).await?;
+    if let (Checked::RightRenewed(hash), Some(old)) = (&checked, &user.password_hash) {
+        ctx.store.password_rehash(user.id, old, hash).await?;
+    }
+    Ok(user.id)
+}
+
+/// The team a login of this user begins in; one is made when there is none left.
+pub async fn home(ctx: &Context, user: UserId) -> Result<Option<TeamId>, ServiceError> {
+    if let Some((team, _)) = ctx.store.team_first(user).await? {
+        return Ok(Some(team));
+    }
+    let Some(found) = ctx.store.user_get(user).await? else { return Ok(None) };
+    let Ok(name) = found.name.parse::<PersonName>() else { return Ok(None) };
+    let name = TeamName::of_person(&name);
+    let team = TeamId::from_uuid(chance::id());
+    let audit = NewAudit::new(team, author_of(&found), "team", "create").on(team);
+    let made = ctx.store.team_create(team, &name, &chance::slug()?, user, true, &[audit]).await?;
+    // Somebody may have added the user to a team meanwhile; then that is as good.
+    Ok(if made { Some(team) } else { ctx.store.team_first(user).await?.map(|(team, _)| team) })
+}
+
+/// What an account is beside what its session says.
+pub async fn profile(ctx: &Context, person: &Person) -> Result<Profile, ServiceError> {
+    let user = ctx.store.user_get(person.user).await?.ok_or_else(gone)?;
+    Ok(Profile {
+        name: user.name,
+        is_admin: user.is_admin,
+        has_password: user.password_hash.is_some(),
+        providers: ctx.store.oauth_list(person.user).await?,
+    })
+}
+
+/// Changes what a person is called.
+pub async fn rename(ctx: &Context, person: &Person, name: &PersonName) -> Result<(), ServiceError> {
+    ctx.store.user_rename(person.user, name).await?.ok_or_else(gone)?;
+    sessions::forget_user(ctx, person.user).await;
+    Ok(())
+}
+
+/// People one shares a team with, by the beginning of their address.
+pub async fn search(ctx: &Context, person: &Person, prefix: &str) -> Result<Vec<(UserId, String)>, ServiceError> {
+    rates::take_account(ctx, Limited::SearchUsers, &person.user.to_string()).await?;
+    let prefix = prefix.trim().to_ascii_lowercase();
+    if prefix.len() < 3 || prefix.len() > 254 || !prefix.contains('@') || prefix.contains('\0') {
+        return Err(Failure::invalid("email: send at least 3 characters of an address, with its @").into());
+    }
+    Ok(ctx.store.user_search(person.user, &prefix).await?)
+}
+
+/// Makes sure of an account, with a new random password, which is answered.
+pub async fn ensure(store: &Store, wish: EnsureAccount) -> Result<(UserId, String), ServiceError> {
+    let password = URL_SAFE_NO_PAD.encode(chance::bytes::<18>()?);
+    let new = EnsureUser {
+        id: UserId::from_uuid(chance::id()),
+        first_team: TeamId::from_uuid(chance::id()),
+        slug: chance::slug()?,
+        email: wish.email,
+        name: wish.name,
+        password_hash: Passwords::default().hash(&password.parse()?).await?,
+        admin: wish.admin,
+        team: wish.team,
+    };
+    Ok((store.user_ensure(&new).await?, password))
+}
+
+/// The account's own name in audit rows.
+pub(super) fn author_of(user: &User) -> Author {
+    Author { kind: wrenn_domain::event::ActorType::User, id: Some(user.id.to_string()), name: user.email.clone() }
+}
+
+/// Rows that tell of an account's beginning.
+pub(super) fn activation_audit(team: TeamId, author: &Author, by: &str) -> Vec<NewAudit> {
+    vec![NewAudit::new(team, author.clone(), "team", "create").on(team).with("signup", by)]
+}
+
+pub(super) fn account_of(user: &User) -> NewAccount {
+    NewAccount { user: user.id, team: user.first_team, email: user.email.clone(), name: user.name.clone() }
+}
+
+/// A token's hash is only looked up when the text can be a token at all.
+pub(super) fn token_hash(text: &str) -> Option<SecretHash> {
+    text.parse::<Secret>().ok().map(|secret| secret.hash())
+}
+
+pub(super) fn gone() -> Failure {
+    Failure::new(FailureKind::Unauthorized, "this account is not active; log in again")
+}

@@ -1,0 +1,75 @@
+//! What the outside is told of a sandbox's change: the event, and the audit row of what went wrong, both written with it.
+
+use std::collections::BTreeMap;
+
+use wrenn_domain::event::{EventType, Outcome, news_of};
+use wrenn_domain::ids::EventId;
+use wrenn_domain::sandbox::SandboxState;
+use wrenn_store::pg::{AuditStatus, Author, Change, NewAudit, NewEvent, Sandbox};
+
+use super::chance;
+
+/// The change with its news. Those who asked for it are its authors; what happens by itself is the system's.
+pub(super) fn told(sandbox: &Sandbox, mut change: Change) -> Change {
+    let Some(now) = change.state else { return change };
+    let Some((kind, outcome)) = news_of(sandbox.state, now) else { return change };
+    let by_itself = is_unasked(sandbox.state, kind);
+    let author = if by_itself { Author::system() } else { sandbox.wished_by.clone().unwrap_or_else(Author::system) };
+    let mut metadata = BTreeMap::new();
+    if let Some(reason) = reason(sandbox.state, kind, outcome) {
+        metadata.insert("reason".to_owned(), reason.to_owned());
+    }
+    let (error, code) = change.error.clone().unzip();
+    if let Some(code) = code.filter(|code| !code.is_empty()) {
+        metadata.insert("code".to_owned(), code);
+    }
+    if outcome == Outcome::Error {
+        let mut row = NewAudit::new(sandbox.team, Author::system(), "sandbox", action(kind)).on(sandbox.id);
+        row.status = AuditStatus::Error;
+        row.metadata = metadata.clone();
+        change.audit.push(row);
+    }
+    change.events.push(NewEvent {
+        id: EventId::from_uuid(chance::id()),
+        kind,
+        outcome: Some(outcome),
+        team: sandbox.team,
+        author,
+        resource_type: "sandbox",
+        resource_id: sandbox.id.to_string(),
+        metadata,
+        error: error.filter(|_| outcome == Outcome::Error),
+    });
+    change
+}
+
+/// Nobody's wish was being carried out.
+fn is_unasked(was: SandboxState, kind: EventType) -> bool {
+    match kind {
+        EventType::CapsuleDestroy => was != SandboxState::Stopping,
+        EventType::CapsulePause => was != SandboxState::Pausing,
+        EventType::CapsuleResume => was != SandboxState::Resuming,
+        _ => false,
+    }
+}
+
+fn reason(was: SandboxState, kind: EventType, outcome: Outcome) -> Option<&'static str> {
+    match (kind, outcome) {
+        (EventType::CapsuleCreate, Outcome::Error) => Some("create_failed"),
+        (EventType::CapsulePause, Outcome::Error) => Some("pause_failed"),
+        (EventType::CapsuleResume, Outcome::Error) => Some("resume_failed"),
+        (EventType::CapsuleDestroy, Outcome::Error) => Some("host_failure"),
+        (EventType::CapsuleDestroy, Outcome::Success) if was != SandboxState::Stopping => Some("orphaned"),
+        (EventType::CapsulePause, Outcome::Success) if was != SandboxState::Pausing => Some("host_state_sync"),
+        _ => None,
+    }
+}
+
+fn action(kind: EventType) -> &'static str {
+    match kind {
+        EventType::CapsuleCreate => "create",
+        EventType::CapsulePause => "pause",
+        EventType::CapsuleResume => "resume",
+        _ => "error",
+    }
+}

@@ -1,0 +1,120 @@
+//! How often credentials may be tried, per account and per client address. Counted in the database, so for all control
+//! planes together, and before the act: tries at once cannot pass together.
+
+use std::time::Duration;
+
+use wrenn_domain::failure::Failure;
+use wrenn_store::pg::Rate;
+
+use super::ServiceError;
+use crate::auth::address::ClientAddress;
+use crate::context::Context;
+
+/// An act that is limited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limited {
+    SignUp,
+    Activate,
+    Login,
+    AskReset,
+    ConfirmReset,
+    ChangePassword,
+    DeleteAccount,
+    OAuth,
+    BeginDevice,
+    AskDevice,
+    ApproveDevice,
+    AddMember,
+    SearchUsers,
+    CreateKey,
+}
+
+impl Limited {
+    fn word(self) -> &'static str {
+        match self {
+            Self::SignUp => "signup",
+            Self::Activate => "activate",
+            Self::Login => "login",
+            Self::AskReset => "reset",
+            Self::ConfirmReset => "reset-confirm",
+            Self::ChangePassword => "password",
+            Self::DeleteAccount => "delete-account",
+            Self::OAuth => "oauth",
+            Self::BeginDevice => "device",
+            Self::AskDevice => "device-ask",
+            Self::ApproveDevice => "device-approve",
+            Self::AddMember => "member",
+            Self::SearchUsers => "user-search",
+            Self::CreateKey => "key",
+        }
+    }
+
+    /// For one client address. An office behind one address must get through; a guesser must not.
+    fn per_address(self) -> Rate {
+        match self {
+            Self::SignUp | Self::AskReset => rate(10, 60),
+            Self::Login => rate(30, 4),
+            Self::Activate | Self::ConfirmReset | Self::OAuth => rate(30, 10),
+            Self::BeginDevice => rate(20, 30),
+            Self::AskDevice => rate(60, 1),
+            Self::ChangePassword
+            | Self::DeleteAccount
+            | Self::ApproveDevice
+            | Self::AddMember
+            | Self::SearchUsers
+            | Self::CreateKey => rate(60, 10),
+        }
+    }
+
+    /// For one account, whatever address it comes from.
+    fn per_account(self) -> Rate {
+        match self {
+            // Each may send a mail.
+            Self::SignUp | Self::AskReset => rate(3, 600),
+            Self::Login => rate(10, 30),
+            Self::ChangePassword | Self::DeleteAccount => rate(10, 60),
+            Self::ApproveDevice => rate(10, 30),
+            Self::Activate | Self::ConfirmReset | Self::OAuth | Self::BeginDevice | Self::AskDevice => rate(30, 10),
+            Self::AddMember | Self::SearchUsers => rate(30, 10),
+            Self::CreateKey => rate(60, 10),
+        }
+    }
+}
+
+const fn rate(burst: u32, every_secs: u64) -> Rate {
+    Rate { burst, every: Duration::from_secs(every_secs) }
+}
+
+/// Counts one try of an address.
+pub async fn take_address(ctx: &Context, act: Limited, from: ClientAddress) -> Result<(), ServiceError> {
+    take(ctx, &format!("{}:addr:{}", act.word(), from.network()), act.per_address()).await
+}
+
+/// Counts one try on an account, named by address or id.
+pub async fn take_account(ctx: &Context, act: Limited, account: &str) -> Result<(), ServiceError> {
+    take(ctx, &account_key(act, account), act.per_account()).await
+}
+
+/// The account proved itself: its tries so far are forgiven.
+pub async fn forgive_account(ctx: &Context, act: Limited, account: &str) -> Result<(), ServiceError> {
+    Ok(ctx.store.rate_forgive(&account_key(act, account)).await?)
+}
+
+fn account_key(act: Limited, account: &str) -> String {
+    format!("{}:account:{account}", act.word())
+}
+
+async fn take(ctx: &Context, key: &str, rate: Rate) -> Result<(), ServiceError> {
+    match ctx.store.rate_take(key, rate).await? {
+        Ok(()) => Ok(()),
+        Err(wait) => Err(ServiceError::TooMany {
+            failure: Failure::invalid(format!("too many tries; try again in {} seconds", secs_up(wait))),
+            wait,
+        }),
+    }
+}
+
+/// Whole seconds, never too few.
+pub fn secs_up(wait: Duration) -> u64 {
+    wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
+}

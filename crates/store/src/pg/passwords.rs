@@ -1,0 +1,175 @@
+//! Passwords and the single-use tokens sent by mail. Every change of a password ends every session of the account.
+//!
+//! Owner of: users.password_hash, account_tokens.
+
+use std::time::Duration;
+
+use sqlx::PgConnection;
+use uuid::Uuid;
+use wrenn_domain::ids::UserId;
+use wrenn_domain::secret::SecretHash;
+
+use super::audit::{NewAudit, note};
+use super::users::{User, user};
+use crate::{Store, StoreError};
+
+/// What a single-use token is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TokenPurpose {
+    Activation,
+    PasswordReset,
+}
+
+impl TokenPurpose {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Activation => "activation",
+            Self::PasswordReset => "password_reset",
+        }
+    }
+}
+
+impl Store {
+    /// Stores a token and forgets earlier ones of its purpose. False when the account is not active any more.
+    pub async fn reset_token_create(
+        &self,
+        user: UserId,
+        token: &SecretHash,
+        keep: Duration,
+    ) -> Result<bool, StoreError> {
+        self.run("store a reset token", || async {
+            let mut tx = self.pool.begin().await?;
+            let active: Option<bool> =
+                sqlx::query_scalar("SELECT true FROM users WHERE id = $1 AND status = 'active' FOR SHARE")
+                    .bind(user.uuid())
+                    .fetch_optional(&mut *tx)
+                    .await?;
+            if active.is_none() {
+                return Ok(false);
+            }
+            put_token(&mut tx, user, TokenPurpose::PasswordReset, token, keep).await?;
+            tx.commit().await?;
+            Ok(true)
+        })
+        .await
+    }
+
+    /// Takes a reset token and sets the password; every session and open reset of the account ends. None when the token is
+    /// not valid any more.
+    pub async fn password_reset(
+        &self,
+        token: &SecretHash,
+        hash: &str,
+        audit: impl Fn(&User) -> Vec<NewAudit>,
+    ) -> Result<Option<User>, StoreError> {
+        let audit = &audit;
+        self.run("reset a password", || async move {
+            let mut tx = self.pool.begin().await?;
+            let Some(id) = take_token(&mut tx, TokenPurpose::PasswordReset, token).await? else { return Ok(None) };
+            let Some(user) = set_password(&mut tx, id, hash, None).await? else { return Ok(None) };
+            note(&mut tx, &audit(&user)).await?;
+            tx.commit().await?;
+            Ok(Some(user))
+        })
+        .await
+    }
+
+    /// Sets the password if it is still `seen`; every session and open reset of the account ends. False when it changed
+    /// meanwhile.
+    pub async fn password_change(
+        &self,
+        id: UserId,
+        seen: Option<&str>,
+        hash: &str,
+        audit: &[NewAudit],
+    ) -> Result<bool, StoreError> {
+        self.run("change a password", || async {
+            let mut tx = self.pool.begin().await?;
+            if set_password(&mut tx, id, hash, Some(seen)).await?.is_none() {
+                return Ok(false);
+            }
+            note(&mut tx, audit).await?;
+            tx.commit().await?;
+            Ok(true)
+        })
+        .await
+    }
+
+    /// Replaces the hash of an unchanged password by one of today's strength. Ends no session.
+    pub async fn password_rehash(&self, id: UserId, seen: &str, hash: &str) -> Result<(), StoreError> {
+        self.run("renew a password hash", || async {
+            sqlx::query("UPDATE users SET password_hash = $3 WHERE id = $1 AND password_hash = $2")
+                .bind(id.uuid())
+                .bind(seen)
+                .bind(hash)
+                .execute(&self.pool)
+                .await
+                .map(|_| ())
+        })
+        .await
+    }
+}
+
+pub(super) async fn put_token(
+    tx: &mut PgConnection,
+    user: UserId,
+    purpose: TokenPurpose,
+    token: &SecretHash,
+    keep: Duration,
+) -> Result<(), sqlx::Error> {
+    sqlx::query("DELETE FROM account_tokens WHERE user_id = $1 AND purpose = $2")
+        .bind(user.uuid())
+        .bind(purpose.as_str())
+        .execute(&mut *tx)
+        .await?;
+    sqlx::query(
+        "INSERT INTO account_tokens (hash, user_id, purpose, expires_at)
+         VALUES ($1, $2, $3, now() + $4 * interval '1 second')",
+    )
+    .bind(token.as_str())
+    .bind(user.uuid())
+    .bind(purpose.as_str())
+    .bind(keep.as_secs_f64())
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// Takes a token: it works for exactly one caller.
+pub(super) async fn take_token(
+    tx: &mut PgConnection,
+    purpose: TokenPurpose,
+    token: &SecretHash,
+) -> Result<Option<UserId>, sqlx::Error> {
+    let id: Option<Uuid> = sqlx::query_scalar(
+        "DELETE FROM account_tokens WHERE hash = $1 AND purpose = $2 AND expires_at > now() RETURNING user_id",
+    )
+    .bind(token.as_str())
+    .bind(purpose.as_str())
+    .fetch_optional(tx)
+    .await?;
+    Ok(id.map(UserId::from_uuid))
+}
+
+/// `seen`: the hash there must be; none: whatever there is.
+async fn set_password(
+    tx: &mut PgConnection,
+    id: UserId,
+    hash: &str,
+    seen: Option<Option<&str>>,
+) -> Result<Option<User>, sqlx::Error> {
+    let row = sqlx::query(
+        "UPDATE users SET password_hash = $2, session_generation = session_generation + 1, updated_at = now()
+         WHERE id = $1 AND status = 'active' AND (NOT $3 OR password_hash IS NOT DISTINCT FROM $4) RETURNING *",
+    )
+    .bind(id.uuid())
+    .bind(hash)
+    .bind(seen.is_some())
+    .bind(seen.flatten())
+    .fetch_optional(&mut *tx)
+    .await?;
+    let Some(user) = row.as_ref().map(user).transpose()? else { return Ok(None) };
+    sqlx::query("DELETE FROM account_tokens WHERE user_id = $1").bind(id.uuid()).execute(&mut *tx).await?;
+    sqlx::query("DELETE FROM sessions WHERE user_id = $1").bind(id.uuid()).execute(&mut *tx).await?;
+    Ok(Some(user))
+}

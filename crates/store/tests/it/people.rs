@@ -1,0 +1,46 @@
+//! People to start a test from.
+
+use std::time::Duration;
+
+use uuid::Uuid;
+use wrenn_domain::ids::{TeamId, UserId};
+use wrenn_domain::secret::{Secret, SecretHash};
+use wrenn_store::Store;
+use wrenn_store::pg::{Activated, SignUp, SignedUp};
+
+pub fn secret() -> Secret {
+    let (a, b) = (Uuid::new_v4(), Uuid::new_v4());
+    let mut bytes = [0; 32];
+    bytes[..16].copy_from_slice(a.as_bytes());
+    bytes[16..].copy_from_slice(b.as_bytes());
+    Secret::from_random(bytes)
+}
+
+pub fn slug() -> String {
+    Uuid::new_v4().simple().to_string()
+}
+
+pub fn sign_up(email: &str, token: SecretHash) -> SignUp {
+    SignUp {
+        user: UserId::from_uuid(Uuid::new_v4()),
+        first_team: TeamId::from_uuid(Uuid::new_v4()),
+        email: email.parse().expect("an address"),
+        name: "Ann".parse().expect("a name"),
+        password_hash: "hash".to_owned(),
+        token,
+        keep: Duration::from_secs(600),
+    }
+}
+
+/// Signs up, without activation; answers the token.
+pub async fn pending(store: &Store, email: &str) -> SecretHash {
+    let token = secret().hash();
+    assert_eq!(store.user_sign_up(&sign_up(email, token.clone())).await.expect("stored"), SignedUp::Pending);
+    token
+}
+
+/// An active account with its first team.
+pub async fn person(store: &Store, email: &str) -> Activated {
+    let token = pending(store, email).await;
+    store.user_activate(&token, &slug(), |_| Vec::new()).await.expect("asked").expect("activated")
+}
