@@ -10,6 +10,7 @@ use wrenn_vmtest::Stack;
 mod auth;
 mod bare;
 mod bare_server;
+mod captures;
 mod create;
 mod exec;
 mod files;
@@ -57,9 +58,10 @@ impl Bench<'_> {
 type Section = (&'static str, fn(&Bench, &mut Report) -> anyhow::Result<()>);
 
 /// In this order: memory first, while everything is idle and fresh.
-const SECTIONS: [Section; 6] = [
+const SECTIONS: [Section; 7] = [
     ("memory", memory::run),
     ("create", create::run),
+    ("captures", captures::run),
     ("exec", exec::run),
     ("files", files::run),
     ("reads", reads::run),

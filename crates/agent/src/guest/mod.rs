@@ -5,5 +5,5 @@ mod ready;
 mod relay;
 
 pub use dial::{GuestClient, GuestError};
-pub use ready::{Beacon, Greeting, go_on, prepare, wait_ready};
+pub use ready::{Beacon, Greeting, go_on, prepare, rehearse, wait_ready};
 pub use relay::relay;

@@ -572,12 +572,12 @@ pub(super) fn release_captures_but(dir: &std::path::Path, kept: Option<&std::pat
     }
 }
 
-/// A VMM whose start was interrupted is found by the sandbox's directory in its arguments.
+/// A VMM whose start was interrupted is found by the files it has open.
 async fn remove_files(registry: &Registry, id: SandboxId) {
     let mut pause = RETRY_MIN;
     loop {
         let outcome = async {
-            super::recovery::kill_users(&registry.ctx.store.sandbox_dir(id)).await;
+            super::recovery::kill_users(&registry.ctx, &registry.ctx.store.sandbox_dir(id)).await;
             registry.ctx.store.remove_sandbox_dir(id)
         };
         let Err(error) = outcome.await else { break };
