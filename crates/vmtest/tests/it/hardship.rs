@@ -31,7 +31,7 @@ fn full_disk(stack: &Stack) -> anyhow::Result<()> {
     };
     let tried = fill().and_then(|()| {
         let refused = stack.wrenn(&["capsule", "create"])?;
-        ensure!(refused.code == Some(1) && refused.stderr.contains("disk is full"), "{refused:?}");
+        ensure!(refused.code == Some(1) && refused.stderr.contains("no room left"), "{refused:?}");
         // The one that runs can write, be paused and come back.
         stack.exec(&id, &["sh", "-c", "head -c 20000000 /dev/urandom > data && sync"])?;
         stack.wrenn(&["capsule", "pause", &id])?.ok()?;
