@@ -7,7 +7,9 @@ use tokio::sync::{Notify, OnceCell, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
-use wrenn_domain::limits::{CREATE_GIVE_UP, FORK_WAIT_MAX, HOST_SILENCE_MAX};
+use wrenn_domain::limits::{
+    CREATE_GIVE_UP, FORK_WAIT_MAX, HOST_SILENCE_MAX, STREAM_PING_EVERY, STREAM_SILENCE_MAX,
+};
 use wrenn_domain::secret::Secret;
 use wrenn_store::Store;
 use wrenn_store::haste::Haste;
@@ -23,6 +25,7 @@ use crate::oauth::{Github, OAuthRegistry};
 use crate::service::keys::KeyCache;
 use crate::service::passwords::Passwords;
 use crate::service::sessions::SessionCache;
+use crate::service::streams::StreamPlaces;
 use crate::service::touches::Touches;
 use crate::service::{ServiceError, chance};
 use crate::tasks::WorkQueue;
@@ -39,6 +42,8 @@ pub struct Context {
     pub sessions: SessionCache,
     pub passwords: Passwords,
     pub touches: Touches,
+    /// WebSockets that are open.
+    pub streams: Arc<StreamPlaces>,
     pub mailer: Mailer,
     pub oauth: OAuthRegistry,
     /// In the order given.
@@ -107,6 +112,10 @@ pub struct Tuning {
     pub event_overdue: Duration,
     /// Longest wait of a fork request for its host.
     pub fork_wait: Duration,
+    /// Between two pings on a WebSocket.
+    pub stream_ping: Duration,
+    /// A WebSocket's peer that was silent for this long is gone.
+    pub stream_silence: Duration,
 }
 
 impl Default for Tuning {
@@ -126,6 +135,8 @@ impl Default for Tuning {
             event_retry_min: Duration::from_secs(2),
             event_overdue: Duration::from_secs(60),
             fork_wait: FORK_WAIT_MAX,
+            stream_ping: STREAM_PING_EVERY,
+            stream_silence: STREAM_SILENCE_MAX,
         }
     }
 }
@@ -170,6 +181,7 @@ impl Context {
             sessions: SessionCache::default(),
             passwords: Passwords::default(),
             touches: Touches::default(),
+            streams: Arc::default(),
             starts: WorkQueue::default(),
             stops: WorkQueue::default(),
             pauses: WorkQueue::default(),

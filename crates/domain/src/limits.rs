@@ -167,8 +167,8 @@ pub const REQUEST_HEAD_MAX: Duration = Duration::from_secs(620);
 pub const JSON_BODY_WAIT_MAX: Duration = Duration::from_secs(30);
 /// Time for the first frame of a WebSocket.
 pub const FIRST_FRAME_MAX: Duration = Duration::from_secs(10);
-/// Bytes of one WebSocket frame from a client.
-pub const FRAME_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of one WebSocket message from a client: published clients send a whole paste as one.
+pub const FRAME_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Capsules in one list; a team above it is told so rather than shown a part.
 pub const LIST_CAPSULES_MAX: i64 = 10_000;
 /// Templates in one list.
@@ -269,3 +269,32 @@ pub const EVENT_STREAM_ENTRIES: usize = 10_000;
 pub const EVENT_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Dead letters in one list.
 pub const DEAD_LETTERS_LIST_MAX: i64 = 200;
+
+// WebSockets of clients.
+
+/// WebSockets one key or session may have open: each costs some 30 KB and two connections.
+pub const STREAMS_PER_CREDENTIAL_MAX: usize = 1000;
+/// WebSockets into one sandbox: half of what its relay takes, so that feeding and looking at them always finds a place.
+pub const STREAMS_PER_SANDBOX_MAX: usize = 128;
+/// Messages a second taken from one WebSocket. A person types fifty; above it the socket is read more slowly, and nothing is lost.
+pub const STREAM_MESSAGES_PER_SEC_MAX: u32 = 1000;
+/// Messages taken at once after a rest.
+pub const STREAM_MESSAGES_BURST: u32 = 2000;
+/// Bytes of input that wait for a process, not counting the message that reached it; then the socket is not read.
+pub const STREAM_INPUT_BYTES_MAX: usize = 1024 * 1024;
+/// Changes from keystrokes to resizes and back that wait for a process; then the socket is not read.
+pub const STREAM_INPUT_PIECES_MAX: usize = 256;
+/// Bytes of input that travel to a process in one call.
+pub const STREAM_INPUT_PIECE_BYTES: usize = 256 * 1024;
+/// Bytes of a WebSocket's read buffer, held while it is open; larger messages grow it while they last.
+pub const STREAM_READ_BUFFER_BYTES: usize = 4 * 1024;
+/// Between two pings on a WebSocket; below the 60 s at which balancers cut.
+pub const STREAM_PING_EVERY: Duration = Duration::from_secs(30);
+/// A peer that was silent for three pings, and took no output either, is gone.
+pub const STREAM_SILENCE_MAX: Duration = Duration::from_secs(90);
+/// Time for the last frames of a WebSocket, and for keystrokes still on their way when the client has left.
+pub const STREAM_FAREWELL_MAX: Duration = Duration::from_secs(3);
+/// Between two marks of activity of one stream; that often they are written.
+pub const STREAM_TOUCH_EVERY: Duration = Duration::from_secs(5);
+/// Output of a terminal that nobody typed for is gathered this long, so that a flood comes in few frames.
+pub const PTY_GATHER_MAX: Duration = Duration::from_millis(5);

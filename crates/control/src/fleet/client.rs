@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use connectrpc::client::{CallOptions, ClientConfig};
 use wrenn_contract::proto::wrenn::host::v1::{
-    CreateSandboxRequest, DeleteSandboxRequest, GetHostRequest, HostServiceClient, ListSandboxesRequest,
+    CreateSandboxRequest, DeleteSandboxRequest, GetConsoleRequest, GetHostRequest, HostServiceClient, ListSandboxesRequest,
     PingSandboxRequest, SandboxPhase, SandboxReport,
 };
 use wrenn_domain::ids::SandboxId;
@@ -146,6 +146,12 @@ impl HostClient {
         let request = PingSandboxRequest { sandbox_id: id.to_string(), ..Default::default() };
         self.rpc.ping_sandbox_with_options(request, self.deadline()).await?;
         Ok(())
+    }
+
+    /// The last bytes a sandbox printed on its console.
+    pub async fn get_console(&self, id: SandboxId) -> Result<Vec<u8>, FleetError> {
+        let request = GetConsoleRequest { sandbox_id: id.to_string(), ..Default::default() };
+        Ok(self.rpc.get_console_with_options(request, self.deadline()).await?.into_owned().output)
     }
 
     pub(super) fn deadline(&self) -> CallOptions {

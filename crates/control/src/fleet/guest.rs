@@ -17,8 +17,9 @@ use wrenn_contract::proto::process::__buffa::oneof::process_event::data_event::O
 use wrenn_contract::proto::process::__buffa::oneof::process_input::Input;
 use wrenn_contract::proto::process::__buffa::oneof::process_selector::Selector as ProtoSelector;
 use wrenn_contract::proto::process::{
-    CloseStdinRequest, ListRequest, ProcessClient, ProcessConfig, ProcessInfo, ProcessInput, ProcessSelector,
-    SendInputRequest, SendSignalRequest, Signal, StartRequest, StartResponse, StartResponseView,
+    CloseStdinRequest, ConnectRequest, ConnectResponse, ConnectResponseView, ListRequest, PTY, ProcessClient,
+    ProcessConfig, ProcessInfo, ProcessInput, ProcessSelector, SendInputRequest, SendSignalRequest, Signal,
+    StartRequest, StartResponse, StartResponseView, UpdateRequest, pty,
 };
 use wrenn_domain::ids::SandboxId;
 use wrenn_domain::names::{GuestPath, ProcessTag};
@@ -46,10 +47,26 @@ pub struct GuestClient {
 pub struct Start {
     pub config: ProcessConfig,
     pub tag: Option<ProcessTag>,
+    /// A terminal of this size instead of pipes.
+    pub terminal: Option<Size>,
     /// A pipe to be fed; else it reads end of file.
     pub stdin: bool,
     /// It outlives the stream that started it.
     pub detach: bool,
+}
+
+/// Characters of a terminal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size {
+    pub cols: u32,
+    pub rows: u32,
+}
+
+/// Bytes for a process, by what it reads from.
+#[derive(Debug, Clone)]
+pub enum Food {
+    Stdin(Vec<u8>),
+    Terminal(Vec<u8>),
 }
 
 /// How a process is named.
@@ -63,8 +80,11 @@ pub enum Selector {
 #[derive(Debug)]
 pub enum ProcessNews {
     Started { pid: u32 },
+    /// Also what a terminal shows.
     Stdout(Vec<u8>),
     Stderr(Vec<u8>),
+    /// Nothing new for a while; the first time after attaching: all that was printed before has come.
+    Quiet,
     Ended(Ended),
 }
 
@@ -78,7 +98,12 @@ pub struct Ended {
 }
 
 /// Output of a process. Dropping it ends the process unless it was started detached.
-pub struct ProcessStream(ServerStream<Incoming, StartResponseView<'static>>);
+pub struct ProcessStream(Events);
+
+enum Events {
+    Started(ServerStream<Incoming, StartResponseView<'static>>),
+    Attached(ServerStream<Incoming, ConnectResponseView<'static>>),
+}
 
 impl GuestClient {
     pub(super) fn new(transport: RelayTransport, address: &str, sandbox: &SandboxId) -> Result<Self, FleetError> {
@@ -98,11 +123,29 @@ impl GuestClient {
         let request = StartRequest {
             process: start.config.into(),
             tag: start.tag.map(|tag| tag.as_str().to_owned()),
+            pty: start.terminal.map(|size| proto_pty(size).into()).unwrap_or_default(),
             stdin: Some(start.stdin),
             detach: Some(start.detach),
             ..Default::default()
         };
-        Ok(ProcessStream(self.processes.start(request).await?))
+        Ok(ProcessStream(Events::Started(self.processes.start(request).await?)))
+    }
+
+    /// Attaches to a process: what it printed lately, then what it prints. Dropping the stream leaves the process alone.
+    pub async fn connect(&self, selector: &Selector) -> Result<ProcessStream, FleetError> {
+        let request = ConnectRequest { process: proto(selector).into(), ..Default::default() };
+        Ok(ProcessStream(Events::Attached(self.processes.connect(request).await?)))
+    }
+
+    /// Resizes a process's terminal.
+    pub async fn resize(&self, pid: u32, size: Size) -> Result<(), FleetError> {
+        let request = UpdateRequest {
+            process: proto(&Selector::Pid(pid)).into(),
+            pty: proto_pty(size).into(),
+            ..Default::default()
+        };
+        self.processes.update_with_options(request, short()).await?;
+        Ok(())
     }
 
     /// Processes that run now.
@@ -120,10 +163,14 @@ impl GuestClient {
     }
 
     /// Feeds a process. Returns when it took the bytes; a process that reads slowly makes this slow.
-    pub async fn send_input(&self, pid: u32, bytes: Vec<u8>) -> Result<(), FleetError> {
+    pub async fn send_input(&self, pid: u32, food: Food) -> Result<(), FleetError> {
+        let input = match food {
+            Food::Stdin(bytes) => Input::Stdin(bytes),
+            Food::Terminal(bytes) => Input::Pty(bytes),
+        };
         let request = SendInputRequest {
             process: proto(&Selector::Pid(pid)).into(),
-            input: ProcessInput { input: Some(Input::Stdin(bytes)), ..Default::default() }.into(),
+            input: ProcessInput { input: Some(input), ..Default::default() }.into(),
             ..Default::default()
         };
         self.processes.send_input(request).await?;
@@ -195,11 +242,20 @@ impl GuestClient {
 }
 
 impl ProcessStream {
-    /// The next piece of news; none after the end. Keepalives are swallowed.
+    /// The next piece of news; none after the end. Cancelling it loses nothing.
     pub async fn next(&mut self) -> Result<Option<ProcessNews>, FleetError> {
-        while let Some(message) = self.0.message::<StartResponse>().await? {
-            let event = message.to_owned_message().event.into_option().and_then(|e| e.event);
-            let news = match event {
+        loop {
+            let event = match &mut self.0 {
+                Events::Started(stream) => match stream.message::<StartResponse>().await? {
+                    Some(message) => message.to_owned_message().event,
+                    None => return Ok(None),
+                },
+                Events::Attached(stream) => match stream.message::<ConnectResponse>().await? {
+                    Some(message) => message.to_owned_message().event,
+                    None => return Ok(None),
+                },
+            };
+            let news = match event.into_option().and_then(|event| event.event) {
                 Some(ProtoEvent::Start(start)) => ProcessNews::Started { pid: start.pid },
                 Some(ProtoEvent::Data(data)) => match data.output {
                     Some(ProtoOutput::Stdout(bytes)) => ProcessNews::Stdout(bytes),
@@ -211,11 +267,11 @@ impl ProcessStream {
                     let exit_code = if end.exited { end.exit_code } else { 128 + signal_number(&end) };
                     ProcessNews::Ended(Ended { exit_code, error: end.error.clone() })
                 }
-                Some(ProtoEvent::Keepalive(_)) | None => continue,
+                Some(ProtoEvent::Keepalive(_)) => ProcessNews::Quiet,
+                None => continue,
             };
             return Ok(Some(news));
         }
-        Ok(None)
     }
 }
 
@@ -273,6 +329,11 @@ fn proto(selector: &Selector) -> ProcessSelector {
         Selector::Tag(tag) => ProtoSelector::Tag(tag.as_str().to_owned()),
     };
     ProcessSelector { selector: Some(selector), ..Default::default() }
+}
+
+fn proto_pty(size: Size) -> PTY {
+    let size = pty::Size { cols: size.cols, rows: size.rows, ..Default::default() };
+    PTY { size: size.into(), ..Default::default() }
 }
 
 fn short() -> CallOptions {

@@ -88,6 +88,23 @@ pub(super) async fn ping(
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// Read a capsule's console
+///
+/// The last 64 KiB the guest's kernel and first processes printed, as they are.
+#[utoipa::path(get, path = "/v1/capsules/{id}/console", tag = "capsules", security(("api_key" = []), ("session" = [])),
+    params(("id" = String, Path, description = "cl- and 25 characters")),
+    responses((status = 200, body = String, content_type = "text/plain"), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
+pub(super) async fn console(
+    State(ctx): State<Arc<Context>>,
+    Caller(actor): Caller,
+    CapsuleId(id): CapsuleId,
+) -> Result<Response, ApiError> {
+    let output = sandboxes::console(&ctx, &actor, id).await?;
+    // A guest chooses these bytes: no browser may take them for a page.
+    let headers = [("content-type", "text/plain; charset=utf-8"), ("x-content-type-options", "nosniff")];
+    Ok((headers, output).into_response())
+}
+
 fn parse(body: CreateCapsule) -> Result<CreateSandbox, Failure> {
     Ok(CreateSandbox {
         template: body.template.as_deref().unwrap_or(TEMPLATE_DEFAULT).parse()?,

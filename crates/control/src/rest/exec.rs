@@ -67,6 +67,11 @@ pub(super) fn command(
     if cmd.is_empty() {
         return Err(Failure::invalid("cmd is required"));
     }
+    bounded(Command { cmd, args, envs, cwd, user })
+}
+
+/// The same for one that may be empty.
+pub(super) fn bounded(Command { cmd, args, envs, cwd, user }: Command) -> Result<Command, Failure> {
     if args.len() > EXEC_ARGS_MAX {
         return Err(Failure::invalid(format!("at most {EXEC_ARGS_MAX} args are taken")));
     }

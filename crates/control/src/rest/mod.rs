@@ -11,7 +11,6 @@ mod devices;
 mod docs;
 mod error;
 mod exec;
-mod exec_stream;
 mod extract;
 mod files;
 mod keys;
@@ -22,6 +21,7 @@ mod oauth;
 mod processes;
 mod request;
 mod snapshots;
+mod streams;
 mod teams;
 mod uploads;
 
@@ -99,11 +99,14 @@ fn routes() -> OpenApiRouter<Arc<Context>> {
         .routes(routes!(capsules::create, capsules::list))
         .routes(routes!(capsules::get, capsules::delete))
         .routes(routes!(capsules::ping))
+        .routes(routes!(capsules::console))
         .routes(routes!(lifecycle::pause))
         .routes(routes!(lifecycle::resume))
         .routes(routes!(lifecycle::fork))
         .routes(routes!(exec::exec))
-        .routes(routes!(exec_stream::exec_stream))
+        .routes(routes!(streams::exec::exec_stream))
+        .routes(routes!(streams::attach::process_stream))
+        .routes(routes!(streams::terminal::pty))
         .routes(routes!(processes::list))
         .routes(routes!(processes::kill))
         .routes(routes!(uploads::write))

@@ -46,7 +46,7 @@ pub(super) async fn kill(
     State(ctx): State<Arc<Context>>,
     Caller(actor): Caller,
     CapsuleId(id): CapsuleId,
-    SelectorText(selector): SelectorText,
+    SelectorText(text): SelectorText,
     Params(query): Params<Kill>,
 ) -> Result<StatusCode, ApiError> {
     let signal = match query.signal.as_deref() {
@@ -54,11 +54,12 @@ pub(super) async fn kill(
         Some("SIGTERM") => Signal::Sigterm,
         Some(_) => return Err(ApiError::invalid("signal is SIGKILL or SIGTERM")),
     };
-    processes::signal(&ctx, &actor, id, &parse(&selector)?, signal).await?;
+    processes::signal(&ctx, &actor, id, &selector(&text)?, signal).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-fn parse(text: &str) -> Result<Selector, ApiError> {
+/// A process as a path names it.
+pub(super) fn selector(text: &str) -> Result<Selector, ApiError> {
     if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
         let pid = text.parse().ok().filter(|pid| *pid > 0);
         return pid.map(Selector::Pid).ok_or_else(|| ApiError::invalid("a pid is a number above 0"));

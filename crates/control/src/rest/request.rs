@@ -24,6 +24,11 @@ pub(super) fn id() -> String {
     ID.try_with(Clone::clone).unwrap_or_else(|_| "req_0000000000000000".to_owned())
 }
 
+/// What goes on after a request's answer, as a part of that request.
+pub(super) async fn within<F: Future>(id: String, work: F) -> F::Output {
+    ID.scope(id, work).await
+}
+
 /// Gives a request its id, and an answer whatever happens.
 pub(super) async fn envelop(request: Request, next: Next) -> Response {
     let id = format!("req_{:016x}", getrandom::u64().unwrap_or_default());

@@ -42,7 +42,7 @@ pub struct UsedKey {
 }
 
 /// A credential by its hash.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Credential {
     Key(ApiKeyHash),
     Session(SecretHash),

@@ -33,6 +33,16 @@ pub enum ServiceError {
     Store(#[from] StoreError),
 }
 
+impl ServiceError {
+    /// Kind of what the caller is told, where it has one.
+    pub fn kind(&self) -> Option<FailureKind> {
+        match self {
+            Self::Failure(failure) | Self::Host { failure, .. } | Self::TooMany { failure, .. } => Some(failure.kind),
+            Self::Busy(_) | Self::Store(_) => None,
+        }
+    }
+}
+
 impl From<PlaceError> for ServiceError {
     fn from(error: PlaceError) -> Self {
         match error {

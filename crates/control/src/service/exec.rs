@@ -1,4 +1,4 @@
-//! Running a command: foreground (collected, bounded, killed on time-out), background, and as a stream.
+//! Running a command: foreground (collected, bounded, killed on time-out) and background. As a stream: streams.rs.
 //!
 //! Dropping any of these futures ends the process: the stream closes and envd kills the group.
 
@@ -14,8 +14,7 @@ use wrenn_domain::names::ProcessTag;
 
 use super::{Actor, ServiceError, guest_error, sandboxes};
 use crate::context::Context;
-pub use crate::fleet::guest::ProcessNews;
-use crate::fleet::guest::{Ended, ProcessStream, Start};
+use crate::fleet::guest::{Ended, Food, ProcessNews, ProcessStream, Start};
 use crate::fleet::{FleetError, GuestClient};
 
 /// A valid command.
@@ -78,77 +77,9 @@ pub async fn start(
     tag: ProcessTag,
 ) -> Result<u32, ServiceError> {
     let guest = sandboxes::guest(ctx, actor, id).await?;
-    let start = Start { config: config(command), tag: Some(tag), stdin: false, detach: true };
+    let start = Start { config: config(command), tag: Some(tag), terminal: None, stdin: false, detach: true };
     let begin = async { pid_of(&mut guest.start(start).await.map_err(start_error)?).await };
     tokio::time::timeout(Duration::from_secs(30), begin).await.map_err(|_| guest_error(FleetError::TimedOut))?
-}
-
-/// A process whose output is taken as it comes. Dropping it ends the process.
-pub struct Session {
-    guest: GuestClient,
-    stream: ProcessStream,
-    pid: u32,
-}
-
-/// The way into a session's standard input.
-pub struct Input<'a> {
-    guest: &'a GuestClient,
-    pid: u32,
-}
-
-impl Session {
-    /// The process's pid.
-    pub fn pid(&self) -> u32 {
-        self.pid
-    }
-
-    /// Output and input, to be driven side by side.
-    pub fn split(&mut self) -> (News<'_>, Input<'_>) {
-        (News(&mut self.stream), Input { guest: &self.guest, pid: self.pid })
-    }
-}
-
-/// The way out of a session.
-pub struct News<'a>(&'a mut ProcessStream);
-
-impl News<'_> {
-    /// The next piece of news. The end of the process is the last one.
-    pub async fn next(&mut self) -> Result<ProcessNews, ServiceError> {
-        let news = self.0.next().await.map_err(guest_error)?;
-        news.ok_or_else(|| guest_error(FleetError::Nonsense("the stream ended before the process".to_owned())))
-    }
-}
-
-impl Input<'_> {
-    /// Feeds bytes. A process that closed its input is no failure: what it prints and how it ends tells the story.
-    pub async fn feed(&self, bytes: Vec<u8>) {
-        let _ = self.guest.send_input(self.pid, bytes).await;
-    }
-
-    /// No more input.
-    pub async fn close(&self) {
-        let _ = self.guest.close_stdin(self.pid).await;
-    }
-}
-
-/// Starts a process as a session.
-pub async fn open(
-    ctx: &Context,
-    actor: &Actor,
-    id: SandboxId,
-    command: Command,
-    stdin: bool,
-) -> Result<Session, ServiceError> {
-    let guest = sandboxes::guest(ctx, actor, id).await?;
-    let start = Start { config: config(command), tag: None, stdin, detach: false };
-    let begin = async {
-        let mut stream = guest.start(start).await.map_err(start_error)?;
-        let pid = pid_of(&mut stream).await?;
-        Ok::<_, ServiceError>((stream, pid))
-    };
-    let (stream, pid) =
-        tokio::time::timeout(Duration::from_secs(30), begin).await.map_err(|_| guest_error(FleetError::TimedOut))??;
-    Ok(Session { guest, stream, pid })
 }
 
 async fn collect(
@@ -156,13 +87,13 @@ async fn collect(
     command: Command,
     stdin: Option<Vec<u8>>,
 ) -> Result<(Vec<u8>, Vec<u8>, Ended), ServiceError> {
-    let start = Start { config: config(command), tag: None, stdin: stdin.is_some(), detach: false };
+    let start = Start { config: config(command), tag: None, terminal: None, stdin: stdin.is_some(), detach: false };
     let mut stream = guest.start(start).await.map_err(start_error)?;
     let Some(input) = stdin else { return gather(&mut stream).await };
     let pid = pid_of(&mut stream).await?;
     let feed = async {
         // A process may end or close its input without reading it all: its output tells what happened.
-        if !input.is_empty() && guest.send_input(pid, input).await.is_err() {
+        if !input.is_empty() && guest.send_input(pid, Food::Stdin(input)).await.is_err() {
             return;
         }
         let _ = guest.close_stdin(pid).await;
@@ -181,7 +112,7 @@ async fn gather(stream: &mut ProcessStream) -> Result<(Vec<u8>, Vec<u8>, Ended),
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
     while let Some(news) = stream.next().await.map_err(start_error)? {
         match news {
-            ProcessNews::Started { .. } => {}
+            ProcessNews::Started { .. } | ProcessNews::Quiet => {}
             ProcessNews::Stdout(bytes) => stdout.extend_from_slice(&bytes),
             ProcessNews::Stderr(bytes) => stderr.extend_from_slice(&bytes),
             ProcessNews::Ended(ended) => return Ok((stdout, stderr, ended)),
@@ -199,7 +130,7 @@ async fn gather(stream: &mut ProcessStream) -> Result<(Vec<u8>, Vec<u8>, Ended),
     Err(guest_error(FleetError::Nonsense("the stream ended before the process".to_owned())))
 }
 
-async fn pid_of(stream: &mut ProcessStream) -> Result<u32, ServiceError> {
+pub(super) async fn pid_of(stream: &mut ProcessStream) -> Result<u32, ServiceError> {
     match stream.next().await.map_err(start_error)? {
         Some(ProcessNews::Started { pid }) => Ok(pid),
         _ => Err(guest_error(FleetError::Nonsense("the first event is not the start".to_owned()))),
@@ -207,7 +138,7 @@ async fn pid_of(stream: &mut ProcessStream) -> Result<u32, ServiceError> {
 }
 
 /// A program, user or directory that is not there is a fault of the request, not a missing resource.
-fn start_error(error: FleetError) -> ServiceError {
+pub(super) fn start_error(error: FleetError) -> ServiceError {
     match error {
         FleetError::Answered { code: ErrorCode::NotFound, message } => {
             guest_error(FleetError::Answered { code: ErrorCode::InvalidArgument, message })
@@ -219,7 +150,7 @@ fn start_error(error: FleetError) -> ServiceError {
     }
 }
 
-fn config(command: Command) -> ProcessConfig {
+pub(super) fn config(command: Command) -> ProcessConfig {
     // A command without arguments is a line for the shell.
     let (cmd, args) = if command.args.is_empty() {
         ("/bin/sh".to_owned(), vec!["-c".to_owned(), command.cmd])

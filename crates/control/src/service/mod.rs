@@ -28,6 +28,7 @@ pub mod sandboxes;
 pub mod sessions;
 pub mod snapshots;
 pub mod standing;
+pub mod streams;
 pub mod teams;
 pub mod templates;
 pub mod touches;

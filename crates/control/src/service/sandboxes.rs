@@ -136,13 +136,25 @@ pub(super) async fn end(
 pub async fn ping(ctx: &Context, actor: &Actor, id: SandboxId) -> Result<(), ServiceError> {
     let (address, _) = running(ctx, actor, id).await?;
     let host = ctx.fleet.host(&address).map_err(guest_error)?;
-    host.ping_sandbox(id).await.map_err(|error| match error {
+    host.ping_sandbox(id).await.map_err(host_error)
+}
+
+/// What a host says of a sandbox it does not run.
+fn host_error(error: FleetError) -> ServiceError {
+    match error {
         FleetError::Answered {
             code: connectrpc::ErrorCode::NotFound | connectrpc::ErrorCode::FailedPrecondition,
             ..
         } => Failure::new(FailureKind::NotRunning, "the capsule is not running on its host").into(),
         other => guest_error(other),
-    })
+    }
+}
+
+/// The last bytes a running sandbox printed on its console.
+pub async fn console(ctx: &Context, actor: &Actor, id: SandboxId) -> Result<Vec<u8>, ServiceError> {
+    let (address, _) = running(ctx, actor, id).await?;
+    let host = ctx.fleet.host(&address).map_err(guest_error)?;
+    host.get_console(id).await.map_err(host_error)
 }
 
 /// The guest of a running sandbox. Counts as activity.

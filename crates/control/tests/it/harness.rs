@@ -125,6 +125,7 @@ pub fn quick() -> Tuning {
         event_retry_min: Duration::from_millis(20),
         event_overdue: Duration::from_millis(800),
         fork_wait: Duration::from_secs(20),
+        ..Tuning::default()
     }
 }
 

@@ -20,6 +20,8 @@ pub struct Reader {
     process: Arc<Process>,
     id: ReaderId,
     stage: Stage,
+    /// It has to be told that it got all there was when it came: with a sign of life, which every client knows.
+    behind: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +44,7 @@ impl Reader {
     /// A reader of this process; none when it has too many.
     pub fn attach(process: &Arc<Process>, from: From) -> Option<Self> {
         let id = process.output.attach(from)?;
-        Some(Self { process: process.clone(), id, stage: Stage::Start })
+        Some(Self { process: process.clone(), id, stage: Stage::Start, behind: from == From::Recent })
     }
 
     /// The events to the end. Dropping the stream drops the leash.
@@ -81,6 +83,7 @@ impl Reader {
                     self.stage = Stage::Over;
                     return Some(Ok(end_event(end).into_event()));
                 }
+                Piece::Nothing if std::mem::take(&mut self.behind) => return Some(Ok(KeepAlive::default().into_event())),
                 Piece::Nothing => {}
             }
             tokio::select! {

@@ -173,9 +173,14 @@ impl HostService for Rpc {
     async fn get_console(
         &self,
         _ctx: RequestContext,
-        _request: ServiceRequest<'_, GetConsoleRequest>,
+        request: ServiceRequest<'_, GetConsoleRequest>,
     ) -> ServiceResult<GetConsoleResponse> {
-        Response::ok(GetConsoleResponse::default())
+        let id = request.sandbox_id.to_owned();
+        if self.0.state.lock().expect("no panic while held").sandboxes.contains_key(&id) {
+            let output = format!("the console of {id}\r\n\u{1b}[1mready\u{1b}[0m\r\n").into_bytes();
+            return Response::ok(GetConsoleResponse { output, ..Default::default() });
+        }
+        Err(ConnectError::new(ErrorCode::NotFound, "no such sandbox"))
     }
 }
 

@@ -1,0 +1,224 @@
+//! Processes that are followed and fed live: run, attached to, with or without a terminal. Counts who holds how many.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use connectrpc::ErrorCode;
+use wrenn_contract::host::RelayError;
+use wrenn_contract::proto::process::{ProcessConfig, Signal};
+use wrenn_domain::ids::SandboxId;
+use wrenn_domain::limits::{PROCESS_START_MAX, STREAMS_PER_CREDENTIAL_MAX, STREAMS_PER_SANDBOX_MAX};
+use wrenn_domain::names::ProcessTag;
+
+use super::exec::{self, Command};
+use super::{Actor, Credential, ServiceError, guest_error, sandboxes};
+use crate::context::Context;
+pub use crate::fleet::guest::{Ended, Food, ProcessNews, Selector, Size};
+use crate::fleet::guest::{ProcessStream, Start};
+use crate::fleet::{FleetError, GuestClient};
+
+/// Between two tries to feed a process that too many feed already.
+const FEED_AGAIN: Duration = Duration::from_millis(50);
+
+/// How many streams are open, by credential and by sandbox.
+#[derive(Default)]
+pub struct StreamPlaces {
+    credentials: Mutex<HashMap<Credential, usize>>,
+    sandboxes: Mutex<HashMap<SandboxId, usize>>,
+}
+
+/// One stream's place under its credential and in its sandbox. Given back when dropped.
+struct Places {
+    all: Arc<StreamPlaces>,
+    credential: Credential,
+    sandbox: Option<SandboxId>,
+}
+
+impl Places {
+    fn of(all: &Arc<StreamPlaces>, credential: &Credential) -> Result<Self, ServiceError> {
+        if !take(&all.credentials, credential.clone(), STREAMS_PER_CREDENTIAL_MAX) {
+            return Err(ServiceError::Busy(format!(
+                "this key or session has {STREAMS_PER_CREDENTIAL_MAX} streams open; close some first"
+            )));
+        }
+        Ok(Self { all: all.clone(), credential: credential.clone(), sandbox: None })
+    }
+
+    /// Only once the caller is known to have a right to the sandbox: nobody may use up another team's places.
+    fn take_in(&mut self, sandbox: SandboxId) -> Result<(), ServiceError> {
+        if !take(&self.all.sandboxes, sandbox, STREAMS_PER_SANDBOX_MAX) {
+            return Err(ServiceError::Busy(format!(
+                "this capsule has {STREAMS_PER_SANDBOX_MAX} streams open; close some first"
+            )));
+        }
+        self.sandbox = Some(sandbox);
+        Ok(())
+    }
+}
+
+impl Drop for Places {
+    fn drop(&mut self) {
+        give_back(&self.all.credentials, &self.credential);
+        if let Some(sandbox) = &self.sandbox {
+            give_back(&self.all.sandboxes, sandbox);
+        }
+    }
+}
+
+fn take<K: Eq + Hash>(counts: &Mutex<HashMap<K, usize>>, key: K, max: usize) -> bool {
+    let mut counts = counts.lock().expect("no panic while held");
+    match counts.entry(key) {
+        Entry::Occupied(mut count) => {
+            let free = *count.get() < max;
+            *count.get_mut() += usize::from(free);
+            free
+        }
+        Entry::Vacant(none) => {
+            none.insert(1);
+            true
+        }
+    }
+}
+
+fn give_back<K: Eq + Hash>(counts: &Mutex<HashMap<K, usize>>, key: &K) {
+    let mut counts = counts.lock().expect("no panic while held");
+    let Some(count) = counts.get_mut(key) else { return };
+    *count -= 1;
+    if *count == 0 {
+        counts.remove(key);
+    }
+}
+
+/// A running sandbox somebody entered to stay a while.
+pub struct Inside {
+    guest: GuestClient,
+    _places: Places,
+}
+
+/// Enters a running sandbox. Counts as activity.
+pub async fn enter(ctx: &Context, actor: &Actor, id: SandboxId) -> Result<Inside, ServiceError> {
+    let mut places = Places::of(&ctx.streams, &actor.credential)?;
+    let guest = sandboxes::guest(ctx, actor, id).await?;
+    places.take_in(id)?;
+    Ok(Inside { guest, _places: places })
+}
+
+/// A process whose output is taken as it comes.
+pub struct Live {
+    stream: ProcessStream,
+    pid: u32,
+}
+
+impl Live {
+    /// The process's pid.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// The next piece of news. The end of the process is the last one. Cancelling it loses nothing.
+    pub async fn next(&mut self) -> Result<ProcessNews, ServiceError> {
+        let news = self.stream.next().await.map_err(guest_error)?;
+        news.ok_or_else(|| guest_error(FleetError::Nonsense("the stream ended before the process".to_owned())))
+    }
+}
+
+impl Inside {
+    /// Runs a command. Dropping what this returns ends the process with its group.
+    pub async fn run(&self, command: Command, stdin: bool) -> Result<Live, ServiceError> {
+        self.start(Start { config: exec::config(command), tag: None, terminal: None, stdin, detach: false }).await
+    }
+
+    /// Starts a session in a terminal. It goes on when what this returns is dropped.
+    pub async fn open_terminal(&self, command: Command, tag: ProcessTag, size: Size) -> Result<Live, ServiceError> {
+        let Command { cmd, args, envs, cwd, user } = command;
+        // Unlike elsewhere the user's own shell is asked to run a line, and is what runs when there is none.
+        let config =
+            ProcessConfig { cmd, args, envs: envs.into_iter().collect(), cwd, user, ..Default::default() };
+        self.start(Start { config, tag: Some(tag), terminal: Some(size), stdin: true, detach: true }).await
+    }
+
+    async fn start(&self, start: Start) -> Result<Live, ServiceError> {
+        let begin = async {
+            let mut stream = self.guest.start(start).await.map_err(exec::start_error)?;
+            let pid = exec::pid_of(&mut stream).await?;
+            Ok(Live { stream, pid })
+        };
+        tokio::time::timeout(PROCESS_START_MAX, begin).await.map_err(|_| guest_error(FleetError::TimedOut))?
+    }
+
+    /// Attaches to a process that runs or ended a moment ago. Dropping what this returns leaves the process alone.
+    pub async fn attach(&self, selector: &Selector) -> Result<Live, ServiceError> {
+        let begin = async {
+            let mut stream = self.guest.connect(selector).await?;
+            match stream.next().await? {
+                Some(ProcessNews::Started { pid }) => Ok(Live { stream, pid }),
+                _ => Err(FleetError::Nonsense("the first event is not the start".to_owned())),
+            }
+        };
+        let begun = tokio::time::timeout(PROCESS_START_MAX, begin).await.unwrap_or(Err(FleetError::TimedOut));
+        begun.map_err(|error| match error {
+            FleetError::Answered { code: ErrorCode::ResourceExhausted, .. } => {
+                ServiceError::Busy("this process has as many readers as it can; close some first".to_owned())
+            }
+            other => guest_error(other),
+        })
+    }
+
+    /// Feeds a process, as fast as it reads. A process that is over is no failure: what it printed and how it ended
+    /// tells the story.
+    pub async fn feed(&self, pid: u32, food: Food) -> Result<(), ServiceError> {
+        loop {
+            match self.guest.send_input(pid, food.clone()).await {
+                Ok(()) | Err(FleetError::Answered { code: ErrorCode::NotFound, .. }) => return Ok(()),
+                // Nothing of it was taken.
+                Err(
+                    FleetError::Answered { code: ErrorCode::ResourceExhausted, .. }
+                    | FleetError::Relay(RelayError::Busy),
+                ) => tokio::time::sleep(FEED_AGAIN).await,
+                Err(error) => return Err(guest_error(error)),
+            }
+        }
+    }
+
+    /// No more input for a process.
+    pub async fn close_input(&self, pid: u32) -> Result<(), ServiceError> {
+        unless_over(self.guest.close_stdin(pid).await)
+    }
+
+    /// Resizes a process's terminal.
+    pub async fn resize(&self, pid: u32, size: Size) -> Result<(), ServiceError> {
+        unless_over(self.guest.resize(pid, size).await)
+    }
+
+    /// Kills a process and its group.
+    pub async fn kill(&self, pid: u32) -> Result<(), ServiceError> {
+        unless_over(self.guest.signal(&Selector::Pid(pid), Signal::Sigkill).await)
+    }
+}
+
+fn unless_over(done: Result<(), FleetError>) -> Result<(), ServiceError> {
+    match done {
+        Ok(()) | Err(FleetError::Answered { code: ErrorCode::NotFound, .. }) => Ok(()),
+        Err(error) => Err(guest_error(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_bounded_and_given_back() {
+        let counts = Mutex::new(HashMap::new());
+        assert!(take(&counts, 'a', 2) && take(&counts, 'a', 2) && !take(&counts, 'a', 2) && take(&counts, 'b', 2));
+        give_back(&counts, &'a');
+        assert!(take(&counts, 'a', 2) && !take(&counts, 'a', 2));
+        for key in ['a', 'a', 'b'] {
+            give_back(&counts, &key);
+        }
+        assert!(counts.lock().unwrap().is_empty());
+    }
+}
