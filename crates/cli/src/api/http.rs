@@ -92,6 +92,11 @@ impl Client {
         self.json(response).await
     }
 
+    /// GET that answers bytes.
+    pub async fn get_bytes(&self, path: &str) -> Result<Bytes, ApiError> {
+        read(self.send(Method::GET, path, None, empty(), Some(ANSWER_WAIT)).await?).await
+    }
+
     /// POST of JSON that answers JSON.
     pub async fn post<B: Serialize, T: DeserializeOwned>(&self, path: &str, body: &B) -> Result<T, ApiError> {
         let response = self.post_raw(path, body).await?;

@@ -6,4 +6,4 @@ mod stream;
 
 pub use error::ApiError;
 pub use http::{Client, Connection};
-pub use stream::{ExecEvent, ExecInput, ExecStart, ExecStream};
+pub use stream::{ExecEvent, ExecInput, ExecStart, ExecStream, PtyEvent, PtyEvents, PtyInput, open_pty};

@@ -1,4 +1,4 @@
-//! `exec/stream`: a command in a capsule over a WebSocket, with stdin and both outputs byte for byte.
+//! The API's WebSockets: a command (`exec/stream`), a process that is followed, a terminal. All bytes pass unchanged.
 
 use base64::Engine;
 use bytes::Bytes;
@@ -8,7 +8,8 @@ use hyper_util::rt::TokioIo;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
-use wrenn_contract::rest::processes::{ExecClientFrame, ExecServerFrame};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use wrenn_contract::rest::processes::{ExecClientFrame, ExecServerFrame, PtyClientFrame, PtyServerFrame};
 
 use super::{ApiError, Client};
 
@@ -42,6 +43,16 @@ pub enum ExecEvent {
 /// The sending half.
 pub struct ExecInput(SplitSink<Socket, Message>);
 
+async fn open(client: &Client, path: &str) -> Result<Socket, ApiError> {
+    let mut nonce = [0u8; 16];
+    getrandom::fill(&mut nonce).map_err(|e| ApiError::Broken { reason: e.to_string() })?;
+    let key = base64::engine::general_purpose::STANDARD.encode(nonce);
+    let upgraded = client.upgrade(path, &key).await?;
+    let config =
+        WebSocketConfig::default().max_message_size(Some(FRAME_BYTES_MAX)).max_frame_size(Some(FRAME_BYTES_MAX));
+    Ok(WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Client, Some(config)).await)
+}
+
 /// A running command.
 pub struct ExecStream {
     input: Option<ExecInput>,
@@ -51,18 +62,18 @@ pub struct ExecStream {
 impl ExecStream {
     /// Starts the command; its events follow.
     pub async fn start(client: &Client, capsule: &str, start: ExecStart) -> Result<Self, ApiError> {
-        let mut nonce = [0u8; 16];
-        getrandom::fill(&mut nonce).map_err(|e| ApiError::Broken { reason: e.to_string() })?;
-        let key = base64::engine::general_purpose::STANDARD.encode(nonce);
-        let upgraded = client.upgrade(&format!("/v1/capsules/{capsule}/exec/stream"), &key).await?;
-        let config =
-            WebSocketConfig::default().max_message_size(Some(FRAME_BYTES_MAX)).max_frame_size(Some(FRAME_BYTES_MAX));
-        let socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Client, Some(config)).await;
-        let (sink, events) = socket.split();
+        let (sink, events) = open(client, &format!("/v1/capsules/{capsule}/exec/stream")).await?.split();
         let mut input = ExecInput(sink);
         let ExecStart { cmd, args, envs, cwd, user, stdin } = start;
         input.frame(&ExecClientFrame::Start { cmd, args, envs, cwd, user, stdin, binary: true }).await?;
         Ok(Self { input: Some(input), events })
+    }
+
+    /// Attaches to a process by pid or tag: recent output, and with `follow` all that comes until its exit.
+    pub async fn attach(client: &Client, capsule: &str, process: &str, follow: bool) -> Result<Self, ApiError> {
+        let path = format!("/v1/capsules/{capsule}/processes/{process}/stream?binary=true&follow={follow}");
+        let (_, events) = open(client, &path).await?.split();
+        Ok(Self { input: None, events })
     }
 
     /// Takes the sending half, once.
@@ -128,5 +139,91 @@ impl ExecInput {
 
     async fn message(&mut self, message: Message) -> Result<(), ApiError> {
         self.0.send(message).await.map_err(|e| ApiError::Broken { reason: e.to_string() })
+    }
+}
+
+/// What a terminal session tells.
+#[derive(Debug)]
+pub enum PtyEvent {
+    Started {
+        tag: String,
+    },
+    Output(Bytes),
+    Exit(i32),
+    /// Something did not work; the session goes on.
+    Trouble(String),
+    /// The session cannot be had; the text says why.
+    Error(String),
+    /// The connection ended, the session did not: its tag leads back.
+    Lost,
+}
+
+/// The way into a terminal session.
+pub struct PtyInput(SplitSink<Socket, Message>);
+
+/// The way out of a terminal session.
+pub struct PtyEvents(SplitStream<Socket>);
+
+/// Opens a socket to a terminal session, new or there already.
+pub async fn open_pty(
+    client: &Client,
+    capsule: &str,
+    first: &PtyClientFrame,
+) -> Result<(PtyInput, PtyEvents), ApiError> {
+    let (sink, events) = open(client, &format!("/v1/capsules/{capsule}/pty")).await?.split();
+    let mut input = PtyInput(sink);
+    input.frame(first).await?;
+    Ok((input, PtyEvents(events)))
+}
+
+impl PtyInput {
+    /// Sends keystrokes; waits while the session does not read.
+    pub async fn bytes(&mut self, bytes: Bytes) -> Result<(), ApiError> {
+        self.message(Message::Binary(bytes)).await
+    }
+
+    /// Sends anything else.
+    pub async fn frame(&mut self, frame: &PtyClientFrame) -> Result<(), ApiError> {
+        let text = serde_json::to_string(frame).map_err(|e| ApiError::Broken { reason: e.to_string() })?;
+        self.message(Message::Text(text.into())).await
+    }
+
+    /// Leaves in good order, so that what was typed last still counts.
+    pub async fn leave(&mut self) {
+        let _ = self.0.send(Message::Close(None)).await;
+    }
+
+    async fn message(&mut self, message: Message) -> Result<(), ApiError> {
+        self.0.send(message).await.map_err(|e| ApiError::Broken { reason: e.to_string() })
+    }
+}
+
+impl PtyEvents {
+    /// The next event.
+    pub async fn next(&mut self) -> Result<PtyEvent, ApiError> {
+        loop {
+            match self.0.next().await {
+                None | Some(Err(_) | Ok(Message::Close(_))) => return Ok(PtyEvent::Lost),
+                Some(Ok(Message::Binary(bytes))) => return Ok(PtyEvent::Output(bytes)),
+                Some(Ok(Message::Text(text))) => {
+                    match serde_json::from_str(&text).map_err(|e| ApiError::Broken { reason: e.to_string() })? {
+                        PtyServerFrame::Started { tag, .. } => return Ok(PtyEvent::Started { tag }),
+                        PtyServerFrame::Exit { exit_code } => return Ok(PtyEvent::Exit(exit_code)),
+                        PtyServerFrame::Error { data, fatal: false } => return Ok(PtyEvent::Trouble(data)),
+                        PtyServerFrame::Error { data, fatal: true } => return Ok(self.fatal(data).await),
+                        PtyServerFrame::Ping | PtyServerFrame::Output { .. } => {}
+                    }
+                }
+                Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
+            }
+        }
+    }
+
+    /// A server that restarts says so when it closes.
+    async fn fatal(&mut self, text: String) -> PtyEvent {
+        match self.0.next().await {
+            Some(Ok(Message::Close(Some(frame)))) if frame.code == CloseCode::Restart => PtyEvent::Lost,
+            _ => PtyEvent::Error(text),
+        }
     }
 }

@@ -48,7 +48,7 @@ pub struct ExecArgs {
     command: Vec<String>,
 }
 
-fn variable(text: &str) -> Result<(String, String), String> {
+pub(super) fn variable(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("a variable is KEY=VALUE".to_owned()),
@@ -116,7 +116,7 @@ async fn follow(mut stream: ExecStream, stdin: bool) -> anyhow::Result<u8> {
     Ok(code)
 }
 
-async fn write(to: &mut (impl AsyncWriteExt + Unpin), bytes: &[u8]) -> anyhow::Result<()> {
+pub(super) async fn write(to: &mut (impl AsyncWriteExt + Unpin), bytes: &[u8]) -> anyhow::Result<()> {
     let written = async {
         to.write_all(bytes).await?;
         to.flush().await
@@ -124,7 +124,7 @@ async fn write(to: &mut (impl AsyncWriteExt + Unpin), bytes: &[u8]) -> anyhow::R
     written.await.context("could not write the command's output here")
 }
 
-fn ended_early() -> anyhow::Error {
+pub(super) fn ended_early() -> anyhow::Error {
     anyhow::Error::new(ApiError::Broken { reason: "the command's stream ended without an exit code".into() })
 }
 
@@ -202,6 +202,6 @@ async fn collect(mut stream: ExecStream, stdin: bool, output: &Output) -> anyhow
 }
 
 /// A process's status as a shell would report it.
-fn exit_code(code: i32) -> u8 {
+pub(super) fn exit_code(code: i32) -> u8 {
     u8::try_from(code).unwrap_or(255)
 }

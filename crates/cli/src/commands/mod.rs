@@ -13,6 +13,9 @@ mod doctor;
 mod exec;
 mod key;
 mod login;
+mod logs;
+mod processes;
+mod shell;
 mod team;
 mod template;
 
@@ -24,6 +27,12 @@ pub enum Command {
     Capsule(capsule::CapsuleCommand),
     /// Run a command in a capsule; streams its output and returns its exit code.
     Exec(exec::ExecArgs),
+    /// Open a terminal in a capsule. `~.` at the beginning of a line leaves it; the session goes on.
+    Shell(shell::ShellArgs),
+    /// Show what a process printed lately, or the capsule's console.
+    Logs(logs::LogsArgs),
+    /// List a capsule's processes.
+    Ps(processes::PsArgs),
     /// Copy files and folders between this machine and a capsule.
     Cp(cp::CpArgs),
     /// Templates that capsules are created from.
@@ -67,6 +76,9 @@ pub async fn run(
     match command {
         Command::Capsule(command) => capsule::run(command, &Client::new(&connection)?, output).await,
         Command::Exec(args) => exec::run(args, &Client::new(&connection)?, output).await,
+        Command::Shell(args) => shell::run(args, &Client::new(&connection)?, output).await,
+        Command::Logs(args) => logs::run(args, &Client::new(&connection)?, output).await,
+        Command::Ps(args) => processes::run(args, &Client::new(&connection)?, output).await,
         Command::Cp(args) => cp::run(args, &Client::new(&connection)?, output).await,
         Command::Template(command) => template::run(command, &Client::new(&connection)?, output).await,
         Command::Login(args) => login::login(args, connection, output).await,
@@ -88,4 +100,25 @@ fn capsule_id(text: &str) -> Result<String, String> {
     text.parse::<wrenn_domain::ids::SandboxId>()
         .map(|id| id.to_string())
         .map_err(|error| format!("{error}; `wrenn capsule list` shows the ids"))
+}
+
+/// Checks a pid or tag here, so that a typo needs no round trip.
+fn process_name(text: &str) -> Result<String, String> {
+    let pid = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    if !pid {
+        text.parse::<wrenn_domain::names::ProcessTag>().map_err(|error| error.message)?;
+    }
+    Ok(text.to_owned())
+}
+
+/// The same in a URL.
+fn in_path(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'~' => out.push(char::from(byte)),
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use wrenn_control::{Config, Server, service};
-use wrenn_testkit::host::{Guest, TOKEN};
+use wrenn_testkit::host::{Guest, TOKEN, find_envd};
 use wrenn_testkit::{Database, SimHost, wait_until};
 
 /// Bound of every run of the program.
@@ -13,8 +13,8 @@ const RUN_MAX: Duration = Duration::from_secs(60);
 
 pub struct World {
     pub host: SimHost,
-    base_url: String,
-    key: String,
+    pub base_url: String,
+    pub key: String,
 }
 
 /// How a run ended.
@@ -26,9 +26,19 @@ pub struct Ran {
 }
 
 impl World {
+    /// Without guests: life and death only.
     pub async fn start() -> Self {
+        Self::with(Guest::None).await
+    }
+
+    /// With a real envd in every capsule; none, said aloud, when there is no envd.
+    pub async fn with_envd() -> Option<Self> {
+        Some(Self::with(Guest::Envd(find_envd()?)).await)
+    }
+
+    async fn with(guest: Guest) -> Self {
         let database = Database::fresh().await;
-        let host = SimHost::start(Guest::None).await;
+        let host = SimHost::start(guest).await;
         let values = [
             ("DATABASE_URL", database.url.clone()),
             ("REDIS_URL", database.redis_url.clone()),

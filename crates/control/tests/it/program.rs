@@ -25,7 +25,7 @@ fn program(database: &Database, host: &SimHost, listen: &str) -> Command {
     command
 }
 
-fn free_port() -> String {
+pub fn free_port() -> String {
     let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     socket.local_addr().expect("bound").to_string()
 }
@@ -34,12 +34,12 @@ async fn output(mut command: Command) -> Output {
     tokio::time::timeout(SOON, command.output()).await.expect("in time").expect("starts")
 }
 
-fn serve(database: &Database, host: &SimHost, listen: &str) -> Child {
+pub fn serve(database: &Database, host: &SimHost, listen: &str) -> Child {
     let mut command = program(database, host, listen);
     command.stderr(Stdio::null()).spawn().expect("starts")
 }
 
-async fn key(database: &Database, host: &SimHost) -> String {
+pub async fn key(database: &Database, host: &SimHost) -> String {
     let mut command = program(database, host, ":0");
     command.args(["key", "create", "--team", "dev", "--name", "laptop", "--json"]);
     let made = output(command).await;

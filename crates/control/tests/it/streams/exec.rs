@@ -2,54 +2,14 @@
 
 use futures::{SinkExt, StreamExt};
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
-use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use wrenn_testkit::wait_until;
 
+use super::{Socket, hear, hear_all, open as open_at, running, say};
 use crate::harness::{SOON, World};
 
-type Socket = WebSocketStream<TcpStream>;
-
 async fn open(world: &World, id: &str) -> Socket {
-    let tcp = TcpStream::connect(world.plane.addr()).await.expect("connects");
-    let mut request =
-        format!("ws://{}/v1/capsules/{id}/exec/stream", world.plane.addr()).into_client_request().expect("valid");
-    request.headers_mut().insert("x-api-key", world.key.parse().expect("valid"));
-    tokio_tungstenite::client_async(request, tcp).await.expect("upgraded").0
-}
-
-async fn say(socket: &mut Socket, frame: Value) {
-    socket.send(Message::text(frame.to_string())).await.expect("sends");
-}
-
-/// The next text frame; none when the socket closed.
-async fn hear(socket: &mut Socket) -> Option<Value> {
-    loop {
-        match tokio::time::timeout(SOON, socket.next()).await.expect("in time") {
-            Some(Ok(Message::Text(text))) => return Some(serde_json::from_str(&text).expect("JSON")),
-            Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
-            Some(Ok(Message::Close(_)) | Err(_)) | None => return None,
-            Some(Ok(other)) => panic!("unexpected {other:?}"),
-        }
-    }
-}
-
-/// All frames to the end, with pieces of one stream joined.
-async fn hear_all(socket: &mut Socket) -> (String, String, Option<Value>) {
-    let (mut stdout, mut stderr) = (String::new(), String::new());
-    while let Some(frame) = hear(socket).await {
-        let data = || frame["data"].as_str().expect("text").to_owned();
-        match frame["type"].as_str() {
-            Some("start") => assert!(frame["pid"].as_u64().is_some_and(|pid| pid > 0)),
-            Some("stdout") => stdout.push_str(&data()),
-            Some("stderr") => stderr.push_str(&data()),
-            Some("exit" | "error") => return (stdout, stderr, Some(frame)),
-            other => panic!("unexpected {other:?}"),
-        }
-    }
-    (stdout, stderr, None)
+    open_at(&world.plane.addr().to_string(), &world.key, &format!("/v1/capsules/{id}/exec/stream")).await
 }
 
 #[tokio::test]
@@ -121,11 +81,6 @@ async fn failures_after_the_upgrade_are_said_inside() {
     assert!(error["data"].as_str().is_some_and(|text| text.contains("no capsule")), "{error}");
     let plain = world.api.get(&format!("/v1/capsules/{id}/exec/stream")).await;
     plain.is_error(400, "invalid_request");
-}
-
-async fn running(world: &World, id: &str) -> usize {
-    let list = world.api.get(&format!("/v1/capsules/{id}/processes")).await.json();
-    list["processes"].as_array().expect("a list").len()
 }
 
 #[tokio::test]
