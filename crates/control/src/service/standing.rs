@@ -13,7 +13,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 pub async fn lost(ctx: &Context, actor: &Actor) {
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
-        match holds(ctx, actor).await {
+        // Boxed: whoever waits here for long must not hold the room of a look.
+        match Box::pin(holds(ctx, actor)).await {
             Ok(true) => {}
             Ok(false) => return,
             Err(error) => tracing::debug!(%error, "cannot tell whether a credential still holds"),

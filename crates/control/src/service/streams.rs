@@ -1,4 +1,6 @@
 //! Processes that are followed and fed live: run, attached to, with or without a terminal. Counts who holds how many.
+//!
+//! Calls are boxed here: a stream that lasts must not hold the room of every call it may make.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -101,7 +103,7 @@ pub struct Inside {
 /// Enters a running sandbox. Counts as activity.
 pub async fn enter(ctx: &Context, actor: &Actor, id: SandboxId) -> Result<Inside, ServiceError> {
     let mut places = Places::of(&ctx.streams, &actor.credential)?;
-    let guest = sandboxes::guest(ctx, actor, id).await?;
+    let guest = Box::pin(sandboxes::guest(ctx, actor, id)).await?;
     places.take_in(id)?;
     Ok(Inside { guest, _places: places })
 }
@@ -146,7 +148,8 @@ impl Inside {
             let pid = exec::pid_of(&mut stream).await?;
             Ok(Live { stream, pid })
         };
-        tokio::time::timeout(PROCESS_START_MAX, begin).await.map_err(|_| guest_error(FleetError::TimedOut))?
+        let begun = tokio::time::timeout(PROCESS_START_MAX, Box::pin(begin)).await;
+        begun.map_err(|_| guest_error(FleetError::TimedOut))?
     }
 
     /// Attaches to a process that runs or ended a moment ago. Dropping what this returns leaves the process alone.
@@ -158,7 +161,7 @@ impl Inside {
                 _ => Err(FleetError::Nonsense("the first event is not the start".to_owned())),
             }
         };
-        let begun = tokio::time::timeout(PROCESS_START_MAX, begin).await.unwrap_or(Err(FleetError::TimedOut));
+        let begun = tokio::time::timeout(PROCESS_START_MAX, Box::pin(begin)).await.unwrap_or(Err(FleetError::TimedOut));
         begun.map_err(|error| match error {
             FleetError::Answered { code: ErrorCode::ResourceExhausted, .. } => {
                 ServiceError::Busy("this process has as many readers as it can; close some first".to_owned())
@@ -171,7 +174,7 @@ impl Inside {
     /// tells the story.
     pub async fn feed(&self, pid: u32, food: Food) -> Result<(), ServiceError> {
         loop {
-            match self.guest.send_input(pid, food.clone()).await {
+            match Box::pin(self.guest.send_input(pid, food.clone())).await {
                 Ok(()) | Err(FleetError::Answered { code: ErrorCode::NotFound, .. }) => return Ok(()),
                 // Nothing of it was taken.
                 Err(
@@ -185,17 +188,17 @@ impl Inside {
 
     /// No more input for a process.
     pub async fn close_input(&self, pid: u32) -> Result<(), ServiceError> {
-        unless_over(self.guest.close_stdin(pid).await)
+        unless_over(Box::pin(self.guest.close_stdin(pid)).await)
     }
 
     /// Resizes a process's terminal.
     pub async fn resize(&self, pid: u32, size: Size) -> Result<(), ServiceError> {
-        unless_over(self.guest.resize(pid, size).await)
+        unless_over(Box::pin(self.guest.resize(pid, size)).await)
     }
 
     /// Kills a process and its group.
     pub async fn kill(&self, pid: u32) -> Result<(), ServiceError> {
-        unless_over(self.guest.signal(&Selector::Pid(pid), Signal::Sigkill).await)
+        unless_over(Box::pin(self.guest.signal(&Selector::Pid(pid), Signal::Sigkill)).await)
     }
 }
 

@@ -22,6 +22,25 @@ pub(super) struct GuestProcess {
     home: Home,
 }
 
+impl Drop for GuestProcess {
+    /// A VM takes its processes along; here they are found by where they are.
+    fn drop(&mut self) {
+        let _ = self.child.start_kill();
+        let inside = |pid: &i32| {
+            std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(self.home.path()))
+        };
+        let numbers = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        let left: Vec<String> = numbers
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+            .filter(inside)
+            .map(|pid| pid.to_string())
+            .collect();
+        if !left.is_empty() {
+            let _ = std::process::Command::new("kill").arg("-KILL").args(left).stderr(Stdio::null()).status();
+        }
+    }
+}
+
 /// What stands for a guest's disk. Outlives the process for as long as somebody holds it.
 pub(super) type Home = Arc<tempfile::TempDir>;
 

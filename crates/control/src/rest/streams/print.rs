@@ -2,6 +2,7 @@
 
 use axum::extract::ws::Message;
 use wrenn_contract::rest::processes::ExecServerFrame;
+use wrenn_domain::limits::PROCESS_REPLAY_BYTES;
 
 use super::socket::{End, Session};
 use super::text::Utf8Carry;
@@ -32,11 +33,22 @@ enum From {
 pub(super) async fn print(session: &Session<'_>, form: Form, mut live: Live, until: Until) -> Result<(), End> {
     let mut printer = Printer { session, form, stdout: Utf8Carry::default(), stderr: Utf8Carry::default() };
     session.out.json(&ExecServerFrame::Start { pid: live.pid() }).await?;
+    let mut sent = 0;
     loop {
+        // What prints without a pause is never quiet, but more than this cannot have been there before.
+        if until == Until::CaughtUp && sent >= PROCESS_REPLAY_BYTES {
+            return printer.flush().await;
+        }
         match live.next().await? {
             ProcessNews::Started { .. } => {}
-            ProcessNews::Stdout(bytes) => printer.bytes(From::Stdout, bytes).await?,
-            ProcessNews::Stderr(bytes) => printer.bytes(From::Stderr, bytes).await?,
+            ProcessNews::Stdout(bytes) => {
+                sent += bytes.len();
+                printer.bytes(From::Stdout, bytes).await?;
+            }
+            ProcessNews::Stderr(bytes) => {
+                sent += bytes.len();
+                printer.bytes(From::Stderr, bytes).await?;
+            }
             ProcessNews::Quiet if until == Until::CaughtUp => return printer.flush().await,
             ProcessNews::Quiet => {}
             ProcessNews::Ended(ended) => {

@@ -75,7 +75,11 @@ pub(super) fn serve<C: Conversation>(
         // Every message is flushed: gathering here would only cost memory.
         .write_buffer_size(0);
     let id = request::id();
-    Ok(upgrade.on_upgrade(move |socket| request::within(id, run(ctx, actor, capsule, conversation, socket))))
+    Ok(upgrade.on_upgrade(move |socket| {
+        let work = request::within(id, run(ctx, actor, capsule, conversation, socket));
+        eprintln!("SIZE {} {}", std::any::type_name::<C>(), size_of_val(&work));
+        work
+    }))
 }
 
 async fn run<C: Conversation>(
@@ -118,7 +122,9 @@ async fn talk<C: Conversation>(
     let (id, conversation) = (capsule?, conversation?);
     let inside = streams::enter(ctx, actor, id).await?;
     let session = Session { inside, out, ctx: ctx.clone(), id, touched: AtomicU64::new(0) };
-    let end = conversation.hold(&session, from).await;
+    let hold = conversation.hold(&session, from);
+    eprintln!("SIZE hold {}", size_of_val(&hold));
+    let end = hold.await;
     ctx.touches.sandbox(id);
     end
 }

@@ -61,6 +61,10 @@ async fn without_following_the_recent_output_comes_whole_and_then_the_end() {
     }
     assert!(bytes.len() == kept && bytes.ends_with(b"a\n\xffz"));
     assert_eq!(running(&world, &id).await, 1);
+    background(&world.api, &id, "endless", "exec yes").await;
+    let mut socket = open_in(&world, &format!("{id}/processes/endless/stream?follow=false")).await;
+    let (stdout, _, last) = hear_all(&mut socket).await;
+    assert!(stdout.starts_with(['y', '\n']) && last.is_none(), "it ends although the process does not");
 }
 
 #[tokio::test]
