@@ -7,9 +7,7 @@ use tokio::sync::{Notify, OnceCell, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
-use wrenn_domain::limits::{
-    CREATE_GIVE_UP, FORK_WAIT_MAX, HOST_SILENCE_MAX, STREAM_PING_EVERY, STREAM_SILENCE_MAX,
-};
+use wrenn_domain::limits::{CREATE_GIVE_UP, FORK_WAIT_MAX, HOST_SILENCE_MAX, STREAM_PING_EVERY, STREAM_SILENCE_MAX};
 use wrenn_domain::secret::Secret;
 use wrenn_store::Store;
 use wrenn_store::haste::Haste;

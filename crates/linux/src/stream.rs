@@ -67,8 +67,14 @@ impl Stream {
     /// `BrokenPipe`: nobody will ever read it. A terminal's is `EIO`.
     pub async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
-            let written = self.0.async_io(Interest::WRITABLE, |fd| Ok(nix::unistd::write(fd, bytes)?)).await?;
-            bytes = &bytes[written.min(bytes.len())..];
+            let mut ready = self.0.writable().await?;
+            // A full terminal whose last program is gone asks to wait, and is ready at once, for ever.
+            let hung_up = ready.ready().is_write_closed();
+            match ready.try_io(|fd| Ok(nix::unistd::write(fd, bytes)?)) {
+                Ok(written) => bytes = &bytes[written?.min(bytes.len())..],
+                Err(_) if hung_up => return Err(io::Error::from_raw_os_error(libc::EIO)),
+                Err(_) => {}
+            }
         }
         Ok(())
     }

@@ -7,8 +7,8 @@ use futures::{SinkExt, StreamExt};
 use hyper_util::rt::TokioIo;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use wrenn_contract::rest::processes::{ExecClientFrame, ExecServerFrame, PtyClientFrame, PtyServerFrame};
 
 use super::{ApiError, Client};

@@ -161,7 +161,8 @@ fn first_frame(
         return PtyClientFrame::Connect { tag, encoding: PtyEncoding::Binary };
     }
     let (cols, rows) = size().unwrap_or((0, 0));
-    let mut envs: BTreeMap<String, String> = std::env::var("TERM").ok().map(|term| ("TERM".to_owned(), term)).into_iter().collect();
+    let mut envs: BTreeMap<String, String> =
+        std::env::var("TERM").ok().map(|term| ("TERM".to_owned(), term)).into_iter().collect();
     envs.extend(env);
     let mut words = command.into_iter();
     PtyClientFrame::Start {

@@ -39,6 +39,8 @@ pub struct GuestClient {
     transport: RelayTransport,
     base: String,
     processes: ProcessClient<RelayTransport>,
+    /// The same for answers that last.
+    streams: ProcessClient<RelayTransport>,
     files: FilesystemClient<RelayTransport>,
 }
 
@@ -79,7 +81,9 @@ pub enum Selector {
 /// What a running process says.
 #[derive(Debug)]
 pub enum ProcessNews {
-    Started { pid: u32 },
+    Started {
+        pid: u32,
+    },
     /// Also what a terminal shows.
     Stdout(Vec<u8>),
     Stderr(Vec<u8>),
@@ -106,12 +110,18 @@ enum Events {
 }
 
 impl GuestClient {
-    pub(super) fn new(transport: RelayTransport, address: &str, sandbox: &SandboxId) -> Result<Self, FleetError> {
+    pub(super) fn new(
+        transport: RelayTransport,
+        streams: RelayTransport,
+        address: &str,
+        sandbox: &SandboxId,
+    ) -> Result<Self, FleetError> {
         let base = format!("{address}{}", guest_relay_path(sandbox));
         let uri = base.parse().map_err(|_| FleetError::Nonsense("the host's address is not a URL".to_owned()))?;
         let config = ClientConfig::new(uri);
         Ok(Self {
             processes: ProcessClient::new(transport.clone(), config.clone()),
+            streams: ProcessClient::new(streams, config.clone()),
             files: FilesystemClient::new(transport.clone(), config),
             transport,
             base,
@@ -128,13 +138,13 @@ impl GuestClient {
             detach: Some(start.detach),
             ..Default::default()
         };
-        Ok(ProcessStream(Events::Started(self.processes.start(request).await?)))
+        Ok(ProcessStream(Events::Started(self.streams.start(request).await?)))
     }
 
     /// Attaches to a process: what it printed lately, then what it prints. Dropping the stream leaves the process alone.
     pub async fn connect(&self, selector: &Selector) -> Result<ProcessStream, FleetError> {
         let request = ConnectRequest { process: proto(selector).into(), ..Default::default() };
-        Ok(ProcessStream(Events::Attached(self.processes.connect(request).await?)))
+        Ok(ProcessStream(Events::Attached(self.streams.connect(request).await?)))
     }
 
     /// Resizes a process's terminal.

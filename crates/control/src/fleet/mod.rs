@@ -15,6 +15,7 @@ use http::HeaderValue;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use wrenn_domain::limits::STREAM_READ_BUFFER_BYTES;
 
 pub use client::{HostClient, HostPhase, HostReport, HostReports};
 pub use error::FleetError;
@@ -28,6 +29,8 @@ type HttpClient = Client<HttpConnector, RelayBody>;
 #[derive(Clone)]
 pub struct Fleet {
     http: HttpClient,
+    /// For answers that last: what a connection holds while nothing comes is small, and does not grow when much does.
+    streams: HttpClient,
     token: Option<HeaderValue>,
     call_max: Duration,
 }
@@ -44,18 +47,17 @@ impl Fleet {
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(Duration::from_secs(3)));
         connector.set_keepalive(Some(Duration::from_secs(30)));
-        let http = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(Duration::from_secs(60))
-            .pool_max_idle_per_host(64)
-            .build(connector);
+        let mut builder = Client::builder(TokioExecutor::new());
+        builder.pool_timer(TokioTimer::new()).pool_idle_timeout(Duration::from_secs(60)).pool_max_idle_per_host(64);
+        let http = builder.build(connector.clone());
+        let streams = builder.http1_read_buf_exact_size(STREAM_READ_BUFFER_BYTES).build(connector);
         let header = |token| {
             let mut header = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| UnfitToken)?;
             header.set_sensitive(true);
             Ok(header)
         };
         let token = token.map(header).transpose()?;
-        Ok(Self { http, token, call_max })
+        Ok(Self { http, streams, token, call_max })
     }
 
     /// The agent at `address` (a base URL).
@@ -65,7 +67,8 @@ impl Fleet {
 
     /// The guest of a sandbox on the host at `address`.
     pub fn guest(&self, address: &str, sandbox: &wrenn_domain::ids::SandboxId) -> Result<GuestClient, FleetError> {
-        GuestClient::new(self.transport(), address, sandbox)
+        let streams = RelayTransport { http: self.streams.clone(), token: self.token.clone() };
+        GuestClient::new(self.transport(), streams, address, sandbox)
     }
 
     fn transport(&self) -> RelayTransport {

@@ -137,8 +137,7 @@ impl Inside {
     pub async fn open_terminal(&self, command: Command, tag: ProcessTag, size: Size) -> Result<Live, ServiceError> {
         let Command { cmd, args, envs, cwd, user } = command;
         // Unlike elsewhere the user's own shell is asked to run a line, and is what runs when there is none.
-        let config =
-            ProcessConfig { cmd, args, envs: envs.into_iter().collect(), cwd, user, ..Default::default() };
+        let config = ProcessConfig { cmd, args, envs: envs.into_iter().collect(), cwd, user, ..Default::default() };
         self.start(Start { config, tag: Some(tag), terminal: Some(size), stdin: true, detach: true }).await
     }
 

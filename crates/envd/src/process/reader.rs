@@ -83,7 +83,9 @@ impl Reader {
                     self.stage = Stage::Over;
                     return Some(Ok(end_event(end).into_event()));
                 }
-                Piece::Nothing if std::mem::take(&mut self.behind) => return Some(Ok(KeepAlive::default().into_event())),
+                Piece::Nothing if std::mem::take(&mut self.behind) => {
+                    return Some(Ok(KeepAlive::default().into_event()));
+                }
                 Piece::Nothing => {}
             }
             tokio::select! {

@@ -75,11 +75,8 @@ pub(super) fn serve<C: Conversation>(
         // Every message is flushed: gathering here would only cost memory.
         .write_buffer_size(0);
     let id = request::id();
-    Ok(upgrade.on_upgrade(move |socket| {
-        let work = request::within(id, run(ctx, actor, capsule, conversation, socket));
-        eprintln!("SIZE {} {}", std::any::type_name::<C>(), size_of_val(&work));
-        work
-    }))
+    // Boxed, here and below: a future that is moved into another one is held twice.
+    Ok(upgrade.on_upgrade(move |socket| request::within(id, Box::pin(run(ctx, actor, capsule, conversation, socket)))))
 }
 
 async fn run<C: Conversation>(
@@ -96,7 +93,7 @@ async fn run<C: Conversation>(
     let stop = ctx.stop.clone();
     let end = tokio::select! {
         // In any order: each waits for another party.
-        end = talk(&ctx, &actor, capsule, conversation, &out, &mut from) => end,
+        end = Box::pin(talk(&ctx, &actor, capsule, conversation, &out, &mut from)) => end,
         () = stop.cancelled() => failed("the server restarts; connect again", close_code::RESTART),
         // A stream must not outlive what it was opened with.
         () = standing::lost(&ctx, &actor) => {
@@ -122,9 +119,7 @@ async fn talk<C: Conversation>(
     let (id, conversation) = (capsule?, conversation?);
     let inside = streams::enter(ctx, actor, id).await?;
     let session = Session { inside, out, ctx: ctx.clone(), id, touched: AtomicU64::new(0) };
-    let hold = conversation.hold(&session, from);
-    eprintln!("SIZE hold {}", size_of_val(&hold));
-    let end = hold.await;
+    let end = Box::pin(conversation.hold(&session, from)).await;
     ctx.touches.sandbox(id);
     end
 }

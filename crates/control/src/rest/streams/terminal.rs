@@ -95,8 +95,7 @@ enum Wish {
 async fn first_frame(from: &mut Incoming) -> Result<(Wish, PtyEncoding), End> {
     match serde_json::from_str(&from.first().await?) {
         Ok(PtyClientFrame::Start { cmd, args, cols, rows, envs, cwd, user, encoding }) => {
-            let size =
-                Size { cols: if cols == 0 { COLS } else { cols }, rows: if rows == 0 { ROWS } else { rows } };
+            let size = Size { cols: if cols == 0 { COLS } else { cols }, rows: if rows == 0 { ROWS } else { rows } };
             let command = match cmd.filter(|cmd| !cmd.is_empty()) {
                 Some(cmd) => command(cmd, args, envs, cwd, user)?,
                 None if args.is_empty() => bounded(Command { cmd: String::new(), args, envs, cwd, user })?,
@@ -104,8 +103,12 @@ async fn first_frame(from: &mut Incoming) -> Result<(Wish, PtyEncoding), End> {
             };
             Ok((Wish::Start { command, size }, encoding))
         }
-        Ok(PtyClientFrame::Connect { tag, encoding }) => Ok((Wish::Connect { tag: tag.parse::<ProcessTag>()? }, encoding)),
-        Ok(_) => Err(ApiError::invalid("the first frame must be {\"type\":\"start\"} or {\"type\":\"connect\"}").into()),
+        Ok(PtyClientFrame::Connect { tag, encoding }) => {
+            Ok((Wish::Connect { tag: tag.parse::<ProcessTag>()? }, encoding))
+        }
+        Ok(_) => {
+            Err(ApiError::invalid("the first frame must be {\"type\":\"start\"} or {\"type\":\"connect\"}").into())
+        }
         Err(error) => Err(ApiError::invalid(format!("the first frame is not valid: {error}")).into()),
     }
 }

@@ -20,11 +20,8 @@ async fn a_peer_that_answers_no_ping_is_dropped_and_one_that_does_is_kept() {
     let Some(envd) = find_envd() else { return };
     let database = Database::fresh().await;
     let host = SimHost::start(Guest::Envd(envd)).await;
-    let tuning = Tuning {
-        stream_ping: Duration::from_millis(200),
-        stream_silence: Duration::from_millis(700),
-        ..quick()
-    };
+    let tuning =
+        Tuning { stream_ping: Duration::from_millis(200), stream_silence: Duration::from_millis(700), ..quick() };
     let plane = Plane::start_tuned(&database.url, &database, &host, Faults::default(), tuning).await;
     let key = new_key(&database, "team").await;
     let api = plane.api(&key);
@@ -119,7 +116,10 @@ async fn streams_end_with_the_key_they_were_opened_with_and_say_so() {
         assert_eq!(hear(&mut socket).await.expect("a frame")["type"], "started");
         sockets.push(socket);
     }
-    sqlx::query("UPDATE team_api_keys SET revoked_at = now()").execute(world.database.store().pool()).await.expect("revoked");
+    sqlx::query("UPDATE team_api_keys SET revoked_at = now()")
+        .execute(world.database.store().pool())
+        .await
+        .expect("revoked");
     for mut socket in sockets {
         let error = hear(&mut socket).await.expect("a frame");
         assert_eq!((&error["type"], &error["fatal"]), (&json!("error"), &json!(true)), "{error}");

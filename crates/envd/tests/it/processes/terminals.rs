@@ -127,3 +127,24 @@ async fn who_hangs_up_on_a_terminal_ends_what_runs_in_it() {
     eventually("it has ended", async || !lives(process)).await;
     nothing_runs(&envd).await;
 }
+
+#[tokio::test]
+async fn a_session_that_reads_nothing_can_be_killed_while_it_is_typed_to() {
+    let envd = Envd::start().await;
+    let client = envd.processes();
+    for _ in 0..10 {
+        let mut events =
+            start(&client, on_terminal(80, 24, script("stty raw -echo; echo ready; exec sleep 1000"))).await;
+        let process = events.pid().await;
+        events.until("ready").await;
+        // More than a terminal takes.
+        let typing = type_in(&client, pid(process), vec![b'x'; 300_000]);
+        let killing = async {
+            signal(&client, pid(process), Signal::SIGNAL_SIGKILL).await.expect("signalled");
+            events.rest().await
+        };
+        let (typed, said) = tokio::join!(typing, killing);
+        assert_eq!(said.end.expect("an end").signal, Some(9));
+        assert!(typed.is_err(), "nobody read it");
+    }
+}
