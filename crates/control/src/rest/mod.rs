@@ -33,6 +33,7 @@ use utoipa::OpenApi;
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
+use wrenn_contract::rest::processes::{ExecClientFrame, ExecServerFrame, PtyClientFrame, PtyEncoding, PtyServerFrame};
 
 use crate::auth::session::middleware::SESSION_COOKIE_NAME;
 use crate::context::Context;
@@ -54,6 +55,8 @@ pub use error::ApiError;
         (name = "admin", description = "For admins of the platform"),
         (name = "meta", description = "The server itself"),
     ),
+    // What goes over WebSockets is named by no request or answer.
+    components(schemas(ExecClientFrame, ExecServerFrame, PtyClientFrame, PtyServerFrame, PtyEncoding)),
     modifiers(&Key),
 )]
 struct Description;

@@ -75,8 +75,12 @@ pub(super) fn serve<C: Conversation>(
         // Every message is flushed: gathering here would only cost memory.
         .write_buffer_size(0);
     let id = request::id();
-    // Boxed, here and below: a future that is moved into another one is held twice.
-    Ok(upgrade.on_upgrade(move |socket| request::within(id, Box::pin(run(ctx, actor, capsule, conversation, socket)))))
+    Ok(upgrade.on_upgrade(move |socket| {
+        // Tracked: the end of the server waits until everybody was told. Boxed, here and below: a future that is moved into
+        // another one is held twice.
+        let tasks = ctx.tasks.clone();
+        request::within(id, tasks.track_future(Box::pin(run(ctx, actor, capsule, conversation, socket))))
+    }))
 }
 
 async fn run<C: Conversation>(

@@ -164,3 +164,20 @@ async fn the_console_is_read_as_plain_text() {
     let stranger = world.plane.api(&new_key(&world.database, "strangers").await);
     stranger.get(&format!("/v1/capsules/{id}/console")).await.is_error(404, "not_found");
 }
+
+#[tokio::test]
+async fn a_server_that_ends_tells_its_clients_to_come_again() {
+    let Some(world) = World::with_envd().await else { return };
+    let id = world.api.create_running().await;
+    let mut socket = open_in(&world, &format!("{id}/pty")).await;
+    say(&mut socket, json!({"type": "start", "cmd": "/bin/sh", "args": ["-c", "sleep 1000"]})).await;
+    assert_eq!(hear(&mut socket).await.expect("a frame")["type"], "started");
+    let World { plane, host: _host, .. } = world;
+    let reading = async {
+        let error = hear(&mut socket).await.expect("a frame");
+        assert!(error["data"].as_str().is_some_and(|text| text.contains("connect again")), "{error}");
+        let close = tokio::time::timeout(SOON, socket.next()).await.expect("in time");
+        assert!(matches!(&close, Some(Ok(Message::Close(Some(frame)))) if u16::from(frame.code) == 1012), "{close:?}");
+    };
+    tokio::join!(plane.end(), reading);
+}
