@@ -92,7 +92,7 @@ pub async fn run(args: ShellArgs, client: &Client, output: &Output) -> anyhow::R
         tag: args.tag.clone(),
     };
     let mut first = first_frame(args.tag, args.env, args.workdir, args.user, args.command);
-    let (mut tries, mut pause) = (0, PAUSE_MIN);
+    let (mut tries, mut pause, mut reached) = (0, PAUSE_MIN, false);
     let stay = loop {
         match open_pty(client, &args.id, &first).await {
             Ok((input, events)) => {
@@ -101,18 +101,17 @@ pub async fn run(args: ShellArgs, client: &Client, output: &Output) -> anyhow::R
                     break stay;
                 }
                 if came_in {
-                    (tries, pause) = (0, PAUSE_MIN);
+                    (tries, pause, reached) = (0, PAUSE_MIN, true);
                 }
             }
-            // Only what may pass is tried again, and only a session that is there.
-            Err(error @ (ApiError::Unreachable { .. } | ApiError::Broken { .. })) if here.tag.is_none() => {
-                return Err(error.into());
-            }
-            Err(ApiError::Unreachable { .. } | ApiError::Broken { .. }) => {}
-            Err(error) if here.tag.is_some() && error.status().is_some_and(|status| status >= 500) => {}
+            // Only what may pass is tried again, and only for a session that was there.
+            Err(ApiError::Unreachable { .. } | ApiError::Broken { .. }) if reached => {}
+            Err(error) if reached && error.status().is_some_and(|status| status >= 500) => {}
             Err(error) => return Err(error.into()),
         }
-        let Some(tag) = &here.tag else { bail!("the connection broke before the session was there; try again") };
+        let Some(tag) = here.tag.as_ref().filter(|_| reached) else {
+            bail!("the connection broke before the session was there; try again")
+        };
         if tries == TRIES_MAX {
             drop(raw);
             bail!("the connection broke and {TRIES_MAX} tries did not bring it back; {}", way_back(&args.id, tag));
