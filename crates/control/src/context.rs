@@ -20,6 +20,7 @@ use crate::fleet::Fleet;
 use crate::mail::Mailer;
 use crate::oauth::http::SiteClient;
 use crate::oauth::{Github, OAuthRegistry};
+use crate::service::events::Watchers;
 use crate::service::keys::KeyCache;
 use crate::service::passwords::Passwords;
 use crate::service::sessions::SessionCache;
@@ -45,6 +46,8 @@ pub struct Context {
     pub extensions: Vec<Arc<dyn Extension>>,
     /// Turns at asking an extension for usage.
     pub usage_turns: Arc<Semaphore>,
+    /// Those who watch what happens.
+    pub watchers: Watchers,
     /// Something was put into the outbox.
     pub outbox: Notify,
     /// A dead letter is to be delivered again.
@@ -162,6 +165,7 @@ impl Context {
             oauth,
             extensions,
             usage_turns,
+            watchers: Watchers::default(),
             outbox: Notify::new(),
             deliveries: Notify::new(),
             secret: OnceCell::new(),

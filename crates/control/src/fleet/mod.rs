@@ -16,7 +16,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
-pub use client::{HostClient, HostPhase, HostReport, HostReports};
+pub use client::{HostClient, HostPhase, HostReport, HostReports, MetricPoint, Metrics};
 pub use error::FleetError;
 pub use guest::GuestClient;
 pub use memory::ForkedChild;
