@@ -22,6 +22,7 @@ use crate::oauth::http::SiteClient;
 use crate::oauth::{Github, OAuthRegistry};
 use crate::service::events::Watchers;
 use crate::service::keys::KeyCache;
+use crate::service::metrics::DiskUses;
 use crate::service::passwords::Passwords;
 use crate::service::sessions::SessionCache;
 use crate::service::touches::Touches;
@@ -46,6 +47,7 @@ pub struct Context {
     pub extensions: Vec<Arc<dyn Extension>>,
     /// Turns at asking an extension for usage.
     pub usage_turns: Arc<Semaphore>,
+    pub disk_uses: DiskUses,
     /// Those who watch what happens.
     pub watchers: Watchers,
     /// Something was put into the outbox.
@@ -165,6 +167,7 @@ impl Context {
             oauth,
             extensions,
             usage_turns,
+            disk_uses: DiskUses::default(),
             watchers: Watchers::default(),
             outbox: Notify::new(),
             deliveries: Notify::new(),

@@ -93,8 +93,6 @@ points! {
     StopCalled,
     /// The answer is written; the row is not yet given back.
     StopNoted,
-    /// The relayer looks at the outbox; events of it are in no stream.
-    RelayBegun,
     /// Events were read for the stream; it has none of them.
     EventsTaken,
     /// The stream has the events; that is not noted.

@@ -276,9 +276,9 @@ pub const DEAD_LETTERS_LIST_MAX: i64 = 200;
 pub const LIVE_BATCH_MAX: i64 = 500;
 /// Events one stream is told again; who missed more is told the newest ones, and that there is a gap.
 pub const LIVE_REPLAY_MAX: i64 = 10_000;
-/// Frames that wait for one slow reader of events before its stream is ended, about 1 KiB each. It comes back and goes on from the
-/// last event it saw.
-pub const LIVE_FRAMES_MAX: usize = 256;
+/// Frames that wait for one slow reader of events before its stream is ended: two whole batches, so that a burst ends nobody's who
+/// reads. About 1 KiB each, made once for all readers. Its client comes back and goes on from the last event it saw.
+pub const LIVE_FRAMES_MAX: usize = 1024;
 /// Event streams opened with one key or session at once: browsers open six connections to one server, scripts a few more.
 pub const LIVE_STREAMS_PER_CREDENTIAL_MAX: usize = 32;
 /// Event streams of one control plane at once: half of the connections it takes.
@@ -299,6 +299,10 @@ pub const METRICS_COARSE_POINTS: usize = 288;
 pub const METRICS_KEPT_EVERY: Duration = Duration::from_secs(60);
 /// Asking a host how much disk a sandbox uses, while somebody waits for that sandbox's description; left out when it takes longer.
 pub const DISK_USED_WAIT_MAX: Duration = Duration::from_millis(300);
+/// How long that answer is good for: a capsule that is looked at in a loop must not make its host work.
+pub const DISK_USED_AGE_MAX: Duration = Duration::from_secs(5);
+/// Such answers kept, about 50 bytes each.
+pub const DISK_USED_ENTRIES_MAX: usize = 10_000;
 
 /// Days of one question for a team's use.
 pub const USAGE_DAYS_MAX: i64 = 92;

@@ -1,4 +1,5 @@
 //! The program `wrenn` against a real control plane with a simulated host.
 
 mod lifecycle;
+mod live;
 mod world;

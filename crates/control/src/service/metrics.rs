@@ -1,9 +1,13 @@
 //! What a sandbox used lately, as its host measured it.
 
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::time::Instant;
+
 use connectrpc::ErrorCode;
 use wrenn_domain::failure::Failure;
 use wrenn_domain::ids::SandboxId;
-use wrenn_domain::limits::DISK_USED_WAIT_MAX;
+use wrenn_domain::limits::{DISK_USED_AGE_MAX, DISK_USED_ENTRIES_MAX, DISK_USED_WAIT_MAX};
 use wrenn_domain::sandbox::SandboxState;
 use wrenn_store::pg::{PlacedSandbox, Sandbox};
 
@@ -90,13 +94,48 @@ pub async fn get(
     }
 }
 
-/// MiB of its disk a sandbox uses now; none when its host does not say so at once.
+/// What disks used when their hosts were asked last. Many looks at one sandbox cause one question.
+#[derive(Default)]
+pub struct DiskUses(Mutex<HashMap<SandboxId, (Option<u32>, Instant)>>);
+
+impl DiskUses {
+    /// The remembered answer; else the caller is to ask, and others are answered what was known before.
+    fn known(&self, id: SandboxId) -> Option<Option<u32>> {
+        let mut uses = self.0.lock().expect("no holder of this lock can panic");
+        let before = uses.get(&id).copied();
+        if let Some((used, at)) = before
+            && at.elapsed() < DISK_USED_AGE_MAX
+        {
+            return Some(used);
+        }
+        if uses.len() >= DISK_USED_ENTRIES_MAX {
+            uses.clear();
+        }
+        uses.insert(id, (before.and_then(|(used, _)| used), Instant::now()));
+        None
+    }
+
+    fn put(&self, id: SandboxId, used: Option<u32>) {
+        self.0.lock().expect("no holder of this lock can panic").insert(id, (used, Instant::now()));
+    }
+}
+
+/// MiB of its disk a sandbox used a moment ago; none when its host does not say so at once.
 pub async fn disk_used_mib(ctx: &Context, sandbox: &Sandbox, host_address: Option<&str>) -> Option<u32> {
     if !matches!(sandbox.state, SandboxState::Running | SandboxState::Paused) {
         return None;
     }
-    let host = ctx.fleet.host(host_address?).ok()?;
+    if let Some(known) = ctx.disk_uses.known(sandbox.id) {
+        return known;
+    }
+    let used = ask_disk_used(ctx, sandbox.id, host_address?).await;
+    ctx.disk_uses.put(sandbox.id, used);
+    used
+}
+
+async fn ask_disk_used(ctx: &Context, id: SandboxId, address: &str) -> Option<u32> {
+    let host = ctx.fleet.host(address).ok()?;
     // One second back: only what the disk uses is wanted.
-    let answer = tokio::time::timeout(DISK_USED_WAIT_MAX, host.metrics(sandbox.id, 1)).await.ok()?.ok()?;
+    let answer = tokio::time::timeout(DISK_USED_WAIT_MAX, host.metrics(id, 1)).await.ok()?.ok()?;
     u32::try_from(answer.disk_bytes.div_ceil(1 << 20)).ok().filter(|mib| *mib > 0)
 }

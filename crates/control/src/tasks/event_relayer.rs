@@ -40,7 +40,6 @@ pub(super) async fn run(ctx: Arc<Context>) {
 }
 
 async fn relay(ctx: &Context) -> Result<usize, Box<dyn std::error::Error + Send + Sync>> {
-    ctx.faults.reach(FaultPoint::RelayBegun).await;
     let Some(taken) = ctx.store.outbox_take(EVENT_BATCH_MAX).await? else { return Ok(0) };
     ctx.faults.reach(FaultPoint::EventsTaken).await;
     ctx.haste.events_append(&taken.payloads).await?;
