@@ -58,7 +58,7 @@ CREATE TABLE usage_days (
 CREATE INDEX usage_days_age ON usage_days (day);
 -- The newest day of which all teams were added up; every day before it was too.
 CREATE TABLE usage_rolled (
-    only  boolean PRIMARY KEY DEFAULT true CHECK (only),
+    one   boolean PRIMARY KEY DEFAULT true CHECK (one),
     day   date NOT NULL
 );
 

@@ -203,7 +203,7 @@ impl Store {
             .bind(day)
             .execute(&mut *tx)
             .await?;
-            sqlx::query("INSERT INTO usage_rolled (day) VALUES ($1) ON CONFLICT (only) DO UPDATE SET day = excluded.day")
+            sqlx::query("INSERT INTO usage_rolled (day) VALUES ($1) ON CONFLICT (one) DO UPDATE SET day = excluded.day")
                 .bind(day)
                 .execute(&mut *tx)
                 .await?;
