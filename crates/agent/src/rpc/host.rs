@@ -9,10 +9,10 @@ use wrenn_contract::guest::HEALTH;
 use wrenn_contract::proto::wrenn::host::v1::{
     CreateSandboxRequest, CreateSandboxResponse, DeleteSandboxRequest, DeleteSandboxResponse, DeleteSnapshotRequest,
     DeleteSnapshotResponse, ForkSandboxRequest, ForkSandboxResponse, ForkedSandbox, GetConsoleRequest,
-    GetConsoleResponse, GetHostRequest, GetHostResponse, GetMetricsRequest, GetMetricsResponse, HostImage, HostService, ListSandboxesRequest,
-    ListSandboxesResponse, MetricPoint, PauseSandboxRequest, PauseSandboxResponse, PingSandboxRequest, PingSandboxResponse,
-    ResumeSandboxRequest, ResumeSandboxResponse, SandboxPhase, SandboxReport, SnapshotSandboxRequest,
-    SnapshotSandboxResponse,
+    GetConsoleResponse, GetHostRequest, GetHostResponse, GetMetricsRequest, GetMetricsResponse, HostImage, HostService,
+    ListSandboxesRequest, ListSandboxesResponse, MetricPoint, PauseSandboxRequest, PauseSandboxResponse,
+    PingSandboxRequest, PingSandboxResponse, ResumeSandboxRequest, ResumeSandboxResponse, SandboxPhase, SandboxReport,
+    SnapshotSandboxRequest, SnapshotSandboxResponse,
 };
 use wrenn_domain::ids::SandboxId;
 use wrenn_domain::limits::FORK_CHILDREN_MAX;

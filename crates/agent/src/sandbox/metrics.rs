@@ -127,7 +127,7 @@ impl Track {
             self.before = None;
             return;
         };
-        if self.turn % SLOW_EVERY == 0 || self.before.is_none() {
+        if self.turn.is_multiple_of(SLOW_EVERY) || self.before.is_none() {
             self.memory_kib = resident_bytes(subject.pid).map_or(self.memory_kib, kib);
             self.disk_kib = kib(disk_bytes(&subject.dir));
         }

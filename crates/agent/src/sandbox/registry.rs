@@ -346,8 +346,7 @@ impl Registry {
 
     /// What a sandbox used in the last `span_secs`.
     pub fn used(&self, id: SandboxId, span_secs: u32) -> Result<Used, Refusal> {
-        let is_there =
-            self.lock().get(&id).is_some_and(|e| !matches!(e.report.phase, Phase::Gone | Phase::Failed));
+        let is_there = self.lock().get(&id).is_some_and(|e| !matches!(e.report.phase, Phase::Gone | Phase::Failed));
         if !is_there {
             return Err(Refusal::NotFound);
         }

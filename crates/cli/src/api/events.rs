@@ -84,7 +84,8 @@ mod tests {
     #[test]
     fn comments_are_skipped_and_frames_of_another_kind_end_nothing() {
         assert!(read(": keepalive\n\n").is_none());
-        let known = "id: evt-1\nevent: host.up\ndata: {\"event\":\"host.up\",\"timestamp\":\"2026-01-01T00:00:00Z\"}\n\n";
+        let known =
+            "id: evt-1\nevent: host.up\ndata: {\"event\":\"host.up\",\"timestamp\":\"2026-01-01T00:00:00Z\"}\n\n";
         assert!(matches!(read(known), Some(Told::Frame { .. })));
         assert!(matches!(read("event: new\ndata: {\"event\":\"new\"}\n\n"), Some(Told::Unknown)));
     }

@@ -234,9 +234,9 @@ impl Watchers {
         let mut inner = self.lock();
         inner.seats.retain(|_, place| {
             let team = place.team;
-            let theirs = stories.iter().filter(|story| team.is_none_or(|team| team == story.news.what.team()));
+            let mut theirs = stories.iter().filter(|story| team.is_none_or(|team| team == story.news.what.team()));
             // One that is full is taken away rather than told a part: its stream ends after what it has.
-            theirs.into_iter().all(|story| place.to.try_send(story.clone()).is_ok())
+            theirs.all(|story| place.to.try_send(story.clone()).is_ok())
         });
         inner.told = Some(last);
     }

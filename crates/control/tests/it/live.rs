@@ -87,7 +87,10 @@ async fn what_went_wrong_and_what_nobody_asked_for_carries_its_reason() {
     stream.until("capsule.create success").await;
     world.host.pause_by_timeout(&id);
     let frame = stream.until("capsule.pause success").await.pop().expect("one");
-    assert_eq!((frame.data["metadata"]["reason"].as_str(), frame.data["actor"]["type"].as_str()), (Some("ttl_expired"), Some("system")));
+    assert_eq!(
+        (frame.data["metadata"]["reason"].as_str(), frame.data["actor"]["type"].as_str()),
+        (Some("ttl_expired"), Some("system"))
+    );
     world.host.behave(|b| b.fail_resumes = Some(("agent_error".to_owned(), "no".to_owned())));
     world.api.act(&id, "resume").await;
     let frame = stream.until("capsule.resume error").await.pop().expect("one");
@@ -251,7 +254,11 @@ async fn empty_redis(database: &Database) {
     let client = redis::Client::open(database.redis_url.as_str()).expect("a client");
     let mut redis = client.get_multiplexed_async_connection().await.expect("connects");
     // Only what is this test's: others run beside it.
-    redis::cmd("DEL").arg(format!("{}events", database.redis_prefix)).query_async::<()>(&mut redis).await.expect("gone");
+    redis::cmd("DEL")
+        .arg(format!("{}events", database.redis_prefix))
+        .query_async::<()>(&mut redis)
+        .await
+        .expect("gone");
 }
 
 /// Killed before the stream has it, after it has it and nobody noted that, with a Redis that forgot everything or not: the
@@ -327,7 +334,8 @@ async fn a_stream_ends_with_its_key_and_a_key_has_only_so_many() {
         assert!(stream.comments.iter().any(|text| text.contains("credential")), "{:?}", stream.comments);
     }
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
-    let capsule = ann.api(&ann.new_key().await.1).create().await;
+    let third = ann.new_key().await.1;
+    let capsule = ann.api(&third).create().await;
     assert_eq!(other.next().await.map(|frame| frame.of().to_owned()), Some(capsule), "another key's goes on");
 }
 
@@ -364,10 +372,8 @@ async fn a_reader_that_is_too_slow_is_ended_and_loses_nothing() {
     let world = World::start().await;
     let mut stream = watch(&world.plane, &world.key).await;
     let store = world.database.store();
-    let team: Uuid = sqlx::query_scalar("SELECT team_id FROM team_api_keys LIMIT 1")
-        .fetch_one(store.pool())
-        .await
-        .expect("a team");
+    let team: Uuid =
+        sqlx::query_scalar("SELECT team_id FROM team_api_keys LIMIT 1").fetch_one(store.pool()).await.expect("a team");
     let event = |number: usize| NewEvent {
         id: EventId::from_uuid(Uuid::new_v4()),
         kind: EventType::SnapshotDelete,
@@ -419,7 +425,8 @@ async fn a_change_of_state_is_told_within_a_moment() {
         let told = chrono::Utc::now();
         let frame = frames.last().expect("one");
         assert_eq!(frame.of(), id);
-        let at: chrono::DateTime<chrono::Utc> = frame.data["timestamp"].as_str().expect("a time").parse().expect("a time");
+        let at: chrono::DateTime<chrono::Utc> =
+            frame.data["timestamp"].as_str().expect("a time").parse().expect("a time");
         waits.push((told - at).num_milliseconds());
     }
     waits.sort_unstable();

@@ -156,11 +156,10 @@ impl Store {
     /// Forgets changes of state that nobody can still be waiting for.
     pub async fn live_sweep(&self, kept: Duration) -> Result<u64, StoreError> {
         self.run("forget changes of state", || async {
-            let done =
-                sqlx::query("DELETE FROM sandbox_moves WHERE created_at < now() - $1 * interval '1 second'")
-                    .bind(kept.as_secs_f64())
-                    .execute(&self.pool)
-                    .await?;
+            let done = sqlx::query("DELETE FROM sandbox_moves WHERE created_at < now() - $1 * interval '1 second'")
+                .bind(kept.as_secs_f64())
+                .execute(&self.pool)
+                .await?;
             Ok(done.rows_affected())
         })
         .await

@@ -261,9 +261,9 @@ async fn drop_pending(tx: &mut PgConnection, id: Uuid, news: &SnapshotNews) -> R
     let row = sqlx::query(
         "DELETE FROM templates WHERE id = $1 AND state = 'pending' RETURNING host_id, team_id, name, wished_by",
     )
-        .bind(id)
-        .fetch_optional(&mut *tx)
-        .await?;
+    .bind(id)
+    .fetch_optional(&mut *tx)
+    .await?;
     let Some(row) = row else { return Ok(()) };
     tell(tx, &[end_of(&row, news)?]).await?;
     let Some(host) = row.try_get::<Option<Uuid>, _>("host_id")? else { return Ok(()) };

@@ -203,10 +203,12 @@ impl Store {
             .bind(day)
             .execute(&mut *tx)
             .await?;
-            sqlx::query("INSERT INTO usage_rolled (day) VALUES ($1) ON CONFLICT (one) DO UPDATE SET day = excluded.day")
-                .bind(day)
-                .execute(&mut *tx)
-                .await?;
+            sqlx::query(
+                "INSERT INTO usage_rolled (day) VALUES ($1) ON CONFLICT (one) DO UPDATE SET day = excluded.day",
+            )
+            .bind(day)
+            .execute(&mut *tx)
+            .await?;
             tx.commit().await?;
             Ok(Some(day))
         })

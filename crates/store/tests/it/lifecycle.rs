@@ -128,7 +128,8 @@ async fn one_name_is_reserved_once_and_is_seen_when_it_is_full() {
     let Changed::Stale(now) = answer else { panic!("{answer:?}") };
     assert!(store.template_get(team, &name).await.expect("asked").is_none(), "nothing is written when stale");
     let back = Change { state: Some(SandboxState::Running), ..Change::default() };
-    let answer = store.snapshot_settle(new.id, done, &news(), Some((source.id, now.generation, back))).await.expect("asked");
+    let answer =
+        store.snapshot_settle(new.id, done, &news(), Some((source.id, now.generation, back))).await.expect("asked");
     assert!(matches!(answer, Changed::Applied(row) if row.state == SandboxState::Running));
     let made = store.template_get(team, &name).await.expect("asked").expect("there");
     assert_eq!(

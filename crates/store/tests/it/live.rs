@@ -7,7 +7,9 @@ use wrenn_domain::event::{ActorType, EventType};
 use wrenn_domain::ids::{EventId, PLATFORM_TEAM, SandboxId, TeamId};
 use wrenn_domain::sandbox::SandboxState;
 use wrenn_store::Store;
-use wrenn_store::pg::{Author, Begun, Change, Changed, Desired, Event, Happening, Missed, NewEvent, News, Sandbox, Settled};
+use wrenn_store::pg::{
+    Author, Begun, Change, Changed, Desired, Event, Happening, Missed, NewEvent, News, Sandbox, Settled,
+};
 use wrenn_testkit::Database;
 
 use crate::rows::{facts, host, place, team, wish};

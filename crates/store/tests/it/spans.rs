@@ -91,15 +91,24 @@ async fn use_ends_when_the_host_ended_it_and_not_when_somebody_heard_of_it() {
         to(&store, &row, Change { report: Some(report), ..state(next) }).await;
         assert_eq!(spans(&store, row.id).await.len(), kinds);
     }
-    let ahead: i64 = sqlx::query_scalar("SELECT count(*) FROM sandbox_spans WHERE greatest(began_at, ended_at) > now()")
-        .fetch_one(store.pool())
-        .await
-        .expect("counted");
+    let ahead: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM sandbox_spans WHERE greatest(began_at, ended_at) > now()")
+            .fetch_one(store.pool())
+            .await
+            .expect("counted");
     assert_eq!(ahead, 0);
 }
 
 /// A span that was, in hours before now; open when it has no end.
-async fn span(store: &Store, team: TeamId, kind: &str, vcpus: i32, memory: i32, began: DateTime<Utc>, ended: Option<DateTime<Utc>>) {
+async fn span(
+    store: &Store,
+    team: TeamId,
+    kind: &str,
+    vcpus: i32,
+    memory: i32,
+    began: DateTime<Utc>,
+    ended: Option<DateTime<Utc>>,
+) {
     sqlx::query(
         "INSERT INTO sandbox_spans (sandbox_id, team_id, kind, vcpus, memory_mib, began_at, ended_at)
          VALUES (gen_random_uuid(), $1, $2, $3, $4, $5, $6)",
@@ -129,7 +138,7 @@ async fn levels_are_the_most_of_each_bucket_and_carried_over_those_without_a_cha
     let series = store.team_levels(team, 30, 120, 30).await.expect("read");
     let steady = Level { running: 1, vcpus: 2, memory_mib: 512 + 501 };
     assert_eq!(series.current, steady);
-    assert_eq!(series.peaks, Level { running: 1, vcpus: 30, memory_mib: 4096 });
+    assert_eq!(series.peaks, Level { running: 2, vcpus: 30, memory_mib: 4096 }, "each by itself");
     assert_eq!(series.buckets.len(), 120);
     assert!(series.buckets.windows(2).all(|two| (two[1].0 - two[0].0).num_seconds() == 30));
     let (newest, now) = (series.buckets[119].0, Utc::now());

@@ -7,9 +7,10 @@ use connectrpc::{ConnectError, ErrorCode, RequestContext, Response, ServiceReque
 use wrenn_contract::proto::wrenn::host::v1::{
     CreateSandboxRequest, CreateSandboxResponse, DeleteSandboxRequest, DeleteSandboxResponse, DeleteSnapshotRequest,
     DeleteSnapshotResponse, ForkSandboxRequest, ForkSandboxResponse, GetConsoleRequest, GetConsoleResponse,
-    GetHostRequest, GetHostResponse, GetMetricsRequest, GetMetricsResponse, HostImage, HostService, ListSandboxesRequest, ListSandboxesResponse,
-    PauseSandboxRequest, PauseSandboxResponse, PingSandboxRequest, PingSandboxResponse, ResumeSandboxRequest,
-    ResumeSandboxResponse, SandboxPhase, SandboxReport, SnapshotSandboxRequest, SnapshotSandboxResponse,
+    GetHostRequest, GetHostResponse, GetMetricsRequest, GetMetricsResponse, HostImage, HostService,
+    ListSandboxesRequest, ListSandboxesResponse, PauseSandboxRequest, PauseSandboxResponse, PingSandboxRequest,
+    PingSandboxResponse, ResumeSandboxRequest, ResumeSandboxResponse, SandboxPhase, SandboxReport,
+    SnapshotSandboxRequest, SnapshotSandboxResponse,
 };
 
 use super::guest::{GuestProcess, Home, make_home};
