@@ -25,6 +25,6 @@ pub use metrics::measure;
 pub use recovery::{purge, recover};
 pub use registry::{Refusal, Registry, Used, memory_total_mib};
 pub use report::{Phase, Report, Revision};
-pub use spares::{Spares, keep_spares};
 pub use rings::Point;
+pub use spares::{Spares, keep_spares};
 pub use templates::{Templates, make_templates};
