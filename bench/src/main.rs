@@ -12,6 +12,7 @@ mod bare;
 mod bare_server;
 mod captures;
 mod create;
+mod events;
 mod exec;
 mod files;
 mod guest;
@@ -66,6 +67,7 @@ const SECTIONS: [Section; 7] = [
     ("files", files::run),
     ("reads", reads::run),
     ("auth", auth::run),
+    ("events", events::run),
 ];
 
 fn main() -> anyhow::Result<()> {

@@ -122,8 +122,11 @@ impl Agent {
         let stock = tokio::spawn(Arc::clone(&self.ctx.slots).keep());
         let makers = tokio::spawn(sandbox::make_templates(Arc::clone(&self.ctx)));
         let spares = tokio::spawn(sandbox::keep_spares(Arc::clone(&self.ctx)));
+        let measuring = tokio::spawn(sandbox::measure(Arc::clone(&registry)));
         tracing::info!(address = %listen, "the agent serves");
-        let outcome = rpc::serve(listener, registry, stop).await;
+        let outcome = rpc::serve(listener, Arc::clone(&registry), stop).await;
+        measuring.abort();
+        registry.keep_metrics();
         stock.abort();
         makers.abort();
         spares.abort();

@@ -20,7 +20,9 @@ use crate::fleet::Fleet;
 use crate::mail::Mailer;
 use crate::oauth::http::SiteClient;
 use crate::oauth::{Github, OAuthRegistry};
+use crate::service::events::Watchers;
 use crate::service::keys::KeyCache;
+use crate::service::metrics::DiskUses;
 use crate::service::passwords::Passwords;
 use crate::service::sessions::SessionCache;
 use crate::service::streams::StreamPlaces;
@@ -48,6 +50,9 @@ pub struct Context {
     pub extensions: Vec<Arc<dyn Extension>>,
     /// Turns at asking an extension for usage.
     pub usage_turns: Arc<Semaphore>,
+    pub disk_uses: DiskUses,
+    /// Those who watch what happens.
+    pub watchers: Watchers,
     /// Something was put into the outbox.
     pub outbox: Notify,
     /// A dead letter is to be delivered again.
@@ -171,6 +176,8 @@ impl Context {
             oauth,
             extensions,
             usage_turns,
+            disk_uses: DiskUses::default(),
+            watchers: Watchers::default(),
             outbox: Notify::new(),
             deliveries: Notify::new(),
             secret: OnceCell::new(),

@@ -93,6 +93,10 @@ points! {
     StopCalled,
     /// The answer is written; the row is not yet given back.
     StopNoted,
+    /// Events were read for the stream; it has none of them.
+    EventsTaken,
+    /// The stream has the events; that is not noted.
+    EventsAppended,
 }
 
 /// What a test does at a point: return to go on, or never return.

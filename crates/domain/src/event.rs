@@ -50,6 +50,9 @@ words! {
     }
 }
 
+/// A change of state, as those who watch name it. No type: it is told while it happens, to nobody who was not there.
+pub const STATE_CHANGED: &str = "capsule.state.changed";
+
 words! {
     /// How it ended.
     Outcome {

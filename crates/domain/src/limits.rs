@@ -298,3 +298,49 @@ pub const STREAM_FAREWELL_MAX: Duration = Duration::from_secs(3);
 pub const STREAM_TOUCH_EVERY: Duration = Duration::from_secs(5);
 /// Output of a terminal that nobody typed for is gathered this long, so that a flood comes in few frames.
 pub const PTY_GATHER_MAX: Duration = Duration::from_millis(5);
+// What is watched while it happens.
+
+/// Events and changes of state read, ordered or replayed at once: a few hundred KiB.
+pub const LIVE_BATCH_MAX: i64 = 500;
+/// Events one stream is told again; who missed more is told the newest ones, and that there is a gap.
+pub const LIVE_REPLAY_MAX: i64 = 10_000;
+/// Frames that wait for one slow reader of events before its stream is ended: two whole batches, so that a burst ends nobody's who
+/// reads. About 1 KiB each, made once for all readers. Its client comes back and goes on from the last event it saw.
+pub const LIVE_FRAMES_MAX: usize = 1024;
+/// Event streams opened with one key or session at once: browsers open six connections to one server, scripts a few more.
+pub const LIVE_STREAMS_PER_CREDENTIAL_MAX: usize = 32;
+/// Event streams of one control plane at once: half of the connections it takes.
+pub const LIVE_STREAMS_MAX: usize = 4096;
+/// How long changes of state are kept for control planes that have not looked yet.
+pub const MOVES_KEPT: Duration = Duration::from_secs(120);
+/// Wait for one batch of sandboxes that frames show; without it they are told without.
+pub const LIVE_HYDRATE_MAX: Duration = Duration::from_secs(5);
+
+/// Between two measurements of a sandbox.
+pub const METRICS_EVERY: Duration = Duration::from_millis(500);
+/// Points kept of each sandbox: ten minutes of measurements, two hours of averages over 30 s, a day of averages over 5 min. All
+/// three are 1728 points of 16 bytes, 27 KiB in memory while it runs and 24 KiB on disk.
+pub const METRICS_FINE_POINTS: usize = 1200;
+pub const METRICS_MIDDLE_POINTS: usize = 240;
+pub const METRICS_COARSE_POINTS: usize = 288;
+/// Between two writes of a running sandbox's points to its directory: what a killed agent loses of them.
+pub const METRICS_KEPT_EVERY: Duration = Duration::from_secs(60);
+/// Asking a host how much disk a sandbox uses, while somebody waits for that sandbox's description; left out when it takes longer.
+pub const DISK_USED_WAIT_MAX: Duration = Duration::from_millis(300);
+/// How long that answer is good for: a capsule that is looked at in a loop must not make its host work.
+pub const DISK_USED_AGE_MAX: Duration = Duration::from_secs(5);
+/// Such answers kept, about 50 bytes each.
+pub const DISK_USED_ENTRIES_MAX: usize = 10_000;
+
+/// Days of one question for a team's use.
+pub const USAGE_DAYS_MAX: i64 = 92;
+/// Days shown when none are asked for.
+pub const USAGE_DAYS_DEFAULT: u64 = 30;
+/// Days over which a team's peaks are taken, and the longest range of its levels.
+pub const STATS_DAYS: u64 = 30;
+/// How long after its end a day is added up: no transaction lasts as long.
+pub const USAGE_SETTLED: Duration = Duration::from_secs(600);
+/// How long spans of use are kept after they ended: a few days longer than levels are shown.
+pub const SPANS_KEPT: Duration = Duration::from_secs(35 * 24 * 3600);
+/// How long a day's use is kept: three years, for those who settle accounts by it.
+pub const USAGE_KEPT: Duration = Duration::from_secs(3 * 366 * 24 * 3600);

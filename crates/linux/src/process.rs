@@ -198,6 +198,21 @@ pub fn cpu_ticks(pid: i32) -> Option<u64> {
     Some(user + system)
 }
 
+/// Processor time a process has used in all its threads, to the nanosecond and without reading a file; `None` when it is gone.
+pub fn cpu_time(pid: i32) -> Option<Duration> {
+    let clock = nix::time::clock_getcpuclockid(nix::unistd::Pid::from_raw(pid)).ok()?;
+    // A process that ended meanwhile is an error.
+    nix::time::clock_gettime(clock).ok().map(Duration::from)
+}
+
+/// Bytes of a process's memory that are resident; `None` when it is gone.
+pub fn resident_bytes(pid: i32) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+    let pages: u64 = text.split_whitespace().nth(1)?.parse().ok()?;
+    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()??;
+    Some(pages * u64::try_from(page).ok()?)
+}
+
 /// Bytes a process has moved to and from block devices; `None` when it is gone.
 pub fn disk_bytes(pid: i32) -> Option<u64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/io")).ok()?;

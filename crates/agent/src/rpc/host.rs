@@ -9,10 +9,10 @@ use wrenn_contract::guest::HEALTH;
 use wrenn_contract::proto::wrenn::host::v1::{
     CreateSandboxRequest, CreateSandboxResponse, DeleteSandboxRequest, DeleteSandboxResponse, DeleteSnapshotRequest,
     DeleteSnapshotResponse, ForkSandboxRequest, ForkSandboxResponse, ForkedSandbox, GetConsoleRequest,
-    GetConsoleResponse, GetHostRequest, GetHostResponse, HostImage, HostService, ListSandboxesRequest,
-    ListSandboxesResponse, PauseSandboxRequest, PauseSandboxResponse, PingSandboxRequest, PingSandboxResponse,
-    ResumeSandboxRequest, ResumeSandboxResponse, SandboxPhase, SandboxReport, SnapshotSandboxRequest,
-    SnapshotSandboxResponse,
+    GetConsoleResponse, GetHostRequest, GetHostResponse, GetMetricsRequest, GetMetricsResponse, HostImage, HostService,
+    ListSandboxesRequest, ListSandboxesResponse, MetricPoint, PauseSandboxRequest, PauseSandboxResponse,
+    PingSandboxRequest, PingSandboxResponse, ResumeSandboxRequest, ResumeSandboxResponse, SandboxPhase, SandboxReport,
+    SnapshotSandboxRequest, SnapshotSandboxResponse,
 };
 use wrenn_domain::ids::SandboxId;
 use wrenn_domain::limits::FORK_CHILDREN_MAX;
@@ -20,7 +20,7 @@ use wrenn_domain::sizes::{DiskMib, MemoryMib, Vcpus};
 
 use super::error::connect_error;
 use crate::ledger::Wish;
-use crate::sandbox::{Phase, Refusal, Registry, Report, memory_total_mib};
+use crate::sandbox::{Phase, Point, Refusal, Registry, Report, Used, memory_total_mib};
 use crate::storage::captures::discard;
 
 /// A healthy guest answers in milliseconds.
@@ -189,6 +189,28 @@ impl HostService for Host {
         let (running, _active) = self.0.running(id).map_err(|refusal| connect_error(&refusal))?;
         Response::ok(GetConsoleResponse { output: running.machine.console().await, ..Default::default() })
     }
+
+    async fn get_metrics(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, GetMetricsRequest>,
+    ) -> ServiceResult<GetMetricsResponse> {
+        let id = id(request.sandbox_id)?;
+        let Used { points, disk_bytes } =
+            self.0.used(id, request.span_sec).map_err(|refusal| connect_error(&refusal))?;
+        let points = points.into_iter().map(metric_point).collect();
+        Response::ok(GetMetricsResponse { points, disk_bytes, ..Default::default() })
+    }
+}
+
+fn metric_point(point: Point) -> MetricPoint {
+    MetricPoint {
+        at_unix: i64::from(point.at),
+        cpu_hundredths: u32::from(point.cpu),
+        memory_bytes: u64::from(point.memory_kib) * 1024,
+        disk_bytes: u64::from(point.disk_kib) * 1024,
+        ..Default::default()
+    }
 }
 
 fn invalid(text: impl Into<String>) -> ConnectError {
@@ -255,6 +277,7 @@ fn render(report: Report) -> SandboxReport {
         operation_error: report.operation_error,
         operation_error_code: report.operation_error_code.to_owned(),
         timeout_sec: report.wish.timeout_sec,
+        phase_since_ms: report.phase_since_ms,
         ..Default::default()
     }
 }

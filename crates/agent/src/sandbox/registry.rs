@@ -13,7 +13,9 @@ use wrenn_domain::names::TemplateName;
 use wrenn_vmm::Machine;
 
 use super::command::{self, Command, Forked, Snapshot};
+use super::metrics::{Metrics, Subject, disk_bytes};
 use super::report::{Phase, Report, Revision, now_ms};
+use super::rings::Point;
 use super::runner::{self, Origin};
 use crate::context::Context;
 use crate::guest::GuestClient;
@@ -81,12 +83,21 @@ pub struct Registry {
     pub ctx: Arc<Context>,
     entries: Mutex<HashMap<SandboxId, Entry>>,
     revision: Revision,
+    pub(super) metrics: Metrics,
+}
+
+/// What a sandbox used lately.
+pub struct Used {
+    /// Oldest first.
+    pub points: Vec<Point>,
+    /// Of its disk, now; 0 when it has none yet.
+    pub disk_bytes: u64,
 }
 
 impl Registry {
     /// An empty one.
     pub fn new(ctx: Arc<Context>, revision: Revision) -> Arc<Self> {
-        Arc::new(Self { ctx, entries: Mutex::default(), revision })
+        Arc::new(Self { ctx, entries: Mutex::default(), revision, metrics: Metrics::default() })
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<SandboxId, Entry>> {
@@ -323,11 +334,40 @@ impl Registry {
         Ok((running, Arc::new(move || active.store(now_ms(), Ordering::Relaxed))))
     }
 
+    /// Those whose VMM runs.
+    pub(super) fn subjects(&self) -> Vec<Subject> {
+        let running = |(id, entry): (&SandboxId, &Entry)| {
+            let running = entry.running.as_ref()?;
+            let pid = running.machine.record().process.pid;
+            Some(Subject { id: *id, pid, vcpus: entry.report.wish.vcpus, dir: self.ctx.store.sandbox_dir(*id) })
+        };
+        self.lock().iter().filter_map(running).collect()
+    }
+
+    /// What a sandbox used in the last `span_secs`.
+    pub fn used(&self, id: SandboxId, span_secs: u32) -> Result<Used, Refusal> {
+        let is_there = self.lock().get(&id).is_some_and(|e| !matches!(e.report.phase, Phase::Gone | Phase::Failed));
+        if !is_there {
+            return Err(Refusal::NotFound);
+        }
+        let dir = self.ctx.store.sandbox_dir(id);
+        Ok(Used { points: self.metrics.last(id, &dir, span_secs), disk_bytes: disk_bytes(&dir) })
+    }
+
+    /// Writes down what is known of what sandboxes used, for the next agent.
+    pub fn keep_metrics(&self) {
+        self.metrics.keep_all();
+    }
+
     /// Changes a report; the new one is out when this returns.
     pub(super) fn change(&self, id: SandboxId, change: impl FnOnce(&mut Report)) -> Option<Report> {
         let mut entries = self.lock();
         let entry = entries.get_mut(&id)?;
+        let before = entry.report.phase;
         change(&mut entry.report);
+        if entry.report.phase != before {
+            entry.report.phase_since_ms = now_ms();
+        }
         let revision = self.revision.next();
         entry.report.generation = revision;
         let shown = entry.shown();

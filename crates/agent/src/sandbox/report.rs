@@ -29,6 +29,8 @@ pub struct Report {
     pub wish: Wish,
     pub generation: u64,
     pub phase: Phase,
+    /// Unix ms; of one found after a restart, when it was found.
+    pub phase_since_ms: i64,
     pub started_at_ms: i64,
     pub last_active_at_ms: i64,
     pub metadata: BTreeMap<String, String>,
@@ -49,6 +51,7 @@ impl Report {
             wish,
             generation: 0,
             phase: Phase::Starting,
+            phase_since_ms: now_ms(),
             started_at_ms: 0,
             last_active_at_ms: 0,
             metadata: BTreeMap::new(),

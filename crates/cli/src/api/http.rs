@@ -141,6 +141,17 @@ impl Client {
         self.send(Method::POST, path, Some(content_type), body, None).await.map(drop)
     }
 
+    /// GET of server-sent events, after the one seen last. No bound on how long it lasts.
+    pub async fn watch(&self, path: &str, last: Option<&str>) -> Result<Response<Incoming>, ApiError> {
+        let mut request = self.request(Method::GET, path)?.header("accept", "text/event-stream");
+        if let Some(last) = last {
+            request = request.header("last-event-id", last);
+        }
+        let request = request.body(empty()).map_err(|e| ApiError::Broken { reason: e.to_string() })?;
+        let response = self.call(request, Some(ANSWER_WAIT)).await?;
+        if response.status().is_success() { Ok(response) } else { Err(self.refusal(response).await) }
+    }
+
     /// GET with an upgrade to a WebSocket.
     pub async fn upgrade(&self, path: &str, key: &str) -> Result<hyper::upgrade::Upgraded, ApiError> {
         let request = self

@@ -14,6 +14,7 @@ use crate::api::Client;
 use crate::output::{Output, plain, table};
 
 mod lifecycle;
+mod metrics;
 
 /// How long `create` waits; above the host's own limit for a guest to become ready (120 s).
 const CREATE_WAIT: Duration = Duration::from_secs(180);
@@ -106,6 +107,14 @@ pub enum CapsuleCommand {
         #[arg(long)]
         no_wait: bool,
     },
+    /// Show what a capsule used lately; counts as no activity.
+    Metrics {
+        #[arg(value_parser = capsule_id)]
+        id: String,
+        /// How far back.
+        #[arg(long, default_value = "10m", value_parser = ["5m", "10m", "1h", "2h", "6h", "12h", "24h"])]
+        range: String,
+    },
     /// Check that a capsule answers; counts as activity.
     Ping {
         #[arg(value_parser = capsule_id)]
@@ -149,6 +158,7 @@ pub async fn run(command: CapsuleCommand, client: &Client, output: &Output) -> a
         CapsuleCommand::Fork { id, count, no_wait } => {
             return lifecycle::fork(&id, count, no_wait, client, output).await;
         }
+        CapsuleCommand::Metrics { id, range } => metrics::run(&id, &range, client, output).await?,
         CapsuleCommand::Ping { id } => {
             client.empty(Method::POST, &format!("/v1/capsules/{id}/ping")).await?;
             output.result(&serde_json::json!({"id": id, "ok": true}), || format!("{id} answers"));
@@ -261,7 +271,7 @@ async fn remove_one(id: &str, wait: bool, client: &Client, output: &Output) -> a
     Ok(())
 }
 
-fn word(status: CapsuleStatus) -> String {
+pub(super) fn word(status: CapsuleStatus) -> String {
     serde_json::to_value(status)
         .ok()
         .and_then(|value| value.as_str().map(str::to_owned))
@@ -276,7 +286,13 @@ fn describe(c: &Capsule) -> String {
         ("template", plain(&c.template)),
         ("vcpus", c.vcpus.to_string()),
         ("memory", format!("{} MiB", c.memory_mb)),
-        ("disk", format!("{} MiB", c.disk_size_mb)),
+        (
+            "disk",
+            match c.disk_used_mb {
+                Some(used) => format!("{} MiB, {used} MiB in use", c.disk_size_mb),
+                None => format!("{} MiB", c.disk_size_mb),
+            },
+        ),
         ("time-out", if c.timeout_sec == 0 { "never".into() } else { format!("{} s", c.timeout_sec) }),
         ("created", time(&c.created_at)),
     ];

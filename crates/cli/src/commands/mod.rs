@@ -10,6 +10,7 @@ mod capsule;
 mod cp;
 mod cp_local;
 mod doctor;
+mod events;
 mod exec;
 mod key;
 mod login;
@@ -18,6 +19,8 @@ mod processes;
 mod shell;
 mod team;
 mod template;
+mod top;
+mod usage;
 
 /// What `wrenn` can do.
 #[derive(Debug, Subcommand)]
@@ -55,6 +58,12 @@ pub enum Command {
     Key(key::KeyCommand),
     /// Who did what in a team.
     Audit(audit::AuditArgs),
+    /// What happens to the team's capsules, while it happens.
+    Events(events::EventsArgs),
+    /// What capsules use now, as a live table.
+    Top(top::TopArgs),
+    /// What the team used, by day.
+    Usage(usage::UsageArgs),
     /// Check whether this machine can run Wrenn, with a remedy for each finding.
     Doctor(doctor::DoctorArgs),
     /// Run all of Wrenn on this machine: database, cache, control plane and host agent.
@@ -88,6 +97,9 @@ pub async fn run(
         Command::Team(command) => team::run(command, &Client::new(&connection)?, output).await,
         Command::Key(command) => key::run(command, &Client::new(&connection)?, output).await,
         Command::Audit(args) => audit::run(args, &Client::new(&connection)?, output).await,
+        Command::Events(args) => events::run(args, &Client::new(&connection)?, output).await,
+        Command::Top(args) => top::run(args, &Client::new(&connection)?, output).await,
+        Command::Usage(args) => usage::run(args, &Client::new(&connection)?, output).await,
         Command::Doctor(args) => doctor::run(args, &connection, output).await,
         Command::Dev(args) => crate::dev::run(args, output).await,
         // Handled before the runtime starts.

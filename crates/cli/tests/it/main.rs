@@ -2,4 +2,5 @@
 
 mod lifecycle;
 mod shell;
+mod live;
 mod world;

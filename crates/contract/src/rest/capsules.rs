@@ -45,6 +45,9 @@ pub struct Capsule {
     pub timeout_sec: u32,
     /// MiB.
     pub disk_size_mb: u32,
+    /// MiB of the disk that are in use on the host; only when one running or paused capsule is looked at, and its host says so at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_used_mb: Option<u32>,
     pub created_at: DateTime<Utc>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub started_at: Option<DateTime<Utc>>,

@@ -6,10 +6,11 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use connectrpc::client::{CallOptions, ClientConfig};
 use wrenn_contract::proto::wrenn::host::v1::{
-    CreateSandboxRequest, DeleteSandboxRequest, GetConsoleRequest, GetHostRequest, HostServiceClient,
+    CreateSandboxRequest, DeleteSandboxRequest, GetConsoleRequest, GetHostRequest, GetMetricsRequest, HostServiceClient,
     ListSandboxesRequest, PingSandboxRequest, SandboxPhase, SandboxReport,
 };
 use wrenn_domain::ids::SandboxId;
+use wrenn_domain::limits::METRICS_FINE_POINTS;
 use wrenn_domain::metadata::RESERVED;
 use wrenn_domain::names::is_safe_name;
 use wrenn_store::pg::{HostFacts, HostImage, ReportMark, Sandbox};
@@ -21,6 +22,8 @@ use super::relay::RelayTransport;
 const REPORTS_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Images a host may report; more is nonsense.
 const IMAGES_MAX: usize = 1000;
+/// Points of one answer; the longest ring has fewer.
+const METRIC_POINTS_MAX: usize = 2 * METRICS_FINE_POINTS;
 const TEXT_CHARS_MAX: usize = 512;
 
 /// One host's agent.
@@ -56,6 +59,26 @@ pub enum HostPhase {
     Pausing,
     Paused,
     Resuming,
+}
+
+/// What a sandbox used at one moment, or on average until then.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct MetricPoint {
+    /// Unix seconds.
+    pub at_unix: i64,
+    /// Per cent of all its vCPUs, 0 to 100.
+    pub cpu_pct: f64,
+    pub memory_bytes: u64,
+    pub disk_bytes: u64,
+}
+
+/// What a sandbox used lately.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Metrics {
+    /// Oldest first.
+    pub points: Vec<MetricPoint>,
+    /// Of its disk, now; 0 when not known.
+    pub disk_bytes: u64,
 }
 
 /// All sandboxes of a host at one revision.
@@ -141,6 +164,19 @@ impl HostClient {
         Ok(HostReports { revision: answer.revision, reports: reports.collect() })
     }
 
+    /// What a sandbox used in the last `span_secs`, and what its disk uses now.
+    pub async fn metrics(&self, id: SandboxId, span_secs: u32) -> Result<Metrics, FleetError> {
+        let request = GetMetricsRequest { sandbox_id: id.to_string(), span_sec: span_secs, ..Default::default() };
+        let answer = self.rpc.get_metrics_with_options(request, self.deadline()).await?.into_owned();
+        let points = answer.points.into_iter().take(METRIC_POINTS_MAX).map(|point| MetricPoint {
+            at_unix: point.at_unix,
+            cpu_pct: f64::from(point.cpu_hundredths.min(10_000)) / 100.0,
+            memory_bytes: whole(point.memory_bytes),
+            disk_bytes: whole(point.disk_bytes),
+        });
+        Ok(Metrics { points: points.collect(), disk_bytes: whole(answer.disk_bytes) })
+    }
+
     /// Proves that the guest answers.
     pub async fn ping_sandbox(&self, id: SandboxId) -> Result<(), FleetError> {
         let request = PingSandboxRequest { sandbox_id: id.to_string(), ..Default::default() };
@@ -157,6 +193,11 @@ impl HostClient {
     pub(super) fn deadline(&self) -> CallOptions {
         CallOptions::default().with_timeout(self.call_max)
     }
+}
+
+/// As JSON readers can hold it.
+fn whole(bytes: u64) -> u64 {
+    bytes.min(i64::MAX.cast_unsigned())
 }
 
 pub(super) fn only(id: SandboxId, report: Option<SandboxReport>) -> Result<HostReport, FleetError> {
@@ -191,6 +232,7 @@ fn parse(report: SandboxReport) -> Result<HostReport, FleetError> {
             disk_mib: i32::try_from(report.disk_mib).ok().and_then(|v| u32::try_from(v).ok()).filter(|v| *v > 0),
             started_at: moment(report.started_at_ms),
             last_active_at: moment(report.last_active_at_ms),
+            since: moment(report.phase_since_ms),
             metadata: report
                 .metadata
                 .into_iter()

@@ -17,7 +17,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use wrenn_domain::limits::STREAM_READ_BUFFER_BYTES;
 
-pub use client::{HostClient, HostPhase, HostReport, HostReports};
+pub use client::{HostClient, HostPhase, HostReport, HostReports, MetricPoint, Metrics};
 pub use error::FleetError;
 pub use guest::GuestClient;
 pub use memory::ForkedChild;

@@ -55,7 +55,8 @@ pub(super) async fn get(
     Caller(actor): Caller,
     CapsuleId(id): CapsuleId,
 ) -> Result<Json<Capsule>, ApiError> {
-    Ok(Json(capsule(sandboxes::get(&ctx, &actor, id).await?)))
+    let (sandbox, disk_used_mb) = sandboxes::look(&ctx, &actor, id).await?;
+    Ok(Json(Capsule { disk_used_mb, ..capsule(sandbox) }))
 }
 
 /// Delete a capsule
@@ -127,6 +128,7 @@ pub(super) fn capsule(sandbox: Sandbox) -> Capsule {
         memory_mb: sandbox.memory_mib,
         timeout_sec: sandbox.timeout_sec,
         disk_size_mb: sandbox.disk_mib,
+        disk_used_mb: None,
         created_at: sandbox.created_at,
         started_at: sandbox.started_at,
         last_active_at: sandbox.last_active_at,

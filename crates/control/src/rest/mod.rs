@@ -10,6 +10,7 @@ mod capsules;
 mod devices;
 mod docs;
 mod error;
+mod events;
 mod exec;
 mod extract;
 mod files;
@@ -24,6 +25,7 @@ mod snapshots;
 mod streams;
 mod teams;
 mod uploads;
+mod usage;
 
 use std::sync::Arc;
 
@@ -100,7 +102,11 @@ pub fn description() -> utoipa::openapi::OpenApi {
 fn routes() -> OpenApiRouter<Arc<Context>> {
     OpenApiRouter::with_openapi(Description::openapi())
         .routes(routes!(capsules::create, capsules::list))
+        .routes(routes!(usage::stats))
+        .routes(routes!(usage::usage))
         .routes(routes!(capsules::get, capsules::delete))
+        .routes(routes!(usage::metrics))
+        .routes(routes!(events::watch))
         .routes(routes!(capsules::ping))
         .routes(routes!(capsules::console))
         .routes(routes!(lifecycle::pause))
@@ -159,6 +165,7 @@ fn routes() -> OpenApiRouter<Arc<Context>> {
         .routes(routes!(admin::get_capsule, admin::delete_capsule))
         .routes(routes!(admin::templates))
         .routes(routes!(admin::audit_logs))
+        .routes(routes!(events::watch_all))
         .routes(routes!(admin::dead_letters))
         .routes(routes!(admin::retry_dead_letter))
         .routes(routes!(snapshots::list, snapshots::create))

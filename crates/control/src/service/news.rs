@@ -16,12 +16,18 @@ pub(super) fn told(sandbox: &Sandbox, mut change: Change) -> Change {
     let by_itself = is_unasked(sandbox.state, kind);
     let author = if by_itself { Author::system() } else { sandbox.wished_by.clone().unwrap_or_else(Author::system) };
     let mut metadata = BTreeMap::new();
-    if let Some(reason) = reason(sandbox.state, kind, outcome) {
+    if let Some(reason) = reason(sandbox, kind, outcome) {
         metadata.insert("reason".to_owned(), reason.to_owned());
     }
     let (error, code) = change.error.clone().unzip();
     if let Some(code) = code.filter(|code| !code.is_empty()) {
         metadata.insert("code".to_owned(), code);
+    }
+    if metadata.get("reason").is_some_and(|reason| reason == TTL_EXPIRED) {
+        let mut row = NewAudit::new(sandbox.team, Author::system(), "sandbox", action(kind)).on(sandbox.id);
+        row.status = AuditStatus::Info;
+        row.metadata = metadata.clone();
+        change.audit.push(row);
     }
     if outcome == Outcome::Error {
         let mut row = NewAudit::new(sandbox.team, Author::system(), "sandbox", action(kind)).on(sandbox.id);
@@ -53,13 +59,24 @@ fn is_unasked(was: SandboxState, kind: EventType) -> bool {
     }
 }
 
-fn reason(was: SandboxState, kind: EventType, outcome: Outcome) -> Option<&'static str> {
+/// Its host paused it, because nobody used it for as long as its user allowed.
+const TTL_EXPIRED: &str = "ttl_expired";
+
+fn reason(sandbox: &Sandbox, kind: EventType, outcome: Outcome) -> Option<&'static str> {
+    let was = sandbox.state;
     match (kind, outcome) {
         (EventType::CapsuleCreate, Outcome::Error) => Some("create_failed"),
         (EventType::CapsulePause, Outcome::Error) => Some("pause_failed"),
         (EventType::CapsuleResume, Outcome::Error) => Some("resume_failed"),
         (EventType::CapsuleDestroy, Outcome::Error) => Some("host_failure"),
         (EventType::CapsuleDestroy, Outcome::Success) if was != SandboxState::Stopping => Some("orphaned"),
+        (EventType::CapsulePause, Outcome::Success) if was == SandboxState::Missing => {
+            Some("restored_after_host_recovery")
+        }
+        // A host pauses by itself for this only.
+        (EventType::CapsulePause, Outcome::Success) if was == SandboxState::Running && sandbox.timeout_sec > 0 => {
+            Some(TTL_EXPIRED)
+        }
         (EventType::CapsulePause, Outcome::Success) if was != SandboxState::Pausing => Some("host_state_sync"),
         _ => None,
     }

@@ -13,7 +13,7 @@ use wrenn_store::pg::{
     Author, Change, Changed, Desired, NewAudit, NewSandbox, Origin, PlacedSandbox, Sandbox, Template, TemplateKind,
 };
 
-use super::{Actor, ServiceError, guest_error};
+use super::{Actor, ServiceError, guest_error, metrics};
 use crate::context::Context;
 use crate::extension::limits;
 use crate::fault::FaultPoint;
@@ -77,6 +77,13 @@ pub async fn create(ctx: &Arc<Context>, actor: &Actor, wish: CreateSandbox) -> R
 /// One sandbox of the caller's team.
 pub async fn get(ctx: &Context, actor: &Actor, id: SandboxId) -> Result<Sandbox, ServiceError> {
     Ok(ctx.store.sandbox_get(actor.team, id).await?.ok_or_else(|| not_found(id))?)
+}
+
+/// The same with what its disk uses, MiB, if its host says so at once.
+pub async fn look(ctx: &Context, actor: &Actor, id: SandboxId) -> Result<(Sandbox, Option<u32>), ServiceError> {
+    let placed = ctx.store.sandbox_get_placed(actor.team, id).await?.ok_or_else(|| not_found(id))?;
+    let used = metrics::disk_used_mib(ctx, &placed.sandbox, placed.host_address.as_deref()).await;
+    Ok((placed.sandbox, used))
 }
 
 /// The team's sandboxes that are not over, newest first, and whether there are more than the list may hold.

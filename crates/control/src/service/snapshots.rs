@@ -24,7 +24,7 @@ pub async fn create(
     let mut sandbox = sandboxes::get(ctx, actor, id).await?;
     let template = Uuid::new_v4();
     let name = name.map_or_else(|| default_name(template), Ok)?;
-    let new = NewSnapshot { id: template, name };
+    let new = NewSnapshot { id: template, name, author: actor.author() };
     ctx.faults.reach(FaultPoint::SnapshotAccepted).await;
     loop {
         let state = sandbox.state;

@@ -1,12 +1,15 @@
 //! Templates a team can create sandboxes from.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use wrenn_domain::event::{EventType, Outcome};
 use wrenn_domain::failure::{Failure, FailureKind};
+use wrenn_domain::ids::EventId;
 use wrenn_domain::names::TemplateName;
-use wrenn_store::pg::{NewAudit, Template, TemplateKind};
+use wrenn_store::pg::{NewAudit, NewEvent, Template, TemplateKind};
 
-use super::{Actor, ServiceError};
+use super::{Actor, ServiceError, chance};
 use crate::context::Context;
 use crate::fault::FaultPoint;
 
@@ -33,7 +36,19 @@ pub async fn delete(ctx: &Arc<Context>, actor: &Actor, name: &TemplateName) -> R
     }
     ctx.faults.reach(FaultPoint::TemplateDeleteAccepted).await;
     let audit = NewAudit::new(actor.team, actor.author(), "snapshot", "delete").on(name).warning();
-    ctx.store.template_delete(template.id, &[audit]).await?;
+    let event = NewEvent {
+        id: EventId::from_uuid(chance::id()),
+        kind: EventType::SnapshotDelete,
+        outcome: Some(Outcome::Success),
+        team: actor.team,
+        author: actor.author(),
+        resource_type: "snapshot",
+        resource_id: name.to_string(),
+        metadata: BTreeMap::new(),
+        error: None,
+    };
+    ctx.store.template_delete(template.id, &[event], &[audit]).await?;
+    ctx.outbox.notify_one();
     ctx.faults.reach(FaultPoint::TemplateDeleteStored).await;
     ctx.discards.wake_for(template.id);
     tracing::info!(template = %template.id, team = %actor.team, "the template {name} is deleted");

@@ -8,6 +8,7 @@ use wrenn_domain::limits::EVENT_BATCH_MAX;
 
 use crate::causes::chain;
 use crate::context::Context;
+use crate::fault::FaultPoint;
 
 /// Longest sleep between two looks: what other control planes write is found by then.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -39,13 +40,11 @@ pub(super) async fn run(ctx: Arc<Context>) {
 }
 
 async fn relay(ctx: &Context) -> Result<usize, Box<dyn std::error::Error + Send + Sync>> {
-    let waiting = ctx.store.outbox_waiting(EVENT_BATCH_MAX).await?;
-    if waiting.is_empty() {
-        return Ok(0);
-    }
-    let ids: Vec<_> = waiting.iter().map(|event| event.id).collect();
-    let payloads: Vec<_> = waiting.into_iter().map(|event| event.payload).collect();
-    ctx.haste.events_append(&payloads).await?;
-    ctx.store.outbox_relayed(&ids).await?;
-    Ok(ids.len())
+    let Some(taken) = ctx.store.outbox_take(EVENT_BATCH_MAX).await? else { return Ok(0) };
+    ctx.faults.reach(FaultPoint::EventsTaken).await;
+    ctx.haste.events_append(&taken.payloads).await?;
+    ctx.faults.reach(FaultPoint::EventsAppended).await;
+    let sent = taken.payloads.len();
+    taken.note().await?;
+    Ok(sent)
 }

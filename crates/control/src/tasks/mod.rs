@@ -6,6 +6,7 @@
 mod account_sweeper;
 mod event_deliverer;
 mod event_relayer;
+mod event_teller;
 mod extension_workers;
 mod host_watcher;
 mod key_forgetter;
@@ -22,6 +23,7 @@ mod session_forgetter;
 mod signal_listener;
 mod snapshot_discarder;
 mod touch_writer;
+mod usage_roller;
 mod work;
 
 use std::future::Future;
@@ -49,6 +51,8 @@ pub fn spawn_all(ctx: &Arc<Context>) {
     spawn(ctx, "session_forgetter", session_forgetter::run(ctx.clone()));
     spawn(ctx, "event_relayer", event_relayer::run(ctx.clone()));
     spawn(ctx, "event_deliverer", event_deliverer::run(ctx.clone()));
+    spawn(ctx, "event_teller", event_teller::run(ctx.clone()));
+    spawn(ctx, "usage_roller", usage_roller::run(ctx.clone()));
     spawn(ctx, "mail_sender", mail_sender::run(ctx.clone()));
     spawn(ctx, "account_sweeper", account_sweeper::run(ctx.clone()));
     extension_workers::spawn_all(ctx);

@@ -6,15 +6,17 @@
 use std::sync::Arc;
 
 use connectrpc::ErrorCode;
+use wrenn_domain::ids::EventId;
 use wrenn_domain::sandbox::{SandboxEvent, SandboxState};
 use wrenn_store::StoreError;
-use wrenn_store::pg::{Captured, Change, Changed, Job, JobKind, Outcome, Sandbox};
+use wrenn_store::pg::{Captured, Change, Changed, Job, JobKind, Outcome, Sandbox, SnapshotNews};
 
 use super::work::{self, Next, hold, settle};
 use crate::causes::chain;
 use crate::context::Context;
 use crate::fault::FaultPoint;
 use crate::fleet::FleetError;
+use crate::service::chance;
 
 pub(super) async fn run(ctx: Arc<Context>) {
     work::run(ctx, JobKind::Capture, drive).await;
@@ -65,18 +67,24 @@ async fn conclude(
     outcome: Outcome,
     error: Option<(String, String)>,
 ) -> Result<Next, StoreError> {
+    let news =
+        SnapshotNews { id: EventId::from_uuid(chance::id()), error: error.as_ref().map(|(text, _)| text.clone()) };
     let mut source = match job.sandbox {
         Some(id) => ctx.store.sandbox_list_by_id(&[id]).await?.pop(),
         None => None,
     };
     loop {
         let back = source.as_ref().and_then(|row| way_back(row, job, &error));
-        match ctx.store.snapshot_settle(job.id, outcome, back).await? {
+        match ctx.store.snapshot_settle(job.id, outcome, &news, back).await? {
             Changed::Applied(now) => {
+                ctx.outbox.notify_one();
                 tracing::info!(sandbox = %now.id, snapshot = %job.id, ?outcome, now = %now.state, "{} is captured or not, and {}", now.id, now.state);
                 return Ok(Next::Over);
             }
-            Changed::Gone => return Ok(Next::Over),
+            Changed::Gone => {
+                ctx.outbox.notify_one();
+                return Ok(Next::Over);
+            }
             // Every turn means that somebody else moved the row on; its generation only grows.
             Changed::Stale(now) => source = Some(*now),
         }

@@ -50,6 +50,10 @@ async fn every_route_but_the_public_ones_wants_a_key() {
         (Method::GET, "/v1/capsules".to_owned()),
         (Method::GET, format!("/v1/capsules/{id}")),
         (Method::DELETE, format!("/v1/capsules/{id}")),
+        (Method::GET, format!("/v1/capsules/{id}/metrics")),
+        (Method::GET, "/v1/capsules/stats".to_owned()),
+        (Method::GET, "/v1/capsules/usage".to_owned()),
+        (Method::GET, "/v1/events/stream".to_owned()),
         (Method::POST, format!("/v1/capsules/{id}/ping")),
         (Method::POST, format!("/v1/capsules/{id}/pause")),
         (Method::POST, format!("/v1/capsules/{id}/resume")),
@@ -111,6 +115,7 @@ async fn every_route_but_the_public_ones_wants_a_key() {
         (Method::DELETE, format!("/v1/admin/capsules/{id}")),
         (Method::GET, "/v1/admin/templates".to_owned()),
         (Method::GET, "/v1/admin/audit-logs".to_owned()),
+        (Method::GET, "/v1/admin/events/stream".to_owned()),
         (Method::GET, "/v1/admin/events/dead".to_owned()),
         (Method::POST, "/v1/admin/events/dead/retry".to_owned()),
     ];

@@ -61,6 +61,8 @@ fn act_of(point: FaultPoint) -> (Act, bool) {
         P::ForkStored | P::ForkClaimed | P::ForkCalled | P::ForkChildNoted | P::ForkNoted => (Act::Fork, true),
         P::DeleteAccepted => (Act::Delete, false),
         P::DeleteStored | P::StopClaimed | P::StopCalled | P::StopNoted => (Act::Delete, true),
+        // Its event is on its way.
+        P::EventsTaken | P::EventsAppended => (Act::Create, true),
     }
 }
 

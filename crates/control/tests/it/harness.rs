@@ -12,7 +12,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
-use wrenn_control::context::Tuning;
+use wrenn_control::context::{Context, Tuning};
 use wrenn_control::fault::Faults;
 use wrenn_control::server::Builder;
 use wrenn_control::{Config, Server, service};
@@ -28,6 +28,8 @@ pub struct Plane {
     addr: SocketAddr,
     stop: CancellationToken,
     serving: Option<tokio::task::JoinHandle<anyhow::Result<()>>>,
+    /// Weak: a killed one must let go of its connections.
+    ctx: std::sync::Weak<Context>,
 }
 
 impl Plane {
@@ -65,8 +67,9 @@ impl Plane {
 
     fn serve(runtime: tokio::runtime::Runtime, bound: Server) -> Self {
         let (addr, stop) = (bound.local_addr().expect("bound"), bound.stop_token());
+        let ctx = std::sync::Arc::downgrade(bound.context());
         let serving = runtime.spawn(bound.serve());
-        Self { runtime: Some(runtime), addr, stop, serving: Some(serving) }
+        Self { runtime: Some(runtime), addr, stop, serving: Some(serving), ctx }
     }
 
     /// Every task ends where it stands, as in a kill -9.
@@ -88,6 +91,11 @@ impl Plane {
 
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.addr)
+    }
+
+    /// Whether anybody has a seat for its events.
+    pub fn is_watched(&self) -> bool {
+        self.ctx.upgrade().is_some_and(|ctx| ctx.watchers.are_any())
     }
 
     pub fn addr(&self) -> SocketAddr {

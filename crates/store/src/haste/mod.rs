@@ -4,6 +4,7 @@
 //! - [`sessions`]: one look at the database shared by all control planes.
 //! - [`stream`]: carries events from the outbox to those who wait for them.
 
+mod live;
 mod sessions;
 pub mod stream;
 

@@ -159,7 +159,7 @@ impl Store {
         author: &Author,
         audit: &[NewAudit],
     ) -> Result<Switched, StoreError> {
-        self.run("switch an account", || async {
+        self.run_seen("switch an account", || async {
             let mut tx = self.pool.begin().await?;
             lock_admins(&mut tx).await?;
             let row = sqlx::query("SELECT * FROM users WHERE id = $1 AND status IN ('active', 'disabled') FOR UPDATE")

@@ -46,7 +46,7 @@ impl Store {
         author: &Author,
         audit: &[NewAudit],
     ) -> Result<TeamAct<Ended>, StoreError> {
-        self.run("delete a team", || async {
+        self.run_seen("delete a team", || async {
             let mut tx = self.pool.begin().await?;
             match acting_role(&mut tx, id, by).await? {
                 None => return Ok(TeamAct::NotThere),
@@ -68,7 +68,7 @@ impl Store {
         author: &Author,
         audit: &[NewAudit],
     ) -> Result<Option<Ended>, StoreError> {
-        self.run("delete a team", || async {
+        self.run_seen("delete a team", || async {
             let mut tx = self.pool.begin().await?;
             let living: Option<bool> = sqlx::query_scalar(
                 "SELECT true FROM teams WHERE id = $1 AND id <> $2 AND deleted_at IS NULL FOR NO KEY UPDATE",
@@ -96,7 +96,7 @@ impl Store {
         audit: impl Fn(TeamId) -> NewAudit,
     ) -> Result<Departure, StoreError> {
         let audit = &audit;
-        self.run("delete an account", || async move {
+        self.run_seen("delete an account", || async move {
             let mut tx = self.pool.begin().await?;
             // Orders this against other changes of who is admin.
             lock_admins(&mut tx).await?;
@@ -204,7 +204,8 @@ async fn end_team(tx: &mut PgConnection, id: TeamId, author: &Author) -> Result<
 pub(super) async fn stop_sandboxes(tx: &mut PgConnection, team: TeamId, author: &Author) -> Result<(), sqlx::Error> {
     sqlx::query(
         "UPDATE sandboxes SET state = 'stopping', desired = 'stopped', generation = generation + 1, updated_at = now(),
-           lease_owner = NULL, lease_until = NULL, attempts = 0, next_attempt_at = now(), wished_by = $2
+           lease_owner = NULL, lease_until = NULL, attempts = 0, next_attempt_at = now(), wished_by = $2,
+           moved_at = NULL
          WHERE team_id = $1 AND state NOT IN ('stopping', 'stopped')",
     )
     .bind(team.uuid())

@@ -55,7 +55,7 @@ impl Store {
     ) -> Result<Forked, StoreError> {
         let fits = &fits;
         let Some(host) = source.host else { return Ok(Forked::HostAway) };
-        self.run("begin a fork", || async move {
+        self.run_seen("begin a fork", || async move {
             let mut tx = self.pool.begin().await?;
             // The team before the host, as at any birth.
             let count = new.children.len() as u64;

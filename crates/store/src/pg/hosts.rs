@@ -4,13 +4,16 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
-use wrenn_domain::ids::{HostId, PLATFORM_TEAM};
+use wrenn_domain::event::EventType;
+use wrenn_domain::ids::{EventId, HostId, PLATFORM_TEAM, TeamId};
 use wrenn_domain::sandbox::{SandboxEvent, SandboxState};
 
+use super::audit::Author;
+use super::outbox::{NewEvent, tell};
 use crate::error::corrupt;
 use crate::{Store, StoreError};
 
@@ -122,25 +125,27 @@ impl Store {
     /// The host answered: it is online, and with `facts` this is what it can hold. Images it holds that nobody
     /// registered become templates of the platform.
     pub async fn host_seen(&self, id: HostId, facts: Option<&HostFacts>) -> Result<(), StoreError> {
-        self.run("note a host's answer", || async {
-            let Some(facts) = facts else {
-                sqlx::query(
-                    "UPDATE hosts SET last_seen_at = now(), updated_at = now(),
-                     status = CASE WHEN status IN ('pending', 'unreachable') THEN 'online' ELSE status END WHERE id = $1",
-                )
-                .bind(id.uuid())
-                .execute(&self.pool)
-                .await?;
-                return Ok(());
-            };
+        self.run_seen("note a host's answer", || async {
+            let mut tx = self.pool.begin().await?;
+            let back = sqlx::query(
+                "UPDATE hosts h SET last_seen_at = now(), updated_at = now(),
+                   status = CASE WHEN h.status IN ('pending', 'unreachable') THEN 'online' ELSE h.status END
+                 FROM (SELECT id, status FROM hosts WHERE id = $1 FOR UPDATE) was WHERE h.id = was.id
+                 RETURNING h.id, h.type, h.team_id, h.last_seen_at, gen_random_uuid() AS event,
+                   was.status = 'unreachable' AS is_news",
+            )
+            .bind(id.uuid())
+            .fetch_optional(&mut *tx)
+            .await?;
+            if let Some(row) = back.filter(|row| row.try_get("is_news").unwrap_or(false)) {
+                tell(&mut tx, &[news(&row, EventType::HostUp)?]).await?;
+            }
+            let Some(facts) = facts else { return tx.commit().await };
             let names: Vec<&str> = facts.images.iter().map(|i| i.name.as_str()).collect();
             let sizes: Vec<i64> = facts.images.iter().map(|i| clamp(i.size_bytes)).collect();
             let ids: Vec<Uuid> = facts.images.iter().map(|i| template_id(&i.name)).collect();
-            let mut tx = self.pool.begin().await?;
             sqlx::query(
-                "UPDATE hosts SET last_seen_at = now(), updated_at = now(),
-                   status = CASE WHEN status IN ('pending', 'unreachable') THEN 'online' ELSE status END,
-                   agent_version = $2, vmm = $3, vmm_version = $4, acceleration = $5, cpu_cores = $6, memory_mib = $7,
+                "UPDATE hosts SET agent_version = $2, vmm = $3, vmm_version = $4, acceleration = $5, cpu_cores = $6, memory_mib = $7,
                    disk_total_mib = $8, disk_free_mib = $9, templates = $10 WHERE id = $1",
             )
             .bind(id.uuid())
@@ -180,18 +185,22 @@ impl Store {
             .filter(|s| s.after(SandboxEvent::HostLost) == Ok(SandboxState::Missing) && **s != SandboxState::Missing)
             .map(|s| s.as_str())
             .collect();
-        self.run("mark silent hosts", || async {
+        self.run_seen("mark silent hosts", || async {
             let mut tx = self.pool.begin().await?;
-            sqlx::query(
+            let fallen = sqlx::query(
                 "UPDATE hosts SET status = 'unreachable', updated_at = now()
-                 WHERE status = 'online' AND last_seen_at < now() - $1 * interval '1 millisecond'",
+                 WHERE status = 'online' AND last_seen_at < now() - $1 * interval '1 millisecond'
+                 RETURNING id, type, team_id, last_seen_at, gen_random_uuid() AS event",
             )
             .bind(silence.as_millis() as f64)
-            .execute(&mut *tx)
+            .fetch_all(&mut *tx)
             .await?;
+            let events: Vec<NewEvent> =
+                fallen.iter().map(|row| news(row, EventType::HostDown)).collect::<Result<_, _>>()?;
+            tell(&mut tx, &events).await?;
             let done = sqlx::query(
                 "UPDATE sandboxes s SET state = 'missing', generation = s.generation + 1, updated_at = now(),
-                   lease_owner = NULL, lease_until = NULL
+                   lease_owner = NULL, lease_until = NULL, moved_at = NULL
                  FROM hosts h WHERE h.id = s.host_id AND h.status = 'unreachable' AND s.state = ANY($1)",
             )
             .bind(&losable)
@@ -202,6 +211,28 @@ impl Store {
         })
         .await
     }
+}
+
+/// Told to the team a host belongs to. What happens to a shared host is told to the platform's admins only: whose sandboxes are on
+/// it is nobody else's business, and teams hear of their own sandboxes by those's own changes.
+fn news(row: &PgRow, kind: EventType) -> Result<NewEvent, sqlx::Error> {
+    let team = match row.try_get("type")? {
+        "byoc" => row.try_get::<Option<Uuid>, _>("team_id")?.map(TeamId::from_uuid),
+        _ => None,
+    };
+    let heard: Option<DateTime<Utc>> = row.try_get("last_seen_at")?;
+    let heard = heard.map(|at| ("last_seen_at".to_owned(), at.to_rfc3339_opts(SecondsFormat::Secs, true)));
+    Ok(NewEvent {
+        id: EventId::from_uuid(row.try_get("event")?),
+        kind,
+        outcome: None,
+        team: team.unwrap_or(PLATFORM_TEAM),
+        author: Author::system(),
+        resource_type: "host",
+        resource_id: HostId::from_uuid(row.try_get("id")?).to_string(),
+        metadata: heard.filter(|_| kind == EventType::HostDown).into_iter().collect(),
+        error: None,
+    })
 }
 
 fn host(row: &PgRow) -> Result<Host, sqlx::Error> {

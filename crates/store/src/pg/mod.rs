@@ -13,6 +13,7 @@ mod hosts;
 mod jobs;
 mod keys;
 mod leases;
+mod live;
 mod members;
 mod oauth;
 mod outbox;
@@ -25,6 +26,7 @@ mod sandboxes;
 mod sessions;
 mod signals;
 mod snapshots;
+mod spans;
 mod teams;
 mod templates;
 mod users;
@@ -35,6 +37,7 @@ use std::time::Duration;
 
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use tokio::sync::watch;
 use wrenn_domain::limits::DATABASE_WAIT_MAX;
 
 use crate::StoreError;
@@ -48,9 +51,10 @@ pub use hosts::{Host, HostFacts, HostImage, HostStatus};
 pub use jobs::{Job, JobKind};
 pub use keys::{KeyActor, KeyRow, KeyUser, NewKey};
 pub use leases::{Lease, Work};
+pub use live::{Happening, Missed, News};
 pub use members::Member;
 pub use oauth::{Identity, Linked, OAuthIntent, OAuthSignedUp, OAuthState, Unlinked};
-pub use outbox::{Begun, DeadLetter, Event, NewEvent, Settled, Waiting};
+pub use outbox::{Begun, DeadLetter, Event, NewEvent, Settled, Taken, Waiting};
 pub use placement::{HostLoad, NewSandbox, Placed};
 pub use quota::{Quota, QuotaRefusal, Unlimited};
 pub use rates::Rate;
@@ -58,7 +62,8 @@ pub use readmission::Readmitted;
 pub use sandboxes::{Capture, Change, Changed, Desired, Origin, PlacedSandbox, ReportMark, Sandbox};
 pub use sessions::{NewSession, SessionFacts, SessionRow};
 pub use signals::{Signal, Signals};
-pub use snapshots::{Captured, NewSnapshot, Outcome, SnapshotBegun};
+pub use snapshots::{Captured, NewSnapshot, Outcome, SnapshotBegun, SnapshotNews};
+pub use spans::{Level, Series, UsageDay};
 pub use teams::{Team, TeamAct};
 pub use templates::{Template, TemplateKind};
 pub use users::{Activated, SignUp, SignedUp, User, UserStatus};
@@ -88,6 +93,8 @@ impl StoreOptions {
 pub struct Store {
     pool: PgPool,
     wait_max: Duration,
+    /// Counts what was written that somebody may be watching for.
+    written: watch::Sender<u64>,
 }
 
 impl Store {
@@ -106,7 +113,7 @@ impl Store {
             .idle_timeout(Duration::from_secs(300))
             .max_lifetime(Duration::from_secs(1800))
             .connect_lazy_with(connect);
-        Ok(Self { pool, wait_max: options.wait_max })
+        Ok(Self { pool, wait_max: options.wait_max, written: watch::Sender::new(0) })
     }
 
     /// Brings the schema up to date. Safe to call from many processes at once: an advisory lock orders them.
@@ -136,6 +143,22 @@ impl Store {
     /// The pool, for tests and extensions that bring their own tables.
     pub fn pool(&self) -> &PgPool {
         &self.pool
+    }
+
+    /// Changes after each write of this process that somebody may be watching for: events, and changes of sandboxes' states.
+    pub fn writes(&self) -> watch::Receiver<u64> {
+        self.written.subscribe()
+    }
+
+    /// [`Store::run`] for a write that somebody may be watching for.
+    pub(crate) async fn run_seen<T, F, Fut>(&self, act: &'static str, query: F) -> Result<T, StoreError>
+    where
+        F: FnMut() -> Fut,
+        Fut: Future<Output = Result<T, sqlx::Error>>,
+    {
+        let done = self.run(act, query).await?;
+        self.written.send_modify(|count| *count += 1);
+        Ok(done)
     }
 
     /// Runs one act, again after connection trouble, until the deadline.

@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use sqlx::postgres::PgRow;
 use sqlx::types::Json;
-use sqlx::{PgConnection, Row};
+use sqlx::{PgConnection, Postgres, Row, Transaction};
 use uuid::Uuid;
 use wrenn_domain::event::{EventType, Outcome};
 use wrenn_domain::ids::{EventId, TeamId};
@@ -82,6 +82,29 @@ pub struct Waiting {
     pub payload: String,
 }
 
+/// Events on their way to the stream; nobody else takes any meanwhile. Dropped, they wait again.
+pub struct Taken {
+    tx: Transaction<'static, Postgres>,
+    seqs: Vec<i64>,
+    /// JSON, as the stream carries it, in order.
+    pub payloads: Vec<String>,
+}
+
+impl Taken {
+    /// Notes that the stream has them.
+    pub async fn note(self) -> Result<(), StoreError> {
+        let Self { mut tx, seqs, .. } = self;
+        let noted = async {
+            sqlx::query("UPDATE event_outbox SET relayed_at = now() WHERE seq = ANY($1)")
+                .bind(&seqs)
+                .execute(&mut *tx)
+                .await?;
+            tx.commit().await
+        };
+        noted.await.map_err(|source| StoreError::of("note relayed events", source))
+    }
+}
+
 /// A delivery that was begun, or why it was not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Begun {
@@ -89,7 +112,7 @@ pub enum Begun {
     Try(u32),
     /// Settled already, not owed to this group, or forgotten.
     Over,
-    /// Somebody else is at it.
+    /// Somebody else is at it, or an earlier event of the same sandbox is not settled yet: a group hears of one sandbox in order.
     Busy,
 }
 
@@ -163,7 +186,7 @@ pub(super) async fn tell(tx: &mut PgConnection, events: &[NewEvent]) -> Result<(
 impl Store {
     /// Tells events that belong to no other change, such as a distribution's own.
     pub async fn event_tell(&self, events: &[NewEvent]) -> Result<(), StoreError> {
-        self.run("write events", || async {
+        self.run_seen("write events", || async {
             let mut tx = self.pool.begin().await?;
             tell(&mut tx, events).await?;
             tx.commit().await
@@ -171,7 +194,33 @@ impl Store {
         .await
     }
 
-    /// The next events for the stream, oldest first. Two relayers at once would only send some twice.
+    /// Takes the next events for the stream, oldest first; none when there are none. One taker at a time, until it notes or drops
+    /// them: two would tell of one sandbox out of order. What was sent but not noted is taken again.
+    ///
+    /// It asks for rows that were not sent rather than for a seq above the last one: a transaction that drew its seq early and
+    /// ends late is found all the same. Of one sandbox the order is that of its changes, because each is written only
+    /// after the one before it was committed.
+    pub async fn outbox_take(&self, limit: usize) -> Result<Option<Taken>, StoreError> {
+        self.run("take events", || async {
+            let mut tx = self.pool.begin().await?;
+            sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended('wrenn:relay', 0))").execute(&mut *tx).await?;
+            let rows = sqlx::query(
+                "SELECT seq, payload::text AS payload FROM event_outbox WHERE relayed_at IS NULL ORDER BY seq LIMIT $1",
+            )
+            .bind(limit as i64)
+            .fetch_all(&mut *tx)
+            .await?;
+            if rows.is_empty() {
+                return Ok(None);
+            }
+            let seqs = rows.iter().map(|row| row.try_get("seq")).collect::<Result<_, _>>()?;
+            let payloads = rows.iter().map(|row| row.try_get("payload")).collect::<Result<_, _>>()?;
+            Ok(Some(Taken { tx, seqs, payloads }))
+        })
+        .await
+    }
+
+    /// The events no stream has yet, oldest first.
     pub async fn outbox_waiting(&self, limit: usize) -> Result<Vec<Waiting>, StoreError> {
         self.run("read the outbox", || async {
             let rows = sqlx::query(
@@ -233,6 +282,10 @@ impl Store {
                 "INSERT INTO event_deliveries AS d (group_name, event_id, attempts, busy_until)
                  SELECT g.name, o.id, 1, now() + $3 * interval '1 second' FROM event_outbox o, event_groups g
                  WHERE o.id = $2 AND g.name = $1 AND o.created_at >= g.created_at
+                   AND NOT EXISTS (SELECT 1 FROM event_outbox b LEFT JOIN event_deliveries e
+                     ON e.event_id = b.id AND e.group_name = g.name
+                     WHERE b.payload->'resource'->>'id' = o.payload->'resource'->>'id' AND b.seq < o.seq
+                       AND b.created_at >= g.created_at AND e.settled_at IS NULL)
                  ON CONFLICT (group_name, event_id) DO UPDATE SET attempts = d.attempts + 1, busy_until = excluded.busy_until
                  WHERE d.settled_at IS NULL AND (d.busy_until IS NULL OR d.busy_until < now()) RETURNING attempts",
             )
@@ -245,7 +298,9 @@ impl Store {
                 return Ok(Begun::Try(u32::try_from(attempts).unwrap_or(u32::MAX)));
             }
             let busy: Option<bool> = sqlx::query_scalar(
-                "SELECT true FROM event_deliveries WHERE group_name = $1 AND event_id = $2 AND settled_at IS NULL",
+                "SELECT true FROM event_outbox o JOIN event_groups g ON g.name = $1 AND o.created_at >= g.created_at
+                 LEFT JOIN event_deliveries d ON d.event_id = o.id AND d.group_name = g.name
+                 WHERE o.id = $2 AND d.settled_at IS NULL",
             )
             .bind(group)
             .bind(id.uuid())

@@ -130,7 +130,7 @@ impl Store {
         quota: &dyn Quota,
     ) -> Result<Placed, StoreError> {
         let fits = &fits;
-        self.run("place a sandbox", || async move {
+        self.run_seen("place a sandbox", || async move {
             let mut tx = self.pool.begin().await?;
             // The team before the host, always in this order.
             let more =

@@ -129,6 +129,8 @@ pub struct ReportMark {
     pub started_at: Option<DateTime<Utc>>,
     pub last_active_at: Option<DateTime<Utc>>,
     pub metadata: BTreeMap<String, String>,
+    /// When the state it tells of began on the host.
+    pub since: Option<DateTime<Utc>>,
 }
 
 /// How a compare-and-set ended.
@@ -215,7 +217,7 @@ impl Store {
 
     /// Changes a sandbox if its generation is still `seen`.
     pub async fn sandbox_change(&self, id: SandboxId, seen: i64, change: &Change) -> Result<Changed, StoreError> {
-        self.run("change a sandbox", || async {
+        self.run_seen("change a sandbox", || async {
             if change.events.is_empty() && change.audit.is_empty() {
                 return update_row(&mut *self.pool.acquire().await?, id, seen, change).await;
             }
@@ -280,7 +282,7 @@ async fn update_row(tx: &mut PgConnection, id: SandboxId, seen: i64, change: &Ch
            operation = CASE WHEN $17 THEN generation + 1 ELSE operation END,
            disk_kept = coalesce($18, disk_kept), timeout_sec = coalesce($19, timeout_sec),
            capture_id = coalesce($20, capture_id), capture_origin = coalesce($21, capture_origin),
-            wished_by = coalesce($22, wished_by)
+           wished_by = coalesce($22, wished_by), moved_at = $23
          WHERE id = $1 AND generation = $2 RETURNING *)
          SELECT changed.*, CASE WHEN $13 THEN pg_notify($14, $15)::text END AS told FROM changed",
     )
@@ -306,6 +308,7 @@ async fn update_row(tx: &mut PgConnection, id: SandboxId, seen: i64, change: &Ch
     .bind(capture)
     .bind(origin)
     .bind(change.wished_by.as_ref().map(|author| Json(AuthorJson::from(author))))
+    .bind(mark.since)
     .fetch_optional(&mut *tx)
     .await?;
     if let Some(row) = row {

@@ -5,15 +5,18 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use sqlx::postgres::PgRow;
 use sqlx::types::Json;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
-use wrenn_domain::ids::{HostId, PLATFORM_TEAM, SandboxId, TeamId};
+use wrenn_domain::event::{EventType, Outcome as EventOutcome};
+use wrenn_domain::ids::{EventId, HostId, PLATFORM_TEAM, SandboxId, TeamId};
 use wrenn_domain::limits::DISCARD_REPEAT;
 use wrenn_domain::names::TemplateName;
 
-use super::audit::{NewAudit, note};
+use super::audit::{Author, AuthorJson, NewAudit, note};
 use super::jobs::{self, NewJob};
+use super::outbox::{NewEvent, tell};
 use super::sandboxes::{change_row, sandbox};
 use super::{Change, Changed, JobKind, Sandbox};
 use crate::{Store, StoreError};
@@ -24,6 +27,16 @@ pub struct NewSnapshot {
     /// The template's; also names it towards the host.
     pub id: Uuid,
     pub name: TemplateName,
+    /// Author of the event that tells how it went.
+    pub author: Author,
+}
+
+/// What the outside is told of a snapshot's end.
+#[derive(Debug, Clone)]
+pub struct SnapshotNews {
+    pub id: EventId,
+    /// Why it did not work, fit for the user.
+    pub error: Option<String>,
 }
 
 /// How the wish for a snapshot ended.
@@ -68,7 +81,7 @@ impl Store {
         change: &Change,
     ) -> Result<SnapshotBegun, StoreError> {
         let Some(host) = source.host else { return Ok(SnapshotBegun::Gone) };
-        self.run("begin a snapshot", || async move {
+        self.run_seen("begin a snapshot", || async move {
             let mut tx = self.pool.begin().await?;
             let is_first = reserve(&mut tx, source, host, new).await?;
             if holder(&mut tx, source.team, &new.name).await? != Some(new.id) {
@@ -93,19 +106,21 @@ impl Store {
     }
 
     /// Writes how a capture ended, with what that means for its source (id, generation seen, change), if anything: all or
-    /// nothing. Stale: the source was changed meanwhile and nothing is written.
+    /// nothing. Stale: the source was changed meanwhile and nothing is written. What is told of it is told once, when this ends
+    /// the pending template.
     pub async fn snapshot_settle(
         &self,
         id: Uuid,
         outcome: Outcome,
+        news: &SnapshotNews,
         source: Option<(SandboxId, i64, Change)>,
     ) -> Result<Changed, StoreError> {
         let source = &source;
-        self.run("settle a snapshot", || async move {
+        self.run_seen("settle a snapshot", || async move {
             let mut tx = self.pool.begin().await?;
             match outcome {
-                Outcome::Done(captured) => fill(&mut tx, id, captured).await?,
-                Outcome::Failed => drop_pending(&mut tx, id).await?,
+                Outcome::Done(captured) => fill(&mut tx, id, captured, news).await?,
+                Outcome::Failed => drop_pending(&mut tx, id, news).await?,
             }
             jobs::remove(&mut tx, JobKind::Capture, id).await?;
             let changed = match source {
@@ -135,14 +150,15 @@ impl Store {
     }
 
     /// Removes a ready template; its files follow by a job. Removing it twice changes nothing.
-    pub async fn template_delete(&self, id: Uuid, audit: &[NewAudit]) -> Result<(), StoreError> {
-        self.run("delete a template", || async {
+    pub async fn template_delete(&self, id: Uuid, events: &[NewEvent], audit: &[NewAudit]) -> Result<(), StoreError> {
+        self.run_seen("delete a template", || async {
             let mut tx = self.pool.begin().await?;
             let row = sqlx::query("DELETE FROM templates WHERE id = $1 AND state = 'ready' RETURNING host_id")
                 .bind(id)
                 .fetch_optional(&mut *tx)
                 .await?;
             if row.is_some() {
+                tell(&mut tx, events).await?;
                 note(&mut tx, audit).await?;
             }
             if let Some(host) = row.map(|row| row.try_get::<Option<Uuid>, _>("host_id")).transpose()?.flatten() {
@@ -163,8 +179,8 @@ async fn reserve(
 ) -> Result<bool, sqlx::Error> {
     let done = sqlx::query(
         "INSERT INTO templates (id, team_id, name, type, state, vcpus, memory_mib, disk_mib, host_id, default_user, default_env,
-           metadata)
-         VALUES ($1, $2, $3, 'snapshot', 'pending', $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (team_id, name) DO NOTHING",
+           metadata, wished_by)
+         VALUES ($1, $2, $3, 'snapshot', 'pending', $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT (team_id, name) DO NOTHING",
     )
     .bind(new.id)
     .bind(source.team.uuid())
@@ -176,6 +192,7 @@ async fn reserve(
     .bind(&source.origin.default_user)
     .bind(Json(&source.origin.default_env))
     .bind(Json(versions(&source.system_metadata)))
+    .bind(Json(AuthorJson::from(&new.author)))
     .execute(tx)
     .await?;
     Ok(done.rows_affected() == 1)
@@ -201,27 +218,54 @@ async fn read(tx: &mut PgConnection, id: SandboxId) -> Result<SnapshotBegun, sql
     })
 }
 
-async fn fill(tx: &mut PgConnection, id: Uuid, captured: Captured) -> Result<(), sqlx::Error> {
-    sqlx::query(
+async fn fill(tx: &mut PgConnection, id: Uuid, captured: Captured, news: &SnapshotNews) -> Result<(), sqlx::Error> {
+    let row = sqlx::query(
         "UPDATE templates SET state = 'ready', size_bytes = $2, vcpus = $3, memory_mib = $4, disk_mib = $5, created_at = now()
-         WHERE id = $1 AND state = 'pending'",
+         WHERE id = $1 AND state = 'pending' RETURNING team_id, name, wished_by",
     )
     .bind(id)
     .bind(captured.size_bytes)
     .bind(captured.vcpus as i32)
     .bind(captured.memory_mib as i32)
     .bind(captured.disk_mib as i32)
-    .execute(tx)
-    .await
-    .map(|_| ())
+    .fetch_optional(&mut *tx)
+    .await?;
+    match row {
+        Some(row) => tell(tx, &[end_of(&row, news)?]).await,
+        None => Ok(()),
+    }
 }
 
-async fn drop_pending(tx: &mut PgConnection, id: Uuid) -> Result<(), sqlx::Error> {
-    let row = sqlx::query("DELETE FROM templates WHERE id = $1 AND state = 'pending' RETURNING host_id")
-        .bind(id)
-        .fetch_optional(&mut *tx)
-        .await?;
+/// The event of a pending template's end.
+fn end_of(row: &PgRow, news: &SnapshotNews) -> Result<NewEvent, sqlx::Error> {
+    let failed = news.error.is_some();
+    let reason = failed.then(|| ("reason".to_owned(), "snapshot_failed".to_owned()));
+    Ok(NewEvent {
+        id: news.id,
+        kind: EventType::SnapshotCreate,
+        outcome: Some(if failed { EventOutcome::Error } else { EventOutcome::Success }),
+        team: TeamId::from_uuid(row.try_get("team_id")?),
+        // One that was begun before authors were kept.
+        author: row
+            .try_get::<Option<Json<AuthorJson>>, _>("wished_by")?
+            .and_then(|author| author.0.read())
+            .unwrap_or_else(Author::system),
+        resource_type: "snapshot",
+        resource_id: row.try_get("name")?,
+        metadata: reason.into_iter().collect(),
+        error: news.error.clone(),
+    })
+}
+
+async fn drop_pending(tx: &mut PgConnection, id: Uuid, news: &SnapshotNews) -> Result<(), sqlx::Error> {
+    let row = sqlx::query(
+        "DELETE FROM templates WHERE id = $1 AND state = 'pending' RETURNING host_id, team_id, name, wished_by",
+    )
+    .bind(id)
+    .fetch_optional(&mut *tx)
+    .await?;
     let Some(row) = row else { return Ok(()) };
+    tell(tx, &[end_of(&row, news)?]).await?;
     let Some(host) = row.try_get::<Option<Uuid>, _>("host_id")? else { return Ok(()) };
     // The host may still be at it: what it finishes after this must go too.
     discard(tx, id, HostId::from_uuid(host), DISCARD_REPEAT).await

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use uuid::Uuid;
-use wrenn_domain::ids::{HostId, KeyId, SandboxId, TeamId};
+use wrenn_domain::ids::{EventId, HostId, KeyId, SandboxId, TeamId};
 use wrenn_domain::sandbox::SandboxState;
 use wrenn_store::Store;
 use wrenn_store::pg::{
     Author, Capture, Captured, Change, Changed, Forked, JobKind, Lease, NewFork, NewSnapshot, Origin, Outcome,
-    Readmitted, Sandbox, SnapshotBegun, TemplateKind, Unlimited, Work,
+    Readmitted, Sandbox, SnapshotBegun, SnapshotNews, TemplateKind, Unlimited, Work,
 };
 use wrenn_testkit::{Database, wait_until};
 
@@ -35,7 +35,11 @@ async fn running(store: &Store, team: TeamId, host: HostId) -> Sandbox {
 }
 
 fn snapshot(name: &str) -> NewSnapshot {
-    NewSnapshot { id: Uuid::new_v4(), name: name.parse().expect("a name") }
+    NewSnapshot { id: Uuid::new_v4(), name: name.parse().expect("a name"), author: Author::system() }
+}
+
+fn news() -> SnapshotNews {
+    SnapshotNews { id: EventId::from_uuid(Uuid::new_v4()), error: None }
 }
 
 fn capturing(new: &NewSnapshot) -> Change {
@@ -120,11 +124,12 @@ async fn one_name_is_reserved_once_and_is_seen_when_it_is_full() {
     assert_eq!((job.id, job.sandbox), (new.id, Some(source.id)));
     let done = Outcome::Done(Captured { size_bytes: 7, vcpus: 1, memory_mib: 512, disk_mib: 9000 });
     let stale = (source.id, source.generation, Change::default());
-    let answer = store.snapshot_settle(new.id, done, Some(stale)).await.expect("asked");
+    let answer = store.snapshot_settle(new.id, done, &news(), Some(stale)).await.expect("asked");
     let Changed::Stale(now) = answer else { panic!("{answer:?}") };
     assert!(store.template_get(team, &name).await.expect("asked").is_none(), "nothing is written when stale");
     let back = Change { state: Some(SandboxState::Running), ..Change::default() };
-    let answer = store.snapshot_settle(new.id, done, Some((source.id, now.generation, back))).await.expect("asked");
+    let answer =
+        store.snapshot_settle(new.id, done, &news(), Some((source.id, now.generation, back))).await.expect("asked");
     assert!(matches!(answer, Changed::Applied(row) if row.state == SandboxState::Running));
     let made = store.template_get(team, &name).await.expect("asked").expect("there");
     assert_eq!(
@@ -154,8 +159,8 @@ async fn a_failed_snapshot_frees_its_name_and_is_discarded_until_nothing_can_com
     let row = running(&store, team, host).await;
     let new = snapshot("mine");
     store.snapshot_begin(&row, &new, &capturing(&new)).await.expect("asked");
-    store.snapshot_settle(new.id, Outcome::Failed, None).await.expect("asked");
-    store.snapshot_settle(new.id, Outcome::Failed, None).await.expect("twice is once");
+    store.snapshot_settle(new.id, Outcome::Failed, &news(), None).await.expect("asked");
+    store.snapshot_settle(new.id, Outcome::Failed, &news(), None).await.expect("twice is once");
     let discards = store.job_claim(JobKind::Discard, lease(LONG), 10).await.expect("claimed");
     assert_eq!((discards.len(), discards[0].id, discards[0].is_final), (1, new.id, false));
     let (other, again) = (running(&store, team, host).await, snapshot("mine"));
@@ -170,9 +175,9 @@ async fn a_deleted_template_is_gone_at_once_and_its_files_follow_by_a_job() {
     let (row, new) = (running(&store, team, host).await, snapshot("mine"));
     store.snapshot_begin(&row, &new, &capturing(&new)).await.expect("asked");
     let done = Outcome::Done(Captured { size_bytes: 7, vcpus: 1, memory_mib: 512, disk_mib: 9000 });
-    store.snapshot_settle(new.id, done, None).await.expect("asked");
+    store.snapshot_settle(new.id, done, &news(), None).await.expect("asked");
     for _ in 0..2 {
-        store.template_delete(new.id, &[]).await.expect("asked");
+        store.template_delete(new.id, &[], &[]).await.expect("asked");
     }
     assert!(store.template_get(team, &new.name).await.expect("asked").is_none());
     let mine = lease(LONG);

@@ -41,6 +41,7 @@ async fn a_report_is_written_with_its_change_and_what_is_absent_stays() {
         started_at: Some(started),
         last_active_at: Some(started),
         metadata: BTreeMap::from([("envd_version".to_owned(), "1".to_owned())]),
+        since: None,
     };
     let change = Change { state: Some(SandboxState::Running), report: Some(mark), ..Change::default() };
     let Changed::Applied(now) = store.sandbox_change(row.id, row.generation, &change).await.expect("asked") else {

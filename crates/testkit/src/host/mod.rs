@@ -19,7 +19,7 @@ use std::time::Duration;
 use connectrpc::ErrorCode;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use wrenn_contract::proto::wrenn::host::v1::{CreateSandboxRequest, SandboxPhase, SandboxReport};
+use wrenn_contract::proto::wrenn::host::v1::{CreateSandboxRequest, MetricPoint, SandboxPhase, SandboxReport};
 
 pub use guest::find_envd;
 use guest::{GuestProcess, Home};
@@ -75,6 +75,9 @@ pub struct Behaviour {
     pub fail_children: usize,
     /// Free memory the host claims to have in all, MiB; 0 = 65536.
     pub memory_mib: u64,
+    /// What GetMetrics knows of every sandbox.
+    pub points: Vec<MetricPoint>,
+    pub disk_bytes: u64,
 }
 
 struct Sim {

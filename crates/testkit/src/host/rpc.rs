@@ -7,9 +7,10 @@ use connectrpc::{ConnectError, ErrorCode, RequestContext, Response, ServiceReque
 use wrenn_contract::proto::wrenn::host::v1::{
     CreateSandboxRequest, CreateSandboxResponse, DeleteSandboxRequest, DeleteSandboxResponse, DeleteSnapshotRequest,
     DeleteSnapshotResponse, ForkSandboxRequest, ForkSandboxResponse, GetConsoleRequest, GetConsoleResponse,
-    GetHostRequest, GetHostResponse, HostImage, HostService, ListSandboxesRequest, ListSandboxesResponse,
-    PauseSandboxRequest, PauseSandboxResponse, PingSandboxRequest, PingSandboxResponse, ResumeSandboxRequest,
-    ResumeSandboxResponse, SandboxPhase, SandboxReport, SnapshotSandboxRequest, SnapshotSandboxResponse,
+    GetHostRequest, GetHostResponse, GetMetricsRequest, GetMetricsResponse, HostImage, HostService,
+    ListSandboxesRequest, ListSandboxesResponse, PauseSandboxRequest, PauseSandboxResponse, PingSandboxRequest,
+    PingSandboxResponse, ResumeSandboxRequest, ResumeSandboxResponse, SandboxPhase, SandboxReport,
+    SnapshotSandboxRequest, SnapshotSandboxResponse,
 };
 
 use super::guest::{GuestProcess, Home, make_home};
@@ -181,6 +182,27 @@ impl HostService for Rpc {
             return Response::ok(GetConsoleResponse { output, ..Default::default() });
         }
         Err(ConnectError::new(ErrorCode::NotFound, "no such sandbox"))
+    }
+
+    async fn get_metrics(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, GetMetricsRequest>,
+    ) -> ServiceResult<GetMetricsResponse> {
+        let asked = request.to_owned_message();
+        let behaviour = self.0.called("metrics", &asked.sandbox_id);
+        tokio::time::sleep(behaviour.delay).await;
+        let known = {
+            let state = self.0.state.lock().expect("no panic while held");
+            state.sandboxes.get(&asked.sandbox_id).and_then(|sim| sim.report.phase.as_known())
+        };
+        if known.is_none_or(|phase| matches!(phase, SandboxPhase::Gone | SandboxPhase::Failed)) {
+            return Err(ConnectError::new(ErrorCode::NotFound, "no such sandbox on this host"));
+        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs().cast_signed());
+        let mut points = behaviour.points;
+        points.retain(|point| point.at_unix >= now - i64::from(asked.span_sec));
+        Response::ok(GetMetricsResponse { points, disk_bytes: behaviour.disk_bytes, ..Default::default() })
     }
 }
 

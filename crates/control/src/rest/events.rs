@@ -1,0 +1,307 @@
+//! `/v1/events/stream` and `/v1/admin/events/stream`: what happens, as server-sent events.
+//!
+//! ```text
+//! connected, then what was missed since Last-Event-ID, then what happens; a comment each 30 s
+//! ```
+//! A stream ends when its reader is too slow, its credential is taken away or the server ends: a comment says which. Its client
+//! connects again with the last id it saw, and is told all it missed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::Response;
+use bytes::Bytes;
+use chrono::Utc;
+use http::{HeaderMap, header};
+use tokio::sync::mpsc;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
+use wrenn_contract::rest::error::ErrorBody;
+use wrenn_contract::rest::events::{EventActor, EventFrame, EventKind, EventResource, WatchEvents};
+use wrenn_domain::event::{ActorType, EventType};
+use wrenn_domain::ids::EventId;
+use wrenn_domain::limits::KEEPALIVE_EVERY;
+use wrenn_store::pg::{Author, Happening, Missed};
+
+use super::ApiError;
+use super::capsules::capsule;
+use super::extract::{Caller, Params};
+use crate::auth::session::middleware::RequireAdmin;
+use crate::context::Context;
+use crate::service::events::{self, Seat, Story, Ticket, Viewer};
+use crate::service::{ServiceError, standing};
+
+/// Frames on their way to the socket: the seat is where a slow reader's frames wait.
+const FRAMES_AHEAD: usize = 4;
+
+/// Watch the team's events
+///
+/// Server-sent events. The first frame is `connected`; `data` is an EventFrame. Events carry an `id`: connect again with it in
+/// Last-Event-ID to be told first what was missed. Each arrives at least once; `capsule.state.changed` is told only while it happens.
+/// A comment comes every 30 seconds. A stream that its client reads too slowly is ended: connect again.
+#[utoipa::path(get, path = "/v1/events/stream", tag = "capsules", params(WatchEvents), security(("api_key" = []), ("session" = [])),
+    responses((status = 200, body = EventFrame, content_type = "text/event-stream"), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
+pub(super) async fn watch(
+    State(ctx): State<Arc<Context>>,
+    Caller(actor): Caller,
+    Params(query): Params<WatchEvents>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    open(ctx, Viewer::Member(actor), query, &headers).await
+}
+
+/// Watch the events of all teams
+///
+/// As `/v1/events/stream`; also of what happens to the platform's own hosts.
+#[utoipa::path(get, path = "/v1/admin/events/stream", tag = "admin", params(WatchEvents), security(("session" = [])),
+    responses((status = 200, body = EventFrame, content_type = "text/event-stream"), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
+pub(super) async fn watch_all(
+    State(ctx): State<Arc<Context>>,
+    RequireAdmin(user): RequireAdmin,
+    Params(query): Params<WatchEvents>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    open(ctx, Viewer::Admin { user: user.user, session: user.session }, query, &headers).await
+}
+
+/// How a stream begins.
+enum Begin {
+    /// With what happens from now on.
+    Now(Seat),
+    /// With what was missed.
+    After(Missed),
+}
+
+async fn open(
+    ctx: Arc<Context>,
+    viewer: Viewer,
+    query: WatchEvents,
+    headers: &HeaderMap,
+) -> Result<Response, ApiError> {
+    let last = last_event_id(headers, query)?;
+    let ticket = events::admit(&ctx, &viewer)?;
+    let begin = match last {
+        Some(last) => Begin::After(events::missed(&ctx, &viewer, last).await?),
+        None => Begin::Now(events::sit(&ctx, &viewer).await?),
+    };
+    let (out, frames) = mpsc::channel(FRAMES_AHEAD);
+    ctx.tasks.clone().spawn(feed(ctx, viewer, begin, out, ticket));
+    Response::builder()
+        .header(header::CONTENT_TYPE, "text/event-stream")
+        .header(header::CACHE_CONTROL, "no-cache")
+        // Proxies that buffer would hold frames back.
+        .header("x-accel-buffering", "no")
+        .body(Body::from_stream(ReceiverStream::new(frames).map(Ok::<_, std::convert::Infallible>)))
+        .map_err(|_| ApiError::new(wrenn_contract::rest::error::ErrorCode::InternalError, "the stream cannot begin"))
+}
+
+fn last_event_id(headers: &HeaderMap, query: WatchEvents) -> Result<Option<EventId>, ApiError> {
+    let header = match headers.get("last-event-id") {
+        Some(value) => Some(value.to_str().map_err(|_| ApiError::invalid("Last-Event-ID is not text"))?.to_owned()),
+        None => None,
+    };
+    // Browsers send an empty one when they saw none.
+    let text = header.or(query.last_event_id).filter(|text| !text.is_empty());
+    Ok(text.as_deref().map(events::last_seen).transpose()?)
+}
+
+async fn feed(ctx: Arc<Context>, viewer: Viewer, begin: Begin, out: mpsc::Sender<Bytes>, ticket: Ticket) {
+    let why = tokio::select! {
+        // The end of what it was opened with first: nothing may be told after it.
+        biased;
+        () = standing::lost_viewer(&ctx, &viewer) => ": the credential of this stream was taken away\n\n",
+        () = ctx.stop.cancelled() => ": the server ends; connect again with Last-Event-ID\n\n",
+        () = out.closed() => "",
+        why = talk(&ctx, &viewer, begin, &out) => why,
+    };
+    if !why.is_empty() {
+        // What stands in the way of a last word is only a client that does not read.
+        let _ = out.try_send(Bytes::from_static(why.as_bytes()));
+    }
+    drop(ticket);
+}
+
+/// Tells until there is a reason to stop, which is answered as a comment.
+async fn talk(ctx: &Arc<Context>, viewer: &Viewer, begin: Begin, out: &mpsc::Sender<Bytes>) -> &'static str {
+    let gone = "";
+    let mut seat = match begin {
+        Begin::Now(seat) => {
+            if out.send(connected(false)).await.is_err() {
+                return gone;
+            }
+            seat
+        }
+        Begin::After(missed) => {
+            if out.send(connected(missed.gap)).await.is_err() {
+                return gone;
+            }
+            match catch_up(ctx, viewer, missed.after, out).await {
+                Ok(Some(seat)) => seat,
+                Ok(None) => return gone,
+                Err(error) => {
+                    tracing::debug!(error = crate::causes::chain(&error), "a stream cannot be told what it missed");
+                    return ": what was missed cannot be read now; connect again with Last-Event-ID\n\n";
+                }
+            }
+        }
+    };
+    let mut beat = tokio::time::interval_at(tokio::time::Instant::now() + KEEPALIVE_EVERY, KEEPALIVE_EVERY);
+    loop {
+        let sent = tokio::select! {
+            // In any order: neither holds the other up for long.
+            story = seat.next() => match story {
+                Some(story) => out.send(shown(&story)).await,
+                None => return ": this stream was read too slowly; connect again with Last-Event-ID\n\n",
+            },
+            _ = beat.tick() => out.send(Bytes::from_static(b": keepalive\n\n")).await,
+        };
+        if sent.is_err() {
+            return gone;
+        }
+    }
+}
+
+/// Tells what was missed, at the pace of the reader, then takes a seat and tells what happened meanwhile. None: the reader is gone.
+async fn catch_up(
+    ctx: &Arc<Context>,
+    viewer: &Viewer,
+    after: i64,
+    out: &mpsc::Sender<Bytes>,
+) -> Result<Option<Seat>, ServiceError> {
+    let Some(after) = tell_until(ctx, viewer, after, i64::MAX, out).await? else { return Ok(None) };
+    let seat = events::sit(ctx, viewer).await?;
+    let told = tell_until(ctx, viewer, after, seat.after, out).await?;
+    Ok(told.map(|_| seat))
+}
+
+async fn tell_until(
+    ctx: &Arc<Context>,
+    viewer: &Viewer,
+    after: i64,
+    until: i64,
+    out: &mpsc::Sender<Bytes>,
+) -> Result<Option<i64>, ServiceError> {
+    let mut after = after;
+    loop {
+        let (stories, last) = events::replay(ctx, viewer, after, until).await?;
+        if last == after {
+            return Ok(Some(after));
+        }
+        for story in stories {
+            if out.send(shown(&story)).await.is_err() {
+                return Ok(None);
+            }
+        }
+        after = last;
+    }
+}
+
+fn connected(gap: bool) -> Bytes {
+    let mut metadata = BTreeMap::new();
+    if gap {
+        metadata.insert("gap".to_owned(), "true".to_owned());
+    }
+    let note = if gap { ": some events since Last-Event-ID are not kept any more\n\n" } else { "" };
+    let frame = EventFrame {
+        id: None,
+        event: EventKind::Connected,
+        outcome: None,
+        timestamp: Utc::now(),
+        team_id: None,
+        actor: None,
+        resource: None,
+        metadata,
+        error: None,
+        message: Some("connected".to_owned()),
+        sandbox: None,
+    };
+    let mut text = note.to_owned();
+    write(&mut text, &frame);
+    Bytes::from(text)
+}
+
+/// Made once, however many read it.
+fn shown(story: &Story) -> Bytes {
+    story
+        .frame
+        .get_or_init(|| {
+            let mut text = String::new();
+            write(&mut text, &frame(story));
+            Bytes::from(text)
+        })
+        .clone()
+}
+
+fn write(text: &mut String, frame: &EventFrame) {
+    // Shapes of ours always serialise; JSON has no line breaks outside of strings, and none inside them.
+    let data = serde_json::to_string(frame).unwrap_or_default();
+    if let Some(id) = &frame.id {
+        text.push_str("id: ");
+        text.push_str(id);
+        text.push('\n');
+    }
+    text.push_str("event: ");
+    text.push_str(frame.event.as_str());
+    text.push_str("\ndata: ");
+    text.push_str(&data);
+    text.push_str("\n\n");
+}
+
+fn frame(story: &Story) -> EventFrame {
+    let sandbox = story.sandbox.clone().map(capsule);
+    match &story.news.what {
+        Happening::Told(event) => EventFrame {
+            id: Some(event.id.to_string()),
+            event: kind(event.kind),
+            outcome: event.outcome.map(|outcome| outcome.to_string()),
+            timestamp: event.timestamp,
+            team_id: Some(event.team.to_string()),
+            actor: Some(actor(&event.author)),
+            resource: Some(EventResource { id: event.resource_id.clone(), kind: event.resource_type.clone() }),
+            metadata: event.metadata.clone(),
+            error: event.error.clone(),
+            message: None,
+            sandbox,
+        },
+        Happening::Moved { sandbox: id, team, from, to, author, at } => EventFrame {
+            id: None,
+            event: EventKind::CapsuleStateChanged,
+            outcome: None,
+            timestamp: *at,
+            team_id: Some(team.to_string()),
+            actor: Some(actor(author)),
+            resource: Some(EventResource { id: id.to_string(), kind: "sandbox".to_owned() }),
+            metadata: BTreeMap::from([
+                ("from".to_owned(), from.map(|state| state.to_string()).unwrap_or_default()),
+                ("to".to_owned(), to.to_string()),
+            ]),
+            error: None,
+            message: None,
+            sandbox,
+        },
+    }
+}
+
+fn kind(kind: EventType) -> EventKind {
+    match kind {
+        EventType::CapsuleCreate => EventKind::CapsuleCreate,
+        EventType::CapsulePause => EventKind::CapsulePause,
+        EventType::CapsuleResume => EventKind::CapsuleResume,
+        EventType::CapsuleDestroy => EventKind::CapsuleDestroy,
+        EventType::SnapshotCreate => EventKind::SnapshotCreate,
+        EventType::SnapshotDelete => EventKind::SnapshotDelete,
+        EventType::HostUp => EventKind::HostUp,
+        EventType::HostDown => EventKind::HostDown,
+    }
+}
+
+/// Published clients know three kinds of actors and fail on any other.
+fn actor(author: &Author) -> EventActor {
+    let kind = match author.kind {
+        ActorType::Host => ActorType::System,
+        kind => kind,
+    };
+    EventActor { kind: kind.to_string(), id: author.id.clone(), name: author.name.clone() }
+}
