@@ -22,6 +22,7 @@ use crate::oauth::http::SiteClient;
 use crate::oauth::{Github, OAuthRegistry};
 use crate::service::keys::KeyCache;
 use crate::service::passwords::Passwords;
+use crate::service::ports::Ports;
 use crate::service::sessions::SessionCache;
 use crate::service::touches::Touches;
 use crate::service::{ServiceError, chance};
@@ -39,6 +40,8 @@ pub struct Context {
     pub sessions: SessionCache,
     pub passwords: Passwords,
     pub touches: Touches,
+    /// Where traffic to sandboxes goes.
+    pub ports: Ports,
     pub mailer: Mailer,
     pub oauth: OAuthRegistry,
     /// In the order given.
@@ -170,6 +173,7 @@ impl Context {
             sessions: SessionCache::default(),
             passwords: Passwords::default(),
             touches: Touches::default(),
+            ports: Ports::default(),
             starts: WorkQueue::default(),
             stops: WorkQueue::default(),
             pauses: WorkQueue::default(),

@@ -19,6 +19,6 @@ mod runner;
 mod templates;
 
 pub use recovery::{purge, recover};
-pub use registry::{Refusal, Registry, memory_total_mib};
+pub use registry::{Refusal, Registry, Running, Touch, memory_total_mib};
 pub use report::{Phase, Report, Revision};
 pub use templates::{Templates, make_templates};

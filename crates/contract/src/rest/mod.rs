@@ -10,6 +10,7 @@ pub mod error;
 pub mod files;
 pub mod keys;
 pub mod me;
+pub mod ports;
 pub mod processes;
 pub mod snapshots;
 pub mod teams;

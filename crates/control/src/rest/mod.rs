@@ -19,6 +19,7 @@ mod lifecycle;
 mod me;
 mod meta;
 mod oauth;
+mod ports;
 mod processes;
 mod request;
 mod snapshots;
@@ -104,6 +105,7 @@ fn routes() -> OpenApiRouter<Arc<Context>> {
         .routes(routes!(lifecycle::fork))
         .routes(routes!(exec::exec))
         .routes(routes!(exec_stream::exec_stream))
+        .routes(routes!(ports::tunnel))
         .routes(routes!(processes::list))
         .routes(routes!(processes::kill))
         .routes(routes!(uploads::write))

@@ -21,6 +21,7 @@ mod news;
 pub mod oauth;
 pub mod passwords;
 pub mod pauses;
+pub mod ports;
 pub mod processes;
 pub mod rates;
 pub mod reports;
