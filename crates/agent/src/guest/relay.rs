@@ -124,7 +124,9 @@ mod tests {
 
     #[test]
     fn the_agents_own_paths_cannot_be_reached_however_they_are_written() {
-        for path in ["/init", "//init", "/./init", "/%69nit", "/init/", "/snapshot/prepare", "/x/../init", "/in%69t", "/tunnel"] {
+        for path in
+            ["/init", "//init", "/./init", "/%69nit", "/init/", "/snapshot/prepare", "/x/../init", "/in%69t", "/tunnel"]
+        {
             assert!(is_control(path), "{path} would pass");
         }
         for path in ["/files", "/process.Process/Start", "/health", "/metrics"] {
