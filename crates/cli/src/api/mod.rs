@@ -3,7 +3,9 @@
 mod error;
 mod http;
 mod stream;
+mod tunnel;
 
 pub use error::ApiError;
 pub use http::{Client, Connection};
 pub use stream::{ExecEvent, ExecInput, ExecStart, ExecStream};
+pub use tunnel::Tunnel;

@@ -13,6 +13,7 @@ mod doctor;
 mod exec;
 mod key;
 mod login;
+mod port;
 mod team;
 mod template;
 
@@ -26,6 +27,10 @@ pub enum Command {
     Exec(exec::ExecArgs),
     /// Copy files and folders between this machine and a capsule.
     Cp(cp::CpArgs),
+    /// Carry raw TCP from ports of this machine to ports of a capsule.
+    PortForward(port::ForwardArgs),
+    /// Print the address of a port of a capsule.
+    Url(port::UrlArgs),
     /// Templates that capsules are created from.
     #[command(subcommand)]
     Template(template::TemplateCommand),
@@ -68,6 +73,8 @@ pub async fn run(
         Command::Capsule(command) => capsule::run(command, &Client::new(&connection)?, output).await,
         Command::Exec(args) => exec::run(args, &Client::new(&connection)?, output).await,
         Command::Cp(args) => cp::run(args, &Client::new(&connection)?, output).await,
+        Command::PortForward(args) => port::forward(args, &Client::new(&connection)?, output).await,
+        Command::Url(args) => port::url(&args, &Client::new(&connection)?, output),
         Command::Template(command) => template::run(command, &Client::new(&connection)?, output).await,
         Command::Login(args) => login::login(args, connection, output).await,
         Command::Logout => login::logout(context, output).await,

@@ -20,5 +20,6 @@ mod keys;
 mod oauth;
 mod pauses;
 mod people;
+mod ports;
 mod program;
 mod teams;
