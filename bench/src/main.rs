@@ -15,6 +15,7 @@ mod exec;
 mod files;
 mod guest;
 mod memory;
+mod ports;
 mod reads;
 mod report;
 mod rest;
@@ -57,13 +58,14 @@ impl Bench<'_> {
 type Section = (&'static str, fn(&Bench, &mut Report) -> anyhow::Result<()>);
 
 /// In this order: memory first, while everything is idle and fresh.
-const SECTIONS: [Section; 6] = [
+const SECTIONS: [Section; 7] = [
     ("memory", memory::run),
     ("create", create::run),
     ("exec", exec::run),
     ("files", files::run),
     ("reads", reads::run),
     ("auth", auth::run),
+    ("ports", ports::run),
 ];
 
 fn main() -> anyhow::Result<()> {
