@@ -94,9 +94,10 @@ fn refuse(error: RelayError) -> Response {
 
 /// A sandbox's ports are those of this machine's loopback. Like the real one, a tunnel breaks when its sandbox ends.
 async fn tunnel(State(relay): State<Relay>, Path((id, port)): Path<(String, u16)>, mut request: Request) -> Response {
-    let phase = |inner: &Inner| {
+    let name = id.clone();
+    let phase = move |inner: &Inner| {
         let state = inner.state.lock().expect("no panic while held");
-        state.sandboxes.get(&id).and_then(|sim| sim.report.phase.as_known())
+        state.sandboxes.get(&name).and_then(|sim| sim.report.phase.as_known())
     };
     match phase(&relay.inner) {
         None | Some(SandboxPhase::Gone) => return refuse(RelayError::NotFound),
