@@ -6,8 +6,8 @@
 use std::net::IpAddr;
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, HeaderName, PROXY_AUTHORIZATION, SET_COOKIE, TE,
-    TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, COOKIE, EXPECT, FORWARDED, HOST, HeaderName, PROXY_AUTHORIZATION, SET_COOKIE, TE, TRANSFER_ENCODING,
+    UPGRADE,
 };
 use http::{HeaderMap, HeaderValue, Version};
 
@@ -52,11 +52,6 @@ pub(super) fn upgrade_of(version: Version, headers: &HeaderMap) -> Option<Header
     let text = first.to_str().ok()?;
     let is_fit = more.is_none() && !text.split(',').any(|name| name.trim().to_ascii_lowercase().starts_with("h2c"));
     is_fit.then(|| first.clone())
-}
-
-/// Two framings in one request: a sign of smuggling, never of an honest client.
-pub(super) fn is_ambiguous(headers: &HeaderMap) -> bool {
-    headers.contains_key(TRANSFER_ENCODING) && headers.contains_key(CONTENT_LENGTH)
 }
 
 /// Makes a client's headers fit for the guest.

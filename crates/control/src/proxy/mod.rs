@@ -231,9 +231,6 @@ fn check(target: &Target, request: &Request<Incoming>) -> Result<(), Refusal> {
     if request.method() == Method::CONNECT {
         return bad(StatusCode::METHOD_NOT_ALLOWED, "CONNECT is not taken here; `wrenn port-forward` carries raw TCP");
     }
-    if headers::is_ambiguous(request.headers()) {
-        return bad(StatusCode::BAD_REQUEST, "send Content-Length or Transfer-Encoding, not both");
-    }
     if target.port == ENVD_PORT && !request.headers().contains_key(TOKEN_HEADER) {
         return bad(
             StatusCode::UNAUTHORIZED,

@@ -22,6 +22,8 @@ use super::{Inner, TOKEN};
 struct Relay {
     inner: Arc<Inner>,
     client: Client<HttpConnector, Body>,
+    /// Hears when the agent is gone: its tunnels end with it.
+    alive: tokio::sync::watch::Receiver<()>,
 }
 
 /// Serves until aborted; then every connection ends with it.
@@ -29,11 +31,12 @@ pub(super) async fn serve(listener: TcpListener, inner: Arc<Inner>) {
     let mut connector = HttpConnector::new();
     connector.set_nodelay(true);
     let client = Client::builder(TokioExecutor::new()).build(connector);
+    let (_living, alive) = tokio::sync::watch::channel(());
     let rpc = Arc::new(Rpc(inner.clone())).register(connectrpc::Router::new());
     let app = axum::Router::new()
         .route("/sandboxes/{id}/guest/{*path}", axum::routing::any(relay))
         .route("/sandboxes/{id}/ports/{port}", axum::routing::get(tunnel))
-        .with_state(Relay { inner, client })
+        .with_state(Relay { inner, client, alive })
         .fallback_service(rpc.into_axum_service())
         .layer(axum::middleware::from_fn(check_token));
     let mut connections = JoinSet::new();
@@ -115,6 +118,7 @@ async fn tunnel(State(relay): State<Relay>, Path((id, port)): Path<(String, u16)
     let inner = relay.inner.clone();
     let is_running = move || phase(&inner) == Some(SandboxPhase::Running);
     let mut revision = relay.inner.revision.subscribe();
+    let mut alive = relay.alive.clone();
     tokio::spawn(async move {
         let Ok(caller) = upgrade.await else { return };
         let Ok(parts) = caller.downcast::<TokioIo<tokio::net::TcpStream>>() else { return };
@@ -127,6 +131,7 @@ async fn tunnel(State(relay): State<Relay>, Path((id, port)): Path<(String, u16)
                 }
             }
             () = ended => {}
+            _ = alive.changed() => {}
         }
         let _ = caller.set_zero_linger();
     });
