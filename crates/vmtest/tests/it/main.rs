@@ -13,6 +13,7 @@ mod copying;
 mod faults;
 mod lifecycle;
 mod network;
+mod ports;
 mod restart;
 mod running;
 
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
         copying::CASES,
         lifecycle::CASES,
         network::CASES,
+        ports::CASES,
         captures::CASES,
         faults::CASES,
         restart::CASES,
