@@ -122,13 +122,48 @@ impl Bare {
     /// From a written-down guest to the next line of its loop.
     pub async fn restore(&self, saved: &Saved) -> anyhow::Result<(Duration, Arc<dyn Machine>)> {
         let begin = Instant::now();
-        let disk = self.dir.join("disk");
-        let _ = std::fs::remove_file(&disk);
-        files::reflink(&saved.disk, &disk)?;
-        let machine = self.driver.restore(self.spec(disk, saved.memory.clone())?, saved.state.clone()).await?;
+        let machine = self.load(saved).await?;
         machine.resume().await?;
         echo(&machine).await?;
         Ok((begin.elapsed(), machine))
+    }
+
+    /// A written-down guest, loaded; it stands still.
+    async fn load(&self, saved: &Saved) -> anyhow::Result<Arc<dyn Machine>> {
+        let disk = self.dir.join(format!("disk{}", self.count.get()));
+        let _ = std::fs::remove_file(&disk);
+        files::reflink(&saved.disk, &disk)?;
+        Ok(self.driver.restore(self.spec(disk, saved.memory.clone())?, saved.state.clone()).await?)
+    }
+
+    /// How long the VMM needs to write down the state of a guest's devices, when there is no memory to be written.
+    pub async fn save_devices(&self, saved: &Saved) -> anyhow::Result<Duration> {
+        let machine = self.load(saved).await?;
+        let (state, memory) = (self.dir.join("again.state"), self.dir.join("again.memory"));
+        let _ = std::fs::remove_file(&state);
+        let _ = std::fs::remove_file(&memory);
+        files::reflink(&saved.memory, &memory)?;
+        let begin = Instant::now();
+        machine.capture(state, memory).await?;
+        let took = begin.elapsed();
+        Self::end(machine).await?;
+        Ok(took)
+    }
+
+    /// How long the file system needs for so many new bytes, and for having them safe.
+    pub fn write(&self, mib: usize) -> anyhow::Result<(Duration, Duration)> {
+        let path = self.dir.join("written");
+        let piece = vec![7u8; 1 << 20];
+        let begin = Instant::now();
+        let mut file = std::fs::File::create(&path)?;
+        for _ in 0..mib {
+            std::io::Write::write_all(&mut file, &piece)?;
+        }
+        let written = begin.elapsed();
+        file.sync_all()?;
+        let safe = begin.elapsed();
+        std::fs::remove_file(&path)?;
+        Ok((written, safe))
     }
 
     /// Ends a machine.

@@ -1,4 +1,4 @@
-//! A capsule from the request to its first successful command, against the same VM started by the bare VMM: restored as Wrenn
+//! A capsule from the request to its first successful command, made new and resumed, against the same VM started by the bare VMM: restored as Wrenn
 //! does it, and booted as others do.
 
 use std::time::Instant;
@@ -15,7 +15,7 @@ const MEMORY_MIB: u32 = 512;
 pub fn run(bench: &Bench, report: &mut Report) -> anyhow::Result<()> {
     let (creates, boots) = (bench.runs(20), bench.runs(10));
     bench.stack.wait_prepared()?;
-    let (ours, restored, booted) = tokio::runtime::Runtime::new()?.block_on(async {
+    let (ours, resumed, restored, booted) = tokio::runtime::Runtime::new()?.block_on(async {
         let bare = Bare::new(&bench.stack.store(), &bench.builds, MEMORY_MIB).await?;
         let mut rest = Rest::connect(bench.stack).await?;
         let mut booted = Vec::new();
@@ -32,7 +32,7 @@ pub fn run(bench: &Bench, report: &mut Report) -> anyhow::Result<()> {
         // As a template: everything the boot left to do is done.
         tokio::time::sleep(std::time::Duration::from_secs(2)).await;
         let saved = bare.save(&last).await?;
-        let (mut ours, mut restored) = (Vec::new(), Vec::new());
+        let (mut ours, mut resumed, mut restored) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..creates {
             let (time, machine) = bare.restore(&saved).await?;
             restored.push(time);
@@ -40,9 +40,13 @@ pub fn run(bench: &Bench, report: &mut Report) -> anyhow::Result<()> {
             let begin = Instant::now();
             let id = rest.create_until_exec().await?;
             ours.push(begin.elapsed());
+            rest.pause(&id).await?;
+            let begin = Instant::now();
+            rest.resume_until_exec(&id).await?;
+            resumed.push(begin.elapsed());
             rest.remove(&id).await?;
         }
-        anyhow::Ok((ours, restored, booted))
+        anyhow::Ok((ours, resumed, restored, booted))
     })?;
     for (percentile, bound) in [(50, Some(Bound::AtMost(1.3))), (99, None)] {
         let value = percentile_ms(&ours, percentile);
@@ -51,6 +55,9 @@ pub fn run(bench: &Bench, report: &mut Report) -> anyhow::Result<()> {
             let name = format!("create to first exec, p{percentile}; floor: the bare VMM, {how}");
             report.against(&name, "ms", value, percentile_ms(floor, percentile), bound, creates);
         }
+        let (value, floor) = (percentile_ms(&resumed, percentile), percentile_ms(&restored, percentile));
+        let name = format!("resume to first exec, p{percentile}; floor: the bare VMM, restored");
+        report.against(&name, "ms", value, floor, bound, creates);
     }
     Ok(())
 }

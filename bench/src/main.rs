@@ -10,6 +10,7 @@ use wrenn_vmtest::Stack;
 mod auth;
 mod bare;
 mod bare_server;
+mod captures;
 mod create;
 mod exec;
 mod files;
@@ -61,6 +62,7 @@ type Section = (&'static str, fn(&Bench, &mut Report) -> anyhow::Result<()>);
 const SECTIONS: [Section; 7] = [
     ("memory", memory::run),
     ("create", create::run),
+    ("captures", captures::run),
     ("exec", exec::run),
     ("files", files::run),
     ("reads", reads::run),

@@ -79,18 +79,45 @@ impl Rest {
 
     /// Creates a capsule and returns at its first successful exec.
     pub async fn create_until_exec(&mut self) -> anyhow::Result<String> {
+        let id = self.create().await?;
+        self.ready(&id).await?;
+        Ok(id)
+    }
+
+    /// Asks for a capsule.
+    pub async fn create(&mut self) -> anyhow::Result<String> {
         let made = self.json(Method::POST, "/v1/capsules", json!({"template": "minimal"})).await?;
-        let id = made["id"].as_str().context("no id")?.to_owned();
+        Ok(made["id"].as_str().context("no id")?.to_owned())
+    }
+
+    /// Waits until it runs and has run a command.
+    pub async fn ready(&mut self, id: &str) -> anyhow::Result<()> {
+        self.until(id, "running").await?;
+        ensure!(self.exec(id, "/bin/echo", &["ready"]).await?.trim() == "ready", "no echo");
+        Ok(())
+    }
+
+    /// Resumes a capsule and returns at its first successful exec.
+    pub async fn resume_until_exec(&mut self, id: &str) -> anyhow::Result<()> {
+        self.json(Method::POST, &format!("/v1/capsules/{id}/resume"), Value::Null).await?;
+        self.ready(id).await
+    }
+
+    /// Pauses a capsule and returns when it is.
+    pub async fn pause(&mut self, id: &str) -> anyhow::Result<()> {
+        self.json(Method::POST, &format!("/v1/capsules/{id}/pause"), Value::Null).await?;
+        self.until(id, "paused").await
+    }
+
+    async fn until(&mut self, id: &str, status: &str) -> anyhow::Result<()> {
         loop {
             let capsule = self.json(Method::GET, &format!("/v1/capsules/{id}"), Value::Null).await?;
             match capsule["status"].as_str() {
-                Some("running") => break,
-                Some("starting") => tokio::time::sleep(Duration::from_millis(5)).await,
+                Some(now) if now == status => return Ok(()),
+                Some("starting" | "resuming" | "pausing") => tokio::time::sleep(Duration::from_millis(5)).await,
                 _ => anyhow::bail!("{capsule}"),
             }
         }
-        ensure!(self.exec(&id, "/bin/echo", &["ready"]).await?.trim() == "ready", "no echo");
-        Ok(id)
     }
 
     /// Deletes a capsule and waits until it is gone.

@@ -8,7 +8,7 @@ use wrenn_vmm::Driver;
 use crate::config::Config;
 use crate::faults::Faults;
 use crate::network::Slots;
-use crate::sandbox::Templates;
+use crate::sandbox::{Spares, Templates};
 use crate::storage::{Images, Maker, Store};
 
 /// Kernel release and where it is.
@@ -34,6 +34,7 @@ pub struct Context {
     pub boot_id: String,
     pub faults: Faults,
     pub templates: Templates,
+    pub spares: Spares,
 }
 
 /// Names this run of the machine: pages written in another one have been through the disk.

@@ -29,7 +29,7 @@ use context::{Context, Kernel};
 use faults::Faults;
 use instance::Instance;
 use network::{Egress, Slots};
-use sandbox::{Registry, Templates};
+use sandbox::{Registry, Spares, Templates};
 use storage::{Images, Maker, Store};
 
 /// The agent could not start, run or clear up.
@@ -93,6 +93,7 @@ impl Agent {
         let faults = Faults::new(config.faults.then(|| config.dir.join("fault")));
         let boot_id = context::boot_id();
         let templates = Templates::default();
+        let spares = Spares::new(config.spares_max);
         let ctx = Arc::new(Context {
             config,
             store,
@@ -105,6 +106,7 @@ impl Agent {
             boot_id,
             faults,
             templates,
+            spares,
         });
         Ok(Self { ctx, _lock: lock })
     }
@@ -119,10 +121,12 @@ impl Agent {
         sandbox::recover(&registry).await?;
         let stock = tokio::spawn(Arc::clone(&self.ctx.slots).keep());
         let makers = tokio::spawn(sandbox::make_templates(Arc::clone(&self.ctx)));
+        let spares = tokio::spawn(sandbox::keep_spares(Arc::clone(&self.ctx)));
         tracing::info!(address = %listen, "the agent serves");
         let outcome = rpc::serve(listener, registry, stop).await;
         stock.abort();
         makers.abort();
+        spares.abort();
         outcome.map_err(io("serve".into()))
     }
 

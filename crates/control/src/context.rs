@@ -212,4 +212,14 @@ impl Context {
     pub fn lease(&self) -> Lease {
         Lease { owner: self.owner, keep: self.tuning.lease }
     }
+
+    /// Says to every task that drives wishes that anything may have become due.
+    pub fn wake_all(&self) {
+        for queue in [&self.starts, &self.stops, &self.pauses, &self.resumes] {
+            queue.wake();
+        }
+        for queue in [&self.captures, &self.discards, &self.forks] {
+            queue.wake();
+        }
+    }
 }

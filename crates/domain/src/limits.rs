@@ -160,8 +160,9 @@ pub const KEY_CACHE_ENTRIES_MAX: usize = 10_000;
 pub const TOUCHES_MAX: usize = 10_000;
 /// API connections open at once: each costs a few KiB and a file descriptor.
 pub const CONNECTIONS_MAX: usize = 8192;
-/// Time for a client to send its request head.
-pub const REQUEST_HEAD_MAX: Duration = Duration::from_secs(10);
+/// Time from the end of one answer to the end of the next request's head: longer than balancers keep unused connections (600 s
+/// at most), so that it is they who close them; a server that does so first breaks requests on their way.
+pub const REQUEST_HEAD_MAX: Duration = Duration::from_secs(620);
 /// Time for a client to send a JSON body.
 pub const JSON_BODY_WAIT_MAX: Duration = Duration::from_secs(30);
 /// Time for the first frame of a WebSocket.

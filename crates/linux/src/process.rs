@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -154,8 +154,9 @@ fn start_time(pid: i32) -> Option<u64> {
     fields.nth(18)?.parse().ok()
 }
 
-/// Processes whose command line contains `mark`: candidates for orphans, to be verified by the caller.
-pub fn with_argument(mark: &str) -> Vec<Identity> {
+/// Processes whose command line contains `mark` and that hold a file below `dir` open, under whatever name it was opened: what is
+/// renamed meanwhile counts where it is now, what was removed where it was.
+pub fn with_file_below(mark: &str, dir: &Path) -> Vec<Identity> {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     entries
         .filter_map(|entry| {
@@ -165,7 +166,10 @@ pub fn with_argument(mark: &str) -> Vec<Identity> {
             if !has || pid == std::process::id().cast_signed() {
                 return None;
             }
-            Some(Identity { pid, start_time: start_time(pid)? })
+            let identity = Identity { pid, start_time: start_time(pid)? };
+            let mut files = std::fs::read_dir(entry.path().join("fd")).ok()?.flatten();
+            let below = files.any(|file| std::fs::read_link(file.path()).is_ok_and(|link| link.starts_with(dir)));
+            below.then_some(identity)
         })
         .collect()
 }

@@ -126,6 +126,8 @@ pub trait Driver: Send + Sync {
 /// A running machine.
 pub trait Machine: Send + Sync {
     fn record(&self) -> Record;
+    /// Notes that its private directory and its memory file have other names now. The VMM holds both open.
+    fn moved(&self, run_dir: PathBuf, memory: PathBuf);
     fn state(&self) -> BoxFuture<'_, Result<MachineState, VmmError>>;
     /// Stops all vCPUs.
     fn pause(&self) -> BoxFuture<'_, Result<(), VmmError>>;

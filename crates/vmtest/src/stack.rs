@@ -124,6 +124,16 @@ impl Stack {
         Ok(())
     }
 
+    /// Where the programs are.
+    pub fn builds(&self) -> &Path {
+        &self.builds
+    }
+
+    /// Base URL of its host's agent.
+    pub fn agent_url(&self) -> String {
+        format!("http://{}", self.agent_listen)
+    }
+
     /// A value of its `env` file.
     pub fn value(&self, key: &str) -> anyhow::Result<String> {
         let found = self.env.iter().find(|(k, _)| k == key);

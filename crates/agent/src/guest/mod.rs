@@ -7,5 +7,5 @@ mod relay;
 
 pub use dial::{GuestClient, GuestError};
 pub use ports::tunnel;
-pub use ready::{Beacon, Greeting, go_on, prepare, wait_ready};
+pub use ready::{Beacon, Greeting, go_on, prepare, rehearse, wait_ready};
 pub use relay::relay;

@@ -5,9 +5,11 @@ use std::net::{IpAddr, SocketAddr, UdpSocket as StdSocket};
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
+use buffa::Message;
 use http::Request;
 use tokio::net::UdpSocket;
 use wrenn_contract::guest::{GATEWAY_ADDR, INIT, Init, InitDone, READY_PORT, SNAPSHOT_PREPARE};
+use wrenn_contract::proto::process::{ProcessConfig, StartRequest};
 use wrenn_domain::limits::GUEST_READY_MAX;
 use wrenn_linux::netns::Netns;
 
@@ -131,6 +133,28 @@ async fn handshake(client: &GuestClient, greeting: &Greeting<'_>) -> Result<Init
         serde_json::from_slice(&body).map_err(|_| GuestError::NotConfirmed)
     };
     tokio::time::timeout(HANDSHAKE_WAIT, answer).await.unwrap_or(Err(GuestError::Late(HANDSHAKE_WAIT.as_secs())))
+}
+
+/// Has the guest run a command once that changes nothing: what that needs of kernel, envd and shell is in memory from then on, and
+/// translated where the processor is emulated.
+pub async fn rehearse(client: &GuestClient) -> Result<(), GuestError> {
+    let process =
+        ProcessConfig { cmd: "/bin/sh".into(), args: vec!["-c".into(), "/bin/true".into()], ..Default::default() };
+    let message = StartRequest { process: process.into(), ..Default::default() }.encode_to_vec();
+    // One message of a Connect stream: a byte of flags, four of length. Source: connectrpc.com/docs/protocol.
+    let mut body = vec![0u8];
+    body.extend_from_slice(&u32::try_from(message.len()).unwrap_or(0).to_be_bytes());
+    body.extend_from_slice(&message);
+    let request = Request::post("/process.Process/Start")
+        .header("content-type", "application/connect+proto")
+        .header("connect-protocol-version", "1")
+        .body(Body::from(body));
+    let run = async {
+        let response = client.send(request.unwrap_or_default()).await?;
+        axum::body::to_bytes(Body::new(response.into_body()), ANSWER_BYTES_MAX).await?;
+        Ok(())
+    };
+    tokio::time::timeout(HANDSHAKE_WAIT, run).await.unwrap_or(Err(GuestError::Late(HANDSHAKE_WAIT.as_secs())))
 }
 
 /// Lets the guest write out what it holds back, before it stands still. A guest that does not answer in time is captured as it is.

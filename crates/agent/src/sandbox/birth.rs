@@ -2,7 +2,7 @@
 //! Nothing else starts a VM for a user.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use wrenn_contract::guest::{GUEST_MAC, InitDone};
@@ -69,6 +69,8 @@ pub struct Body {
 pub struct Begun {
     pub slot: Option<Slot>,
     pub machine: Option<Arc<dyn Machine>>,
+    /// The way to the guest of a machine that ran before.
+    pub guest: Option<Arc<GuestClient>>,
 }
 
 /// What a guest starts from.
@@ -116,6 +118,13 @@ pub async fn give_birth(ctx: &Context, wish: Wish, begun: &mut Begun) -> Result<
     let ledger = Ledger::begin(wish, random_token()?);
     ledger.write(&dir)?;
     ctx.faults.reach(Point::CreateBegun, None);
+    if let Source::Capture(capture) = &source
+        && let Some(spare) = ctx.spares.take(capture)
+    {
+        let moved = spare.move_into(&dir, &run_dir(ctx, &dir));
+        *begun = Begun { slot: Some(spare.slot), machine: Some(spare.machine), guest: spare.guest };
+        moved?;
+    }
     start(ctx, &dir, ledger, source, &CREATE, begun).await
 }
 
@@ -137,7 +146,8 @@ fn choose(ctx: &Context, wish: &Wish) -> Result<Source, StorageError> {
     })
 }
 
-/// Starts a guest for this ledger and waits until it has confirmed. The ledger says ready when this returns.
+/// Starts a guest for this ledger and waits until it has confirmed. The ledger says ready when this returns. What `begun` has
+/// already is used: a machine that has loaded this source, with its files in place.
 pub async fn start(
     ctx: &Context,
     dir: &Path,
@@ -147,7 +157,10 @@ pub async fn start(
     begun: &mut Begun,
 ) -> Result<Body, BirthError> {
     let _turn = ctx.templates.births.acquire().await.map_err(|_| BirthError::Random)?;
-    let slot = ctx.slots.take().await?;
+    let slot = match begun.slot.take() {
+        Some(slot) => slot,
+        None => ctx.slots.take().await?,
+    };
     ledger.slot = Some(slot.number());
     let slot = begun.slot.insert(slot);
     // The namespace is opened anew for the guest's client: the slot itself stays with whoever clears up.
@@ -156,17 +169,30 @@ pub async fn start(
         Source::Capture(_) => None,
         Source::Image(_) | Source::Disk => Some(listen(&netns)?),
     };
-    lay_out(ctx, dir, &mut ledger, &source)?;
+    if begun.machine.is_none() {
+        lay_out(ctx, dir, &ledger, &source)?;
+    }
+    inherit(&mut ledger, &source);
     ctx.faults.reach(steps.linked, None);
-    let spec = spec(ctx, dir, &ledger.wish, slot)?;
-    let machine = launch(ctx, &ledger, &source, spec, steps, begun).await?;
+    let machine = match begun.machine.take() {
+        Some(machine) => machine,
+        None => {
+            let spec = machine_spec(ctx, dir, ledger.wish.vcpus, ledger.wish.memory_mib, slot)?;
+            match &source {
+                Source::Image(_) | Source::Disk => ctx.driver.boot(spec).await?,
+                Source::Capture(capture) => ctx.driver.restore(spec, capture.state()).await?,
+            }
+        }
+    };
+    begun.machine = Some(Arc::clone(&machine));
+    let_go(ctx, dir, &ledger, &source, steps, &machine).await?;
     ledger.machine = Some(machine.record());
     ledger.lifecycle = uuid::Uuid::new_v4().to_string();
     let known = match &source {
         Source::Capture(capture) => capture.manifest.token.clone(),
         Source::Image(_) | Source::Disk => ledger.token.clone(),
     };
-    let guest = Arc::new(GuestClient::new(netns, &known));
+    let guest = begun.guest.take().unwrap_or_else(|| Arc::new(GuestClient::new(netns, &known)));
     let done = greet(ctx, &ledger, &source, beacon.as_ref(), &guest, &machine).await?;
     ledger.metadata = metadata(ctx, done, &source);
     ctx.faults.reach(steps.greeted, Some(machine.record().process.pid));
@@ -186,7 +212,7 @@ fn listen(netns: &Netns) -> Result<Beacon, BirthError> {
 }
 
 /// Puts disk and memory base into the sandbox's directory; what an interrupted try left there goes first.
-fn lay_out(ctx: &Context, dir: &Path, ledger: &mut Ledger, source: &Source) -> Result<(), BirthError> {
+fn lay_out(ctx: &Context, dir: &Path, ledger: &Ledger, source: &Source) -> Result<(), BirthError> {
     let (disk, base) = (dir.join("disk"), dir.join("memory"));
     let _ = std::fs::remove_file(&base);
     match source {
@@ -194,6 +220,20 @@ fn lay_out(ctx: &Context, dir: &Path, ledger: &mut Ledger, source: &Source) -> R
         Source::Image(image) => {
             let _ = std::fs::remove_file(&disk);
             ctx.store.create_disk(&image.rootfs, image.bytes, &disk, ledger.wish.disk_mib)?;
+        }
+        Source::Capture(capture) => {
+            let _ = std::fs::remove_file(&disk);
+            capture.give(&base, &disk)?;
+        }
+    }
+    Ok(())
+}
+
+/// What a guest has from its source, into its ledger.
+fn inherit(ledger: &mut Ledger, source: &Source) {
+    match source {
+        Source::Disk => {}
+        Source::Image(image) => {
             ledger.image.clone_from(&image.version);
             ledger.workdir.clone_from(&image.default_workdir);
             if ledger.wish.default_user.is_empty() {
@@ -202,9 +242,6 @@ fn lay_out(ctx: &Context, dir: &Path, ledger: &mut Ledger, source: &Source) -> R
             ledger.memory_checksum = 0;
         }
         Source::Capture(capture) => {
-            let _ = std::fs::remove_file(&disk);
-            capture.give(&base, &disk)?;
-            ctx.store.grow_disk(&disk, capture.manifest.disk_bytes, ledger.wish.disk_mib)?;
             let manifest = &capture.manifest;
             ledger.image.clone_from(&manifest.image);
             ledger.workdir.clone_from(&manifest.default_workdir);
@@ -219,45 +256,46 @@ fn lay_out(ctx: &Context, dir: &Path, ledger: &mut Ledger, source: &Source) -> R
             ledger.memory_checksum = manifest.memory.checksum;
         }
     }
-    Ok(())
 }
 
-async fn launch(
+/// A loaded guest goes on; a booted one runs already.
+async fn let_go(
     ctx: &Context,
+    dir: &Path,
     ledger: &Ledger,
     source: &Source,
-    spec: Spec,
     steps: &Steps,
-    begun: &mut Begun,
-) -> Result<Arc<dyn Machine>, BirthError> {
-    let machine = match source {
-        Source::Image(_) | Source::Disk => ctx.driver.boot(spec).await?,
-        Source::Capture(capture) => ctx.driver.restore(spec, capture.state()).await?,
-    };
-    begun.machine = Some(Arc::clone(&machine));
+    machine: &Arc<dyn Machine>,
+) -> Result<(), BirthError> {
     let pid = machine.record().process.pid;
     ctx.faults.reach(steps.loaded, Some(pid));
     if let Source::Capture(capture) = source {
         let bytes = u64::from(ledger.wish.disk_mib) << 20;
         if bytes > capture.manifest.disk_bytes {
+            ctx.store.grow_disk(&dir.join("disk"), capture.manifest.disk_bytes, ledger.wish.disk_mib)?;
             machine.grow_disk(bytes).await?;
         }
         machine.resume().await?;
     }
     ctx.faults.reach(steps.running, Some(pid));
-    Ok(machine)
+    Ok(())
 }
 
-fn spec(ctx: &Context, dir: &Path, wish: &Wish, slot: &Slot) -> Result<Spec, BirthError> {
-    let run_dir = ctx.run_dir.join(dir.file_name().unwrap_or_default());
+fn run_dir(ctx: &Context, dir: &Path) -> PathBuf {
+    ctx.run_dir.join(dir.file_name().unwrap_or_default())
+}
+
+/// A machine whose files are in `dir`.
+pub fn machine_spec(ctx: &Context, dir: &Path, vcpus: u32, memory_mib: u32, slot: &Slot) -> Result<Spec, BirthError> {
+    let run_dir = run_dir(ctx, dir);
     std::fs::create_dir_all(&run_dir).map_err(|source| StorageError::File {
         act: "create",
         path: run_dir.clone(),
         source,
     })?;
     Ok(Spec {
-        vcpus: wish.vcpus,
-        memory_mib: wish.memory_mib,
+        vcpus,
+        memory_mib,
         kernel: ctx.kernel.path.clone(),
         initramfs: ctx.kernel.initramfs.clone(),
         command_line: String::new(),
@@ -272,7 +310,8 @@ fn spec(ctx: &Context, dir: &Path, wish: &Wish, slot: &Slot) -> Result<Spec, Bir
     })
 }
 
-async fn greet(
+/// Tells the guest who it is, and waits for its confirmation.
+pub async fn greet(
     ctx: &Context,
     ledger: &Ledger,
     source: &Source,

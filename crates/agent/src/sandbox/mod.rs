@@ -16,9 +16,11 @@ mod recovery;
 mod registry;
 mod report;
 mod runner;
+mod spares;
 mod templates;
 
 pub use recovery::{purge, recover};
 pub use registry::{Refusal, Registry, Running, Touch, memory_total_mib};
 pub use report::{Phase, Report, Revision};
+pub use spares::{Spares, keep_spares};
 pub use templates::{Templates, make_templates};

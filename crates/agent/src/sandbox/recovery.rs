@@ -40,7 +40,7 @@ pub async fn recover(registry: &Arc<Registry>) -> Result<(), NetworkError> {
         match Ledger::read(&dir, id) {
             Err(error) => {
                 tracing::error!(sandbox = %id, error = &error as &dyn std::error::Error, "the ledger of {id} cannot be read");
-                kill_users(&dir).await;
+                kill_users(&ctx, &dir).await;
                 // A directory without any ledger was being made or removed: there is nothing in it to keep.
                 if dir.join("ledger.json").exists() { set_aside(&ctx, &dir) } else { remove(&ctx, id).await }
             }
@@ -53,7 +53,7 @@ pub async fn recover(registry: &Arc<Registry>) -> Result<(), NetworkError> {
                 Step::Pausing => finish_pause(registry, ledger, &dir).await,
                 Step::Paused | Step::Resuming => put_to_rest(registry, ledger, &dir).await,
                 Step::Crashed => {
-                    kill_users(&dir).await;
+                    kill_users(&ctx, &dir).await;
                     registry.adopt(ledger, None);
                 }
             },
@@ -76,7 +76,7 @@ async fn finish_pause(registry: &Arc<Registry>, ledger: Ledger, dir: &Path) {
 
 /// Its capture is the sandbox; whatever else is there is a try that was interrupted.
 async fn put_to_rest(registry: &Arc<Registry>, mut ledger: Ledger, dir: &Path) {
-    kill_users(dir).await;
+    kill_users(&registry.ctx, dir).await;
     for name in ["disk", "memory"] {
         let _ = std::fs::remove_file(dir.join(name));
     }
@@ -105,7 +105,7 @@ fn remove_drafts(dir: &Path) {
 /// What was made apart from any sandbox: a predecessor's half-made templates, forks and snapshots.
 async fn remove_half_made(ctx: &Context) {
     let making = ctx.store.making_dir();
-    kill_users(&making).await;
+    kill_users(ctx, &making).await;
     for entry in std::fs::read_dir(&making).into_iter().flatten().flatten() {
         if let Err(error) = std::fs::remove_dir_all(entry.path()) {
             tracing::error!(place = %entry.path().display(), error = &error as &dyn std::error::Error, "something half-made does not go");
@@ -127,7 +127,7 @@ async fn take_over(registry: &Arc<Registry>, ledger: Ledger) {
             Ok(machine) => machine,
             Err(error) => {
                 tracing::error!(sandbox = %id, error = &error as &dyn std::error::Error, "the VM of {id} does not answer; ending it");
-                kill_users(&registry.ctx.store.sandbox_dir(id)).await;
+                kill_users(&registry.ctx, &registry.ctx.store.sandbox_dir(id)).await;
                 None
             }
         },
@@ -151,17 +151,17 @@ fn set_aside(ctx: &Context, dir: &Path) {
 }
 
 async fn remove(ctx: &Context, id: SandboxId) {
-    kill_users(&ctx.store.sandbox_dir(id)).await;
+    kill_users(ctx, &ctx.store.sandbox_dir(id)).await;
     if let Err(error) = ctx.store.remove_sandbox_dir(id) {
         tracing::error!(sandbox = %id, error = &error as &dyn std::error::Error, "the files of {id} do not go");
     }
     let _ = std::fs::remove_dir_all(ctx.run_dir.join(id.to_string()));
 }
 
-/// Ends VMMs that name this directory in their arguments.
-pub(super) async fn kill_users(dir: &Path) {
-    let mark = format!("{}/", dir.display());
-    for identity in process::with_argument(&mark) {
+/// Ends VMMs of this host's store that have files in this directory.
+pub(super) async fn kill_users(ctx: &Context, dir: &Path) {
+    let mark = format!("{}/", ctx.store.root().display());
+    for identity in process::with_file_below(&mark, dir) {
         let Some(found) = Process::find(identity) else { continue };
         tracing::warn!(pid = identity.pid, "ending a VMM nobody owns");
         if let Err(error) = found.kill(KILL_WAIT).await {

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use wrenn_domain::ids::SandboxId;
 use wrenn_vmm::Machine;
 
-use super::birth::{Begun, Body, RESUME, Source, give_birth, last_words, random_token, start};
+use super::birth::{Begun, BirthError, Body, RESUME, Source, give_birth, last_words, random_token, start};
 use super::capture::{self, After, PAUSE};
 use super::command::{Command, answer_captures_when_paused, answer_captures_when_running, refuse};
 use super::idle::idle;
@@ -279,7 +279,7 @@ async fn pause(owner: &mut Owner, mut body: Body, operation: u64) -> Result<Ledg
     owner.hang_up();
     stop(owner.ctx(), Some(slot), Some(machine)).await;
     owner.ctx().faults.reach(Point::PauseReleased, None);
-    release_files(owner, &ledger, Some(ledger.generation));
+    release_files(&dir, Some(ledger.generation));
     owner.answer(Phase::Paused, operation, None);
     tracing::info!(sandbox = %id, "{id} is paused");
     Ok(ledger)
@@ -339,23 +339,55 @@ async fn come_back(
 ) -> Result<Life, (String, &'static str)> {
     let (id, dir) = (owner.id, owner.dir());
     owner.phase(if ledger.unborn { Phase::Starting } else { Phase::Resuming });
+    let mut next = ledger.clone();
+    let from = async {
+        let capture = Capture::open(&next.capture_dir(&dir))?;
+        capture.check(&owner.ctx().maker, &owner.ctx().boot_id)?;
+        next.step = Step::Resuming;
+        next.token = random_token()?;
+        next.write(&dir)?;
+        owner.ctx().faults.reach(Point::ResumeAsked, None);
+        Ok(Source::Capture(Box::new(capture)))
+    };
+    let from = from.await;
+    match start_again(owner, next, from).await {
+        Ok(Some(body)) => {
+            release_captures(&dir);
+            hand_out(owner, &body);
+            owner.answer(Phase::Running, operation.unwrap_or(0), None);
+            tracing::info!(sandbox = %id, "{id} runs again");
+            Ok(Life::Live(Box::new(body)))
+        }
+        Ok(None) => Ok(Life::Over),
+        Err(why) => {
+            release_files(&dir, Some(ledger.generation));
+            owner.write(ledger);
+            Err(why)
+        }
+    }
+}
+
+/// A start of one that was there before. None: it was deleted meanwhile, and nothing of it is left.
+async fn start_again(
+    owner: &mut Owner,
+    next: Ledger,
+    source: Result<Source, BirthError>,
+) -> Result<Option<Body>, (String, &'static str)> {
+    let (id, dir) = (owner.id, owner.dir());
     let mut begun = Begun::default();
     let tried = async {
-        owner.registry.admit_memory(id, ledger.wish.memory_mib).map_err(|r| (r.to_string(), "no_hosts_available"))?;
-        let shown = |error: super::birth::BirthError| {
+        owner.registry.admit_memory(id, next.wish.memory_mib).map_err(|r| (r.to_string(), "no_hosts_available"))?;
+        let started = match source {
+            Ok(source) => start(owner.ctx(), &dir, next, source, &RESUME, &mut begun).await,
+            Err(error) => Err(error),
+        };
+        started.map_err(|error| {
             tracing::error!(sandbox = %id, error = &error as &dyn std::error::Error, "{id} does not come back");
             error.shown()
-        };
-        let capture = Capture::open(&ledger.capture_dir(&dir)).map_err(|e| shown(e.into()))?;
-        capture.check(&owner.ctx().maker, &owner.ctx().boot_id).map_err(|e| shown(e.into()))?;
-        let mut next = ledger.clone();
-        next.step = Step::Resuming;
-        next.token = random_token().map_err(shown)?;
-        next.write(&dir).map_err(|e| shown(e.into()))?;
-        owner.ctx().faults.reach(Point::ResumeAsked, None);
-        start(owner.ctx(), &dir, next, Source::Capture(Box::new(capture)), &RESUME, &mut begun).await.map_err(shown)
+        })
     };
     let outcome = tokio::select! {
+        // A delete wins over a start that ends at the same moment.
         biased;
         () = owner.delete.cancelled() => None,
         outcome = tried => Some(outcome),
@@ -363,19 +395,11 @@ async fn come_back(
     match outcome {
         None => {
             clear(owner, begun.slot, begun.machine).await;
-            Ok(Life::Over)
+            Ok(None)
         }
-        Some(Ok(body)) => {
-            release_captures(&dir);
-            hand_out(owner, &body);
-            owner.answer(Phase::Running, operation.unwrap_or(0), None);
-            tracing::info!(sandbox = %id, "{id} runs again");
-            Ok(Life::Live(Box::new(body)))
-        }
+        Some(Ok(body)) => Ok(Some(body)),
         Some(Err(why)) => {
             stop(owner.ctx(), begun.slot, begun.machine).await;
-            release_files(owner, ledger, Some(ledger.generation));
-            owner.write(ledger);
             Err(why)
         }
     }
@@ -456,34 +480,14 @@ async fn crashed(owner: &mut Owner, ledger: Ledger) -> Life {
 
 /// Boots from the disk. The ledger says crashed until the guest has confirmed, so that a kill leaves it what it is.
 async fn boot_again(owner: &mut Owner, mut next: Ledger) -> Result<Life, (String, &'static str)> {
-    let (id, dir) = (owner.id, owner.dir());
     owner.phase(Phase::Resuming);
-    let mut begun = Begun::default();
-    let tried = async {
-        owner.registry.admit_memory(id, next.wish.memory_mib).map_err(|r| (r.to_string(), "no_hosts_available"))?;
-        next.token = random_token().map_err(|error| error.shown())?;
-        next.memory_checksum = 0;
-        start(owner.ctx(), &dir, next, Source::Disk, &RESUME, &mut begun).await.map_err(|error| {
-            tracing::error!(sandbox = %id, error = &error as &dyn std::error::Error, "{id} does not boot from its disk");
-            error.shown()
-        })
-    };
-    let outcome = tokio::select! {
-        biased;
-        () = owner.delete.cancelled() => None,
-        outcome = tried => Some(outcome),
-    };
-    match outcome {
-        None => {
-            clear(owner, begun.slot, begun.machine).await;
-            Ok(Life::Over)
-        }
-        Some(Ok(body)) => Ok(Life::Live(Box::new(body))),
-        Some(Err(why)) => {
-            stop(owner.ctx(), begun.slot, begun.machine).await;
-            Err(why)
-        }
-    }
+    next.memory_checksum = 0;
+    let source = random_token().map(|token| {
+        next.token = token;
+        Source::Disk
+    });
+    let body = start_again(owner, next, source).await?;
+    Ok(body.map_or(Life::Over, |body| Life::Live(Box::new(body))))
 }
 
 /// Nothing of it is left; its report stays until it is deleted.
@@ -546,14 +550,12 @@ pub async fn stop(ctx: &Context, slot: Option<Slot>, machine: Option<Arc<dyn Mac
 }
 
 /// What only a running sandbox needs, and captures other than `kept`.
-fn release_files(owner: &Owner, ledger: &Ledger, kept: Option<u64>) {
-    let dir = owner.dir();
+fn release_files(dir: &std::path::Path, kept: Option<u64>) {
     for name in ["disk", "memory"] {
         let _ = std::fs::remove_file(dir.join(name));
     }
-    let kept = kept.map(|generation| crate::ledger::capture_dir(&dir, generation));
-    release_captures_but(&dir, kept.as_deref());
-    debug_assert!(ledger.step != Step::Ready, "a running sandbox keeps its files");
+    let kept = kept.map(|generation| crate::ledger::capture_dir(dir, generation));
+    release_captures_but(dir, kept.as_deref());
 }
 
 pub(super) fn release_captures(dir: &std::path::Path) {
@@ -572,12 +574,12 @@ pub(super) fn release_captures_but(dir: &std::path::Path, kept: Option<&std::pat
     }
 }
 
-/// A VMM whose start was interrupted is found by the sandbox's directory in its arguments.
+/// A VMM whose start was interrupted is found by the files it has open.
 async fn remove_files(registry: &Registry, id: SandboxId) {
     let mut pause = RETRY_MIN;
     loop {
         let outcome = async {
-            super::recovery::kill_users(&registry.ctx.store.sandbox_dir(id)).await;
+            super::recovery::kill_users(&registry.ctx, &registry.ctx.store.sandbox_dir(id)).await;
             registry.ctx.store.remove_sandbox_dir(id)
         };
         let Err(error) = outcome.await else { break };

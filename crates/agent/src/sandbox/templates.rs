@@ -115,7 +115,9 @@ pub async fn make_templates(ctx: Arc<Context>) {
     for image in ctx.images.list() {
         for &memory_mib in &ctx.config.prepare_mib {
             // Asking for it is what puts it on the list.
-            let _ = ctx.templates.memory_of(&ctx, &image, 1, memory_mib);
+            if let Some(capture) = ctx.templates.memory_of(&ctx, &image, 1, memory_mib) {
+                ctx.spares.expect(&capture);
+            }
         }
     }
     let mut failed_at: BTreeMap<Size, Instant> = BTreeMap::new();
@@ -132,8 +134,9 @@ pub async fn make_templates(ctx: Arc<Context>) {
             continue;
         }
         match make(&ctx, &image, &size).await {
-            Ok(()) => {
+            Ok(capture) => {
                 failed_at.remove(&size);
+                ctx.spares.expect(&capture);
                 tracing::info!(template = %size.image, vcpus = size.vcpus, memory_mib = size.memory_mib,
                     "{} has its memory for {} vCPU and {} MiB", size.image, size.vcpus, size.memory_mib);
             }
@@ -182,7 +185,7 @@ enum MakeError {
     Storage(#[from] StorageError),
 }
 
-async fn make(ctx: &Context, image: &Arc<Image>, size: &Size) -> Result<(), MakeError> {
+async fn make(ctx: &Context, image: &Arc<Image>, size: &Size) -> Result<Capture, MakeError> {
     ctx.store.admit()?;
     let place = place(ctx, image, size);
     discard(&place)?;
@@ -218,13 +221,13 @@ async fn make(ctx: &Context, image: &Arc<Image>, size: &Size) -> Result<(), Make
     outcome
 }
 
-async fn write(ctx: &Context, body: &Body, dir: &Path, place: &Path) -> Result<(), MakeError> {
+async fn write(ctx: &Context, body: &Body, dir: &Path, place: &Path) -> Result<Capture, MakeError> {
     settle(&body.machine).await;
     let (draft, _) =
         capture::write_down(ctx, body, dir, place, capture::After::StandStill, &capture::Steps::default()).await?;
     let capture = draft.commit()?;
     tracing::debug!(bytes = capture.bytes_used()?, "a template's memory is written");
-    Ok(())
+    Ok(capture)
 }
 
 /// Waits until the guest has nothing left to do after its boot.

@@ -221,6 +221,16 @@ impl Capture {
         if checksum(&path)? == self.manifest.memory.checksum { Ok(()) } else { Err(StorageError::Damaged(path)) }
     }
 
+    /// Its directory.
+    pub fn place(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Whether it still has its name; one that is removed loses that first.
+    pub fn is_there(&self) -> bool {
+        self.dir.join(MANIFEST).exists()
+    }
+
     /// Device state.
     pub fn state(&self) -> PathBuf {
         self.dir.join(STATE)

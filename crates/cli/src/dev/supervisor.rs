@@ -28,8 +28,8 @@ const HEALTHY_WAIT: Duration = Duration::from_secs(120);
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
 /// Deaths, each soon after the one before, at which the supervisor gives up: what cannot run will not by being started again.
 const RESTARTS_MAX: usize = 20;
-/// A death that comes later than this after the last one begins a new count.
-const RESTARTS_FORGOTTEN: Duration = Duration::from_secs(10);
+/// What lived longer than this could run: its death begins a new count.
+const LIFE_MIN: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Every service, in the order they start.
 const NAMES: [&str; 4] = ["postgres", "redis", "agent", "control"];
@@ -120,7 +120,7 @@ async fn watch(layout: &Layout, output: &Output, running: &mut [Service]) -> any
     let mut last = tokio::time::Instant::now();
     loop {
         let (index, how) = any_ended(running).await;
-        restarts = if last.elapsed() > RESTARTS_FORGOTTEN { 1 } else { restarts + 1 };
+        restarts = if last.elapsed() > RESTART_PAUSE + LIFE_MIN { 1 } else { restarts + 1 };
         last = tokio::time::Instant::now();
         output.note(&format!("{how}; starting it again"));
         if restarts > RESTARTS_MAX {
@@ -214,7 +214,9 @@ pub async fn down(layout: &Layout, wait: Duration, output: &Output) -> anyhow::R
     let deadline = tokio::time::Instant::now() + wait;
     if let Some(pid) = lock::holder(layout)? {
         kill(Pid::from_raw(pid), Signal::SIGTERM).context("cannot signal the supervisor; was it started with sudo?")?;
-        while lock::holder(layout)?.is_some() {
+        // The lock goes a moment before the process does. One that has ended but was not waited for has no program.
+        let program = format!("/proc/{pid}/exe");
+        while lock::holder(layout)?.is_some() || std::fs::read_link(&program).is_ok() {
             if tokio::time::Instant::now() >= deadline {
                 bail!("process {pid} has not stopped within {} s; see {}", wait.as_secs(), layout.log.display());
             }

@@ -110,6 +110,10 @@ async fn watch(ctx: &Arc<Context>, host: &Host) {
             Ok(()) => {
                 if memory.silent {
                     tracing::info!(host = %host.id, address = %host.address, "the host answers again");
+                    if let Err(error) = ctx.store.work_hurry(host.id).await {
+                        tracing::warn!(host = %host.id, error = %chain(&error), "cannot hurry the work of {}", host.id);
+                    }
+                    ctx.wake_all();
                 }
                 memory.silent = false;
                 pause = PAUSE_MIN;

@@ -15,7 +15,7 @@ pub(super) async fn run(ctx: Arc<Context>) {
             tracing::warn!(error = %chain(&error), "cannot hear of other control planes' work now");
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
-        wake_all(&ctx);
+        ctx.wake_all();
     }
 }
 
@@ -29,16 +29,7 @@ async fn listen(ctx: &Context) -> Result<(), StoreError> {
                 ctx.pauses.wake_for(id);
                 ctx.resumes.wake_for(id);
             }
-            Signal::Lost => wake_all(ctx),
+            Signal::Lost => ctx.wake_all(),
         }
-    }
-}
-
-fn wake_all(ctx: &Context) {
-    for queue in [&ctx.starts, &ctx.stops, &ctx.pauses, &ctx.resumes] {
-        queue.wake();
-    }
-    for queue in [&ctx.captures, &ctx.discards, &ctx.forks] {
-        queue.wake();
     }
 }

@@ -47,6 +47,8 @@ pub struct Processes {
     cgroup_root: PathBuf,
     /// Protect envd itself.
     protect: bool,
+    /// The limit processes get, which is not envd's own.
+    child_descriptors: Option<Limit>,
     ground: OnceLock<Ground>,
     /// To be told when the sandbox is written down and when it goes on.
     pub lives: Arc<Lives>,
@@ -56,7 +58,6 @@ pub struct Processes {
 #[derive(Debug)]
 struct Ground {
     cgroups: Cgroups,
-    /// The limit processes get, which is not envd's own.
     child_descriptors: Option<Limit>,
 }
 
@@ -68,6 +69,8 @@ impl Processes {
             leftovers: Arc::new(Semaphore::new(PROCESS_LEFTOVERS_MAX)),
             cgroup_root: cgroup_root.to_owned(),
             protect,
+            // At once: files are served before there is any process.
+            child_descriptors: raise_descriptors(),
             ground: OnceLock::new(),
             lives: Arc::default(),
         }
@@ -81,7 +84,7 @@ impl Processes {
             {
                 tracing::warn!(%error, "envd may be ended when memory runs out");
             }
-            Ground { cgroups: Cgroups::prepare(&self.cgroup_root), child_descriptors: raise_descriptors() }
+            Ground { cgroups: Cgroups::prepare(&self.cgroup_root), child_descriptors: self.child_descriptors }
         })
     }
 }

@@ -192,6 +192,14 @@ pub(super) async fn insert(conn: &mut PgConnection, new: &NewJob) -> Result<(), 
     .map(|_| ())
 }
 
+pub(super) async fn hurry(conn: &mut PgConnection, host: HostId) -> Result<(), sqlx::Error> {
+    sqlx::query("UPDATE host_jobs SET next_attempt_at = now() WHERE host_id = $1 AND next_attempt_at > now()")
+        .bind(host.uuid())
+        .execute(conn)
+        .await
+        .map(|_| ())
+}
+
 pub(super) async fn remove(conn: &mut PgConnection, kind: JobKind, id: Uuid) -> Result<(), sqlx::Error> {
     sqlx::query("DELETE FROM host_jobs WHERE kind = $1 AND id = $2")
         .bind(kind.as_str())

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use uuid::Uuid;
-use wrenn_domain::ids::SandboxId;
+use wrenn_domain::ids::{HostId, SandboxId};
 use wrenn_domain::sandbox::SandboxState;
 
 use super::PlacedSandbox;
@@ -121,6 +121,23 @@ impl Store {
             .execute(&self.pool)
             .await
             .map(|_| ())
+        })
+        .await
+    }
+
+    /// Makes everything due that waits for this host to be asked again: it may have forgotten what it was asked.
+    pub async fn work_hurry(&self, host: HostId) -> Result<(), StoreError> {
+        self.run("hurry a host's work", || async {
+            let mut tx = self.pool.begin().await?;
+            sqlx::query(
+                "UPDATE sandboxes SET next_attempt_at = now() WHERE host_id = $1 AND next_attempt_at > now()
+                   AND state IN ('starting', 'stopping', 'pausing', 'resuming')",
+            )
+            .bind(host.uuid())
+            .execute(&mut *tx)
+            .await?;
+            super::jobs::hurry(&mut tx, host).await?;
+            tx.commit().await
         })
         .await
     }

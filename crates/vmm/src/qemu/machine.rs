@@ -21,13 +21,19 @@ const STATE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 const STATE_WAIT: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 
+/// Names of what it holds open.
+#[derive(Clone)]
+struct Places {
+    run_dir: PathBuf,
+    /// The file its memory is mapped over.
+    memory: PathBuf,
+}
+
 /// A machine.
 pub struct QemuMachine {
     process: Process,
     qmp: Qmp,
-    run_dir: PathBuf,
-    /// The file its memory is mapped over.
-    memory: PathBuf,
+    places: Mutex<Places>,
     /// What was read of the console so far: reading takes it out of QEMU's ring.
     console: Mutex<Vec<u8>>,
     down: watch::Sender<bool>,
@@ -35,7 +41,12 @@ pub struct QemuMachine {
 
 impl QemuMachine {
     pub(super) fn new(process: Process, qmp: Qmp, run_dir: PathBuf, memory: PathBuf) -> Self {
-        Self { process, qmp, run_dir, memory, console: Mutex::default(), down: watch::Sender::new(false) }
+        let places = Mutex::new(Places { run_dir, memory });
+        Self { process, qmp, places, console: Mutex::default(), down: watch::Sender::new(false) }
+    }
+
+    fn places(&self) -> Places {
+        self.places.lock().expect("no holder of this lock can panic").clone()
     }
 
     /// Notes that the guest is down; an event of it was perhaps sent before we listened.
@@ -56,7 +67,7 @@ impl QemuMachine {
     pub(super) async fn load(&self, state: &Path) -> Result<(), VmmError> {
         const ACT: &str = "restore";
         let failed = |error: std::io::Error| VmmError::new(ACT, error);
-        let socket = self.run_dir.join("state");
+        let socket = self.places().run_dir.join("state");
         let _ = std::fs::remove_file(&socket);
         self.command(ACT, "migrate-incoming", json!({"uri": format!("unix:{}", socket.display())})).await?;
         let sent = async {
@@ -88,7 +99,7 @@ impl QemuMachine {
     /// Memory by us: the pages the guest has written since it was started.
     async fn copy_memory(&self, target: PathBuf) -> Result<private_pages::Copied, VmmError> {
         const ACT: &str = "capture";
-        let (pid, base) = (self.process.identity().pid, self.memory.clone());
+        let (pid, base) = (self.process.identity().pid, self.places().memory);
         let copied = tokio::task::spawn_blocking(move || {
             let target = std::fs::File::options().read(true).write(true).open(target)?;
             private_pages::copy(pid, &base, &target)
@@ -127,7 +138,12 @@ impl QemuMachine {
 
 impl Machine for QemuMachine {
     fn record(&self) -> Record {
-        Record { process: self.process.identity(), run_dir: self.run_dir.clone(), memory: self.memory.clone() }
+        let Places { run_dir, memory } = self.places();
+        Record { process: self.process.identity(), run_dir, memory }
+    }
+
+    fn moved(&self, run_dir: PathBuf, memory: PathBuf) {
+        *self.places.lock().expect("no holder of this lock can panic") = Places { run_dir, memory };
     }
 
     fn state(&self) -> BoxFuture<'_, Result<MachineState, VmmError>> {

@@ -100,7 +100,7 @@ impl Bench {
 impl Drop for Bench {
     /// Also after a test that failed: nothing it started may stay.
     fn drop(&mut self) {
-        for machine in wrenn_linux::process::with_argument(&self.dir.path().display().to_string()) {
+        for machine in wrenn_linux::process::with_file_below(&self.dir.path().display().to_string(), self.dir.path()) {
             let _ = wrenn_linux::process::kill_now(machine.pid);
         }
         self.netns = None;

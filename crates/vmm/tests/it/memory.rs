@@ -1,7 +1,7 @@
 //! Captures: a machine written down while it lives on, and any number of machines started from it.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -114,5 +114,5 @@ async fn torn_device_state_is_refused_and_no_vmm_is_left() {
     let spec = bench.spec("b", memory);
     let mark = spec.run_dir.display().to_string();
     assert!(bench.driver.restore(spec, state).await.is_err());
-    assert!(wrenn_linux::process::with_argument(&mark).is_empty(), "a VMM was left behind");
+    assert!(wrenn_linux::process::with_file_below(&mark, Path::new(&mark)).is_empty(), "a VMM was left behind");
 }

@@ -1,5 +1,5 @@
-//! The agent is killed at every named step of create, pause and resume. Afterwards each capsule runs, is
-//! paused, or has crashed with its disk: never gone, and never memory of one moment with the disk of another.
+//! Agent and VMM are killed at every named step of every operation. Afterwards each capsule runs, is paused, or has crashed with
+//! its disk: never gone, and never memory of one moment with the disk of another.
 
 use std::time::Duration;
 
@@ -9,7 +9,10 @@ use wrenn_vmtest::{Stack, wait_until};
 
 use crate::Case;
 
-pub const CASES: &[Case] = &[("faults::an_agent_killed_at_any_step_of_create_pause_or_resume_loses_nothing", agent)];
+pub const CASES: &[Case] = &[
+    ("faults::an_agent_killed_at_any_step_loses_nothing", agent),
+    ("faults::a_vmm_killed_at_any_step_leaves_the_disk_and_nothing_half_made", vmm),
+];
 
 const SETTLED: Duration = Duration::from_secs(90);
 
@@ -44,8 +47,25 @@ fn operation(point: Point) -> &'static str {
 }
 
 fn agent(stack: &Stack) -> anyhow::Result<()> {
-    let walked = |point: &&Point| matches!(operation(**point), "create" | "pause" | "resume");
-    Point::ALL.iter().filter(walked).try_for_each(|point| one(stack, *point, Victim::Agent))
+    Point::ALL.iter().try_for_each(|point| one(stack, *point, Victim::Agent))
+}
+
+fn vmm(stack: &Stack) -> anyhow::Result<()> {
+    Point::ALL.iter().filter(|point| has_vmm(**point)).try_for_each(|point| one(stack, *point, Victim::Vmm))
+}
+
+/// Whether there is a VMM to be killed at this step. A full match: see `operation`.
+fn has_vmm(point: Point) -> bool {
+    use Point as P;
+    match point {
+        P::CreateLoaded | P::CreateRunning | P::CreateGreeted | P::CreateNoted => true,
+        P::PauseAsked | P::PauseFrozen | P::PauseWritten | P::PauseSealed | P::PauseCommitted | P::PauseNoted => true,
+        P::ResumeLoaded | P::ResumeRunning | P::ResumeGreeted | P::ResumeNoted => true,
+        P::SnapshotFrozen | P::SnapshotWritten | P::SnapshotThawed | P::SnapshotSealed => true,
+        P::CreateBegun | P::CreateLinked | P::PauseReleased | P::ResumeAsked | P::ResumeLinked => false,
+        // The source's VMM is no part of these any more.
+        P::SnapshotCommitted | P::ForkCaptured | P::ForkFirstChild | P::ForkMade => false,
+    }
 }
 
 fn one(stack: &Stack, point: Point, victim: Victim) -> anyhow::Result<()> {

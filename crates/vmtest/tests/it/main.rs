@@ -11,6 +11,7 @@ use wrenn_vmtest::{HostState, Stack};
 mod captures;
 mod copying;
 mod faults;
+mod hardship;
 mod lifecycle;
 mod network;
 mod ports;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         ports::CASES,
         captures::CASES,
         faults::CASES,
+        hardship::CASES,
         restart::CASES,
     ]
     .into_iter()

@@ -1,0 +1,160 @@
+//! Pause, snapshot and fork, a burst of creates, and what capsules cost in memory, each against the bare VMM or the file system
+//! doing the least that must be done.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use futures::future::try_join_all;
+use hyper::Method;
+use serde_json::{Value, json};
+
+use crate::Bench;
+use crate::bare::{Bare, Saved};
+use crate::report::{Bound, Report, percentile_ms};
+use crate::rest::Rest;
+
+const MEMORY_MIB: u32 = 512;
+/// MiB a guest has written before it is captured.
+const DIRTY_MIB: [usize; 3] = [0, 64, 256];
+/// Children of one fork, and capsules of one burst.
+const MANY: usize = 20;
+
+/// Runs the section.
+pub fn run(bench: &Bench, report: &mut Report) -> anyhow::Result<()> {
+    bench.stack.wait_prepared()?;
+    tokio::runtime::Runtime::new()?.block_on(async {
+        let bare = Bare::new(&bench.stack.store(), &bench.builds, MEMORY_MIB).await?;
+        let (_, machine) = bare.boot().await?;
+        let alone = pss_mib(machine.record().process.pid)?;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let saved = bare.save(&machine).await?;
+        still(bench, report, &bare, &saved).await?;
+        many(bench, report, &bare, &saved, alone).await
+    })
+}
+
+/// How long a guest stands still for a snapshot, and how long a pause takes, by how much the guest has written.
+async fn still(bench: &Bench<'_>, report: &mut Report, bare: &Bare, saved: &Saved) -> anyhow::Result<()> {
+    let runs = bench.runs(10);
+    let mut rest = Rest::connect(bench.stack).await?;
+    let mut host = Rest::with(bench.stack.agent_url().trim_start_matches("http://"), None).await?;
+    for dirty in DIRTY_MIB {
+        let id = rest.create_until_exec().await?;
+        let fill = format!(
+            "sudo mount -o remount,size=320m /dev/shm && head -c {dirty}M /dev/zero | tr '\\0' x > /dev/shm/dirt && sync"
+        );
+        rest.exec(&id, "/bin/sh", &["-c", &fill]).await?;
+        let (mut stood, mut stood_floor, mut paused, mut paused_floor) = (vec![], vec![], vec![], vec![]);
+        for _ in 0..runs {
+            let devices = bare.save_devices(saved).await?;
+            let (written, safe) = bare.write(dirty)?;
+            stood_floor.push(devices + written);
+            paused_floor.push(devices + safe);
+            stood.push(snapshot(&mut host, &id).await?);
+            let begin = Instant::now();
+            rest.pause(&id).await?;
+            paused.push(begin.elapsed());
+            rest.resume_until_exec(&id).await?;
+        }
+        let name = format!(
+            "snapshot, guest stands still, {dirty} MiB written, p50; floor: device state and a file of that size"
+        );
+        report.against(
+            &name,
+            "ms",
+            percentile_ms(&stood, 50),
+            percentile_ms(&stood_floor, 50),
+            Some(Bound::AtMost(2.0)),
+            runs,
+        );
+        let name = format!("pause, {dirty} MiB written, p50; floor: device state and a synced file of that size");
+        report.against(&name, "ms", percentile_ms(&paused, 50), percentile_ms(&paused_floor, 50), None, runs);
+        rest.remove(&id).await?;
+    }
+    Ok(())
+}
+
+/// Asks the host for a snapshot and has it removed again; how long the guest stood still.
+async fn snapshot(host: &mut Rest, id: &str) -> anyhow::Result<Duration> {
+    const SERVICE: &str = "/wrenn.host.v1.HostService";
+    let name = format!("{:032x}", std::time::UNIX_EPOCH.elapsed()?.as_nanos());
+    let made = host
+        .json(Method::POST, &format!("{SERVICE}/SnapshotSandbox"), json!({"sandboxId": id, "snapshotId": name}))
+        .await?;
+    host.json(Method::POST, &format!("{SERVICE}/DeleteSnapshot"), json!({"snapshotId": name})).await?;
+    Ok(Duration::from_micros(made["pausedUs"].as_u64().context("no pausedUs")?))
+}
+
+/// Many at once: forks of one, creates in a burst, and their memory.
+async fn many(bench: &Bench<'_>, report: &mut Report, bare: &Bare, saved: &Saved, alone: f64) -> anyhow::Result<()> {
+    let count = if bench.quick { 4 } else { MANY };
+    let begin = Instant::now();
+    let restored = try_join_all((0..count).map(|_| bare.restore(saved))).await?;
+    let floor = begin.elapsed().as_secs_f64() * 1000.0;
+    for (_, machine) in restored {
+        Bare::end(machine).await?;
+    }
+    let mut rest = Rest::connect(bench.stack).await?;
+    let source = rest.create_until_exec().await?;
+    let one = sandboxes_pss_mib(bench)?;
+    let begin = Instant::now();
+    let made = rest.json(Method::POST, &format!("/v1/capsules/{source}/fork"), json!({"count": count})).await?;
+    let children: Vec<String> = made.as_array().context("no array")?.iter().filter_map(id_of).collect();
+    ensure!(children.len() == count, "{made}");
+    ready_all(bench, &children).await?;
+    let took = begin.elapsed().as_secs_f64() * 1000.0;
+    let name = format!("{count} forks of one, all have run a command; floor: the bare VMM, {count} restored at once");
+    report.against(&name, "ms", took, floor, None, 1);
+    for id in &children {
+        rest.remove(id).await?;
+    }
+    let begin = Instant::now();
+    let mut burst = Vec::new();
+    for _ in 0..count {
+        burst.push(rest.create().await?);
+    }
+    ready_all(bench, &burst).await?;
+    let took = begin.elapsed().as_secs_f64() * 1000.0;
+    let name =
+        format!("burst of {count} creates, all have run a command; floor: the bare VMM, {count} restored at once");
+    report.against(&name, "ms", took, floor, None, 1);
+    let extra = (sandboxes_pss_mib(bench)? - one) / count as f64;
+    let name = format!(
+        "memory of one more capsule after its first command, 1 to {} of them; floor: the bare VMM, booted",
+        count + 1
+    );
+    report.against(&name, "MiB", extra, alone, None, count);
+    for id in burst.iter().chain([&source]) {
+        rest.remove(id).await?;
+    }
+    Ok(())
+}
+
+fn id_of(one: &Value) -> Option<String> {
+    let capsule = one.get("capsule").unwrap_or(one);
+    capsule["id"].as_str().map(str::to_owned)
+}
+
+/// Each over its own connection, as many clients would.
+async fn ready_all(bench: &Bench<'_>, ids: &[String]) -> anyhow::Result<()> {
+    try_join_all(ids.iter().map(|id| async move { Rest::connect(bench.stack).await?.ready(id).await })).await?;
+    Ok(())
+}
+
+/// Memory of all running sandboxes' VMMs, shared pages counted in parts.
+fn sandboxes_pss_mib(bench: &Bench) -> anyhow::Result<f64> {
+    let mut sum = 0.0;
+    for entry in std::fs::read_dir(bench.stack.store().join("sandboxes"))?.flatten() {
+        let ledger: Value = serde_json::from_slice(&std::fs::read(entry.path().join("ledger.json"))?)?;
+        let Some(pid) = ledger["machine"]["process"]["pid"].as_i64() else { continue };
+        sum += pss_mib(i32::try_from(pid)?)?;
+    }
+    Ok(sum)
+}
+
+fn pss_mib(pid: i32) -> anyhow::Result<f64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).context("no Pss")?;
+    let kib: f64 = line.split_whitespace().next().context("no number")?.parse()?;
+    Ok(kib / 1024.0)
+}
