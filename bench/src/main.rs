@@ -17,6 +17,7 @@ mod exec;
 mod files;
 mod guest;
 mod memory;
+mod ports;
 mod reads;
 mod report;
 mod rest;
@@ -59,7 +60,7 @@ impl Bench<'_> {
 type Section = (&'static str, fn(&Bench, &mut Report) -> anyhow::Result<()>);
 
 /// In this order: memory first, while everything is idle and fresh.
-const SECTIONS: [Section; 7] = [
+const SECTIONS: [Section; 9] = [
     ("memory", memory::run),
     ("create", create::run),
     ("captures", captures::run),
@@ -68,6 +69,7 @@ const SECTIONS: [Section; 7] = [
     ("reads", reads::run),
     ("auth", auth::run),
     ("events", events::run),
+    ("ports", ports::run),
 ];
 
 fn main() -> anyhow::Result<()> {

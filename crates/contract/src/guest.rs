@@ -43,6 +43,12 @@ pub const SNAPSHOT_PREPARE: &str = "/snapshot/prepare";
 /// `GET` (Range, gzip), `PUT` (raw body), `POST` (multipart part `file`) with query `path` and optional `username`.
 pub const FILES: &str = "/files";
 
+/// `GET` with query `port` and `Connection: Upgrade`, `Upgrade:` [`TUNNEL_PROTOCOL`]: 101, then raw bytes both ways to that
+/// port of the guest's loopback (127.0.0.1, else ::1); 502 when nobody listens there.
+pub const TUNNEL: &str = "/tunnel";
+/// What a raw tunnel is called in an `Upgrade` header, here and at the agent.
+pub const TUNNEL_PROTOCOL: &str = "wrenn-tcp";
+
 /// Answer of `GET /health`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Health {

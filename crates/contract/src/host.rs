@@ -3,6 +3,10 @@
 //! `{agent}/sandboxes/{sandbox id}/guest{path}` is passed to envd's `{path}` unchanged, with the sandbox's access token put
 //! in and the caller's removed. Bodies stream both ways. The relay counts as activity while it lasts. Its own
 //! failures are marked with [`RELAY_ERROR_HEADER`] so that they are never mistaken for envd's.
+//!
+//! `{agent}/sandboxes/{sandbox id}/ports/{port}` with `Connection: Upgrade` and `Upgrade: wrenn-tcp` is a raw connection to that
+//! port of the guest: 101, then bytes both ways, each side's end passed on for itself. Ports of the guest's loopback are reached
+//! too. A tunnel whose guest ends is reset, not closed, so that half an answer cannot pass for a whole one.
 
 /// Response header set when the agent, not envd, answered: the value is a [`RelayError`] code.
 pub const RELAY_ERROR_HEADER: &str = "x-wrenn-relay-error";
@@ -12,6 +16,11 @@ pub const AUTH_HEADER: &str = "authorization";
 /// Path prefix of the guest relay for one sandbox, without a trailing slash: append envd's path.
 pub fn guest_relay_path(sandbox: &wrenn_domain::ids::SandboxId) -> String {
     format!("/sandboxes/{sandbox}/guest")
+}
+
+/// Path of the tunnel to one port of a sandbox.
+pub fn port_tunnel_path(sandbox: &wrenn_domain::ids::SandboxId, port: u16) -> String {
+    format!("/sandboxes/{sandbox}/ports/{port}")
 }
 
 /// Why the relay could not pass a request to envd.
@@ -25,6 +34,8 @@ pub enum RelayError {
     Unresponsive,
     /// Too many calls are under way on this sandbox (503).
     Busy,
+    /// Nobody in the guest listens on that port (502).
+    Refused,
 }
 
 impl RelayError {
@@ -35,6 +46,7 @@ impl RelayError {
             Self::NotRunning => "not_running",
             Self::Unresponsive => "unresponsive",
             Self::Busy => "busy",
+            Self::Refused => "refused",
         }
     }
 
@@ -43,13 +55,14 @@ impl RelayError {
         match self {
             Self::NotFound => 404,
             Self::NotRunning => 409,
-            Self::Unresponsive => 502,
+            Self::Unresponsive | Self::Refused => 502,
             Self::Busy => 503,
         }
     }
 
     /// Reads [`RELAY_ERROR_HEADER`].
     pub fn parse(code: &str) -> Option<Self> {
-        [Self::NotFound, Self::NotRunning, Self::Unresponsive, Self::Busy].into_iter().find(|e| e.code() == code)
+        let all = [Self::NotFound, Self::NotRunning, Self::Unresponsive, Self::Busy, Self::Refused];
+        all.into_iter().find(|e| e.code() == code)
     }
 }

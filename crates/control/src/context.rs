@@ -24,6 +24,7 @@ use crate::service::events::Watchers;
 use crate::service::keys::KeyCache;
 use crate::service::metrics::DiskUses;
 use crate::service::passwords::Passwords;
+use crate::service::ports::Ports;
 use crate::service::sessions::SessionCache;
 use crate::service::streams::StreamPlaces;
 use crate::service::touches::Touches;
@@ -44,6 +45,8 @@ pub struct Context {
     pub touches: Touches,
     /// WebSockets that are open.
     pub streams: Arc<StreamPlaces>,
+    /// Where traffic to sandboxes goes.
+    pub ports: Ports,
     pub mailer: Mailer,
     pub oauth: OAuthRegistry,
     /// In the order given.
@@ -187,6 +190,7 @@ impl Context {
             passwords: Passwords::default(),
             touches: Touches::default(),
             streams: Arc::default(),
+            ports: Ports::default(),
             starts: WorkQueue::default(),
             stops: WorkQueue::default(),
             pauses: WorkQueue::default(),

@@ -15,6 +15,7 @@ pub mod fault;
 pub mod fleet;
 pub mod mail;
 pub mod oauth;
+pub mod proxy;
 pub mod rest;
 pub mod scheduler;
 pub mod server;

@@ -3,22 +3,27 @@
 //! A distribution embeds it: `Server::builder().version("...").run()`. PostgreSQL and Redis may be away at the
 //! start; requests are answered all the same (with 503) and background work begins when the schema is in place.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
-use tokio::net::TcpListener;
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 use uuid::Uuid;
 use wrenn_domain::ids::HostId;
-use wrenn_domain::limits::{CONNECTIONS_MAX, REQUEST_HEAD_MAX, SHUTDOWN_WAIT_MAX};
+use wrenn_domain::limits::{
+    CONNECTIONS_MAX, H2_CONNECTION_AHEAD_BYTES, H2_HEAD_BYTES_MAX, H2_STREAM_AHEAD_BYTES, H2_STREAMS_MAX,
+    KEEPALIVE_EVERY, REQUEST_HEAD_MAX, SHUTDOWN_WAIT_MAX,
+};
 
 use crate::auth::address::Peer;
 use crate::config::Config;
@@ -26,7 +31,13 @@ use crate::context::{Context, Tuning};
 use crate::extension::hooks::{call, panic_text};
 use crate::extension::{Extension, ServerContext};
 use crate::fault::Faults;
+use crate::proxy::{Proxy, claim};
 use crate::{rest, tasks};
+
+/// Connections the kernel may hold for us until we take them.
+const BACKLOG: u32 = 1024;
+/// What an HTTP/2 connection begins with when a client knows that we speak it; no HTTP/1 method does.
+const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0";
 
 /// An extension's migrations; longer than that something hangs.
 const PREPARE_WAIT_MAX: Duration = Duration::from_secs(300);
@@ -90,9 +101,8 @@ impl Builder {
         let (listen, host_agent) = (config.listen, config.host_agent.clone());
         let ctx = Context::new(config, version, self.tuning, self.faults, self.extensions)?;
         let app = put_together(&ctx)?;
-        let listener = TcpListener::bind(listen)
-            .await
-            .with_context(|| format!("cannot listen on {listen} (WRENN_CP_LISTEN_ADDR)"))?;
+        let listener =
+            listen_on(listen).with_context(|| format!("cannot listen on {listen} (WRENN_CP_LISTEN_ADDR)"))?;
         Ok(Server { ctx, app, listener, host_agent })
     }
 
@@ -201,6 +211,7 @@ async fn prepare_extensions(ctx: &Arc<Context>) -> anyhow::Result<()> {
 
 async fn accept(ctx: &Arc<Context>, app: axum::Router, listener: TcpListener) {
     let connections = TaskTracker::new();
+    let front = Front { app, proxy: Proxy::start(ctx) };
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let place = room.clone().acquire_owned().await;
@@ -219,27 +230,9 @@ async fn accept(ctx: &Arc<Context>, app: axum::Router, listener: TcpListener) {
             },
         };
         let _ = stream.set_nodelay(true);
-        let service = app.clone().map_request(move |mut request: hyper::Request<hyper::body::Incoming>| {
-            request.extensions_mut().insert(Peer(peer));
-            request
-        });
-        let service = TowerToHyperService::new(service);
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(REQUEST_HEAD_MAX)
-            .serve_connection(TokioIo::new(stream), service)
-            .with_upgrades();
-        let stop = ctx.stop.clone();
+        let (front, stop) = (front.clone(), ctx.stop.clone());
         connections.spawn(async move {
-            tokio::pin!(connection);
-            let ended = tokio::select! {
-                ended = connection.as_mut() => ended,
-                () = stop.cancelled() => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
-                }
-            };
-            if let Err(error) = ended {
+            if let Err(error) = serve_connection(front, stream, peer, stop).await {
                 tracing::debug!(%error, "a connection ended early");
             }
             drop(place);
@@ -250,6 +243,86 @@ async fn accept(ctx: &Arc<Context>, app: axum::Router, listener: TcpListener) {
     if tokio::time::timeout(SHUTDOWN_WAIT_MAX, connections.wait()).await.is_err() {
         tracing::warn!("some requests did not end in time and are cut");
     }
+}
+
+/// What stands behind every connection: the API, and before it the ports of capsules.
+#[derive(Clone)]
+struct Front {
+    app: axum::Router,
+    proxy: Arc<Proxy>,
+}
+
+impl Front {
+    async fn answer(
+        self,
+        peer: SocketAddr,
+        mut request: hyper::Request<Incoming>,
+    ) -> Result<hyper::Response<axum::body::Body>, Infallible> {
+        request.extensions_mut().insert(Peer(peer));
+        match claim(&request) {
+            Some(target) => Ok(self.proxy.answer(target, request).await),
+            None => self.app.oneshot(request).await,
+        }
+    }
+}
+
+/// One connection to its end; asked to stop, it finishes what is under way.
+async fn serve_connection(
+    front: Front,
+    stream: TcpStream,
+    peer: SocketAddr,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let is_h2 = tokio::select! {
+        biased;
+        () = stop.cancelled() => return Ok(()),
+        begun = tokio::time::timeout(REQUEST_HEAD_MAX, begins_with_h2(&stream)) => begun??,
+    };
+    let service = service_fn(move |request| front.clone().answer(peer, request));
+    let io = TokioIo::new(stream);
+    if is_h2 {
+        let connection = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(H2_STREAMS_MAX)
+            .max_header_list_size(H2_HEAD_BYTES_MAX)
+            .initial_stream_window_size(H2_STREAM_AHEAD_BYTES)
+            .initial_connection_window_size(H2_CONNECTION_AHEAD_BYTES)
+            .keep_alive_interval(KEEPALIVE_EVERY)
+            .serve_connection(io, service);
+        tokio::pin!(connection);
+        tokio::select! {
+            ended = connection.as_mut() => return Ok(ended?),
+            () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+        }
+        return Ok(connection.await?);
+    }
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(REQUEST_HEAD_MAX)
+        .serve_connection(io, service)
+        .with_upgrades();
+    tokio::pin!(connection);
+    tokio::select! {
+        ended = connection.as_mut() => return Ok(ended?),
+        () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+    }
+    Ok(connection.await?)
+}
+
+/// Looks at the first bytes and leaves them where they are. Clients send the preface in one piece.
+async fn begins_with_h2(stream: &TcpStream) -> std::io::Result<bool> {
+    let mut head = [0; H2_PREFACE.len()];
+    let count = stream.peek(&mut head).await?;
+    Ok(&head[..count] == H2_PREFACE)
+}
+
+/// Accepted connections inherit the keepalive: a client that vanished while nothing is sent must not keep its place for ever.
+fn listen_on(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.set_keepalive(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 async fn wait_for_signal() {

@@ -344,3 +344,45 @@ pub const USAGE_SETTLED: Duration = Duration::from_secs(600);
 pub const SPANS_KEPT: Duration = Duration::from_secs(35 * 24 * 3600);
 /// How long a day's use is kept: three years, for those who settle accounts by it.
 pub const USAGE_KEPT: Duration = Duration::from_secs(3 * 366 * 24 * 3600);
+// Ports of guests: tunnels, the proxy, port-forward.
+
+/// Tunnels to ports of one sandbox at once, at the agent and again in its envd: each costs two sockets and their buffers.
+pub const PORT_CONNECTIONS_MAX: usize = 512;
+/// Dialling a port of a guest on the same host: a busy guest answers within milliseconds.
+pub const PORT_DIAL_MAX: Duration = Duration::from_secs(5);
+/// Bytes a tunnel holds per direction.
+pub const PORT_BUFFER_BYTES: usize = 16 * 1024;
+/// Silence on a tunnel of which one side has ended, after which nobody is expected to come back for the other.
+pub const PORT_HALF_CLOSED_MAX: Duration = Duration::from_secs(300);
+/// Opening a tunnel from a control plane: the connection to the host and the dial there.
+pub const TUNNEL_OPEN_MAX: Duration = Duration::from_secs(12);
+/// Tunnels one control plane's proxy holds at once, in use or idle: half of the connections it takes, so that the proxy cannot
+/// use up the descriptors of the API.
+pub const PROXY_TUNNELS_MAX: usize = 4096;
+/// Idle tunnels kept per capsule and port: as many as a busy page's browser opens, a few times over.
+pub const PROXY_IDLE_PER_PORT_MAX: usize = 32;
+/// How long an idle tunnel is kept; below the five seconds after which common servers (Node, uvicorn) hang up.
+pub const PROXY_IDLE_KEPT: Duration = Duration::from_secs(4);
+/// Bytes of a head a guest may answer with, and of the buffer a proxied connection reads into.
+pub const PROXY_HEAD_BYTES_MAX: usize = 64 * 1024;
+/// Time a guest has to begin its answer: long polls and slow models are real, forgotten requests too.
+pub const PROXY_ANSWER_MAX: Duration = Duration::from_secs(3600);
+/// Database look-ups for proxied requests at once: anybody may send names that do not exist, and the API needs the connections.
+pub const PROXY_LOOKUPS_MAX: usize = 4;
+/// Age at which a capsule's host is looked up again. Its agent refuses what is no longer running, whatever is remembered here.
+pub const ROUTE_AGE_MAX: Duration = Duration::from_secs(10);
+/// Capsules whose host is remembered, about 150 bytes each.
+pub const ROUTES_MAX: usize = 10_000;
+/// How long a request is held while its capsule starts or resumes; below the minute at which clients and proxies cut.
+pub const RESUME_HOLD_MAX: Duration = Duration::from_secs(50);
+/// Requests held at once by one control plane.
+pub const HELD_REQUESTS_MAX: usize = 1024;
+/// HTTP/2 streams of one connection at once.
+pub const H2_STREAMS_MAX: u32 = 100;
+/// Bytes of an HTTP/2 request's headers, as HTTP/1.1's buffer bounds them.
+pub const H2_HEAD_BYTES_MAX: u32 = 64 * 1024;
+/// Bytes a client may send ahead on one HTTP/2 stream, and on all streams of a connection together.
+pub const H2_STREAM_AHEAD_BYTES: u32 = 256 * 1024;
+pub const H2_CONNECTION_AHEAD_BYTES: u32 = 1024 * 1024;
+/// Connections one `wrenn port-forward` carries at once.
+pub const FORWARD_CONNECTIONS_MAX: usize = 256;

@@ -9,6 +9,7 @@
 //! - [`identity`]: who this sandbox is: token, default user, environment.
 //! - [`files`] and [`filesystem`]: the guest's files, over HTTP and RPC; [`disk`] is what both stand on: acting as a user,
 //!   paths, files replaced in one step. [`caller`] reads whom a call acts as.
+//! - [`tunnel`]: connections to ports of the loopback, for the host's agent.
 //! - [`usage`]: how busy the machine is. [`ports`]: `envd ports`.
 //!
 //! Must never: reach out to the network by itself, trust a caller without the token, or write a token to a log.
@@ -24,6 +25,7 @@ pub mod init;
 pub mod ports;
 pub mod process;
 mod server;
+pub mod tunnel;
 pub mod usage;
 
 pub use server::{Envd, serve};

@@ -14,6 +14,7 @@ use crate::http;
 use crate::identity::Identity;
 use crate::init::System;
 use crate::process::Processes;
+use crate::tunnel::Tunnels;
 use crate::usage::Usage;
 
 /// Worker threads: the guest's CPUs belong to its user.
@@ -45,6 +46,8 @@ pub struct Envd {
     pub watchers: Watchers,
     /// What the load was when it was last asked for.
     pub usage: Usage,
+    /// Connections to ports of the loopback.
+    pub tunnels: Tunnels,
 }
 
 impl Envd {
@@ -59,6 +62,7 @@ impl Envd {
             disk: Disk::default(),
             watchers: Watchers::default(),
             usage: Usage::default(),
+            tunnels: Tunnels::default(),
         }
     }
 }

@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use wrenn_contract::guest::{GUEST_ADDR, PORT};
-use wrenn_domain::limits::RELAY_CALLS_MAX;
+use wrenn_domain::limits::{PORT_CONNECTIONS_MAX, RELAY_CALLS_MAX};
 use wrenn_linux::netns::Netns;
 
 /// A guest on the same machine answers in a millisecond or not at all.
@@ -49,6 +49,8 @@ pub struct GuestClient {
     /// Set when the guest is no more: its end of a connection then says nothing, not even that it is closed.
     gone: CancellationToken,
     calls: Arc<Semaphore>,
+    netns: Arc<Netns>,
+    ports: Arc<Semaphore>,
 }
 
 impl GuestClient {
@@ -58,9 +60,25 @@ impl GuestClient {
             .pool_max_idle_per_host(IDLE_MAX)
             .pool_idle_timeout(IDLE_WAIT)
             .pool_timer(hyper_util::rt::TokioTimer::new())
-            .build(Dialer { netns });
-        let gone = CancellationToken::new();
-        Self { client, token: RwLock::new(header(token)), gone, calls: Arc::new(Semaphore::new(RELAY_CALLS_MAX)) }
+            .build(Dialer { netns: Arc::clone(&netns) });
+        Self {
+            client,
+            token: RwLock::new(header(token)),
+            gone: CancellationToken::new(),
+            calls: Arc::new(Semaphore::new(RELAY_CALLS_MAX)),
+            netns,
+            ports: Arc::new(Semaphore::new(PORT_CONNECTIONS_MAX)),
+        }
+    }
+
+    /// The guest's network.
+    pub(super) fn netns(&self) -> &Arc<Netns> {
+        &self.netns
+    }
+
+    /// A place for one more connection to a port. `None` when there are as many as allowed.
+    pub(super) fn port_place(&self) -> Option<tokio::sync::OwnedSemaphorePermit> {
+        Arc::clone(&self.ports).try_acquire_owned().ok()
     }
 
     /// The guest is no more: every call under way breaks off.

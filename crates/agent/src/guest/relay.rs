@@ -10,7 +10,7 @@ use http::{HeaderMap, Request, Response};
 use hyper::body::{Body as _, Bytes, Frame, Incoming, SizeHint};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::WaitForCancellationFutureOwned;
-use wrenn_contract::guest::{INIT, SNAPSHOT_PREPARE, TOKEN_HEADER};
+use wrenn_contract::guest::{INIT, SNAPSHOT_PREPARE, TOKEN_HEADER, TUNNEL};
 use wrenn_contract::host::{AUTH_HEADER, RelayError};
 
 use super::dial::GuestClient;
@@ -62,7 +62,8 @@ fn is_control(path: &str) -> bool {
     let decoded = path.replace("%2f", "/").replace("%2F", "/").replace("%69", "i").replace("%73", "s");
     let plain: Vec<&str> = decoded.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
     let joined = format!("/{}", plain.join("/"));
-    joined.starts_with(INIT) || joined.starts_with(SNAPSHOT_PREPARE) || joined.contains("..") || joined.contains('%')
+    let own = [INIT, SNAPSHOT_PREPARE, TUNNEL];
+    own.iter().any(|path| joined.starts_with(path)) || joined.contains("..") || joined.contains('%')
 }
 
 fn clean(headers: &mut HeaderMap) {
@@ -123,7 +124,9 @@ mod tests {
 
     #[test]
     fn the_agents_own_paths_cannot_be_reached_however_they_are_written() {
-        for path in ["/init", "//init", "/./init", "/%69nit", "/init/", "/snapshot/prepare", "/x/../init", "/in%69t"] {
+        for path in
+            ["/init", "//init", "/./init", "/%69nit", "/init/", "/snapshot/prepare", "/x/../init", "/in%69t", "/tunnel"]
+        {
             assert!(is_control(path), "{path} would pass");
         }
         for path in ["/files", "/process.Process/Start", "/health", "/metrics"] {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::{Path, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
@@ -16,7 +16,7 @@ use wrenn_domain::ids::SandboxId;
 
 use super::host::Host;
 use crate::guest;
-use crate::sandbox::{Refusal, Registry};
+use crate::sandbox::{Refusal, Registry, Running, Touch};
 
 /// Serves until `stop` ends.
 ///
@@ -32,6 +32,7 @@ pub async fn serve(
     let app = Router::new()
         .route("/sandboxes/{id}/guest", axum::routing::any(relay))
         .route("/sandboxes/{id}/guest/{*path}", axum::routing::any(relay))
+        .route("/sandboxes/{id}/ports/{port}", axum::routing::get(tunnel))
         .with_state(registry)
         .fallback_service(rpc.into_axum_service())
         .layer(middleware::from_fn_with_state(token, check_token));
@@ -66,13 +67,20 @@ async fn check_token(State(token): State<Option<Arc<str>>>, request: Request, ne
 }
 
 async fn relay(State(registry): State<Arc<Registry>>, request: Request) -> Response {
-    match relay_to(&registry, request).await {
-        Ok(response) => response,
-        Err(error) => {
-            let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::BAD_GATEWAY);
-            (status, [(RELAY_ERROR_HEADER, error.code())]).into_response()
-        }
-    }
+    relay_to(&registry, request).await.unwrap_or_else(refuse)
+}
+
+async fn tunnel(
+    State(registry): State<Arc<Registry>>,
+    Path((id, port)): Path<(String, String)>,
+    request: Request,
+) -> Response {
+    tunnel_to(&registry, &id, &port, request).await.unwrap_or_else(refuse)
+}
+
+fn refuse(error: RelayError) -> Response {
+    let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::BAD_GATEWAY);
+    (status, [(RELAY_ERROR_HEADER, error.code())]).into_response()
 }
 
 async fn relay_to(registry: &Registry, request: Request) -> Result<Response<Body>, RelayError> {
@@ -80,10 +88,20 @@ async fn relay_to(registry: &Registry, request: Request) -> Result<Response<Body
     let whole = request.uri().path_and_query().map_or("", |p| p.as_str()).to_owned();
     let mut parts = whole.trim_start_matches('/').splitn(4, '/');
     let (_, id, _, rest) = (parts.next(), parts.next(), parts.next(), parts.next());
-    let id: SandboxId = id.and_then(|id| id.parse().ok()).ok_or(RelayError::NotFound)?;
-    let (running, active) = registry.running(id).map_err(|refusal| match refusal {
+    let (running, active) = running(registry, id.unwrap_or_default())?;
+    guest::relay(&running.guest, &format!("/{}", rest.unwrap_or_default()), request, active).await
+}
+
+async fn tunnel_to(registry: &Registry, id: &str, port: &str, request: Request) -> Result<Response<Body>, RelayError> {
+    let port: u16 = port.parse().ok().filter(|port| *port > 0).ok_or(RelayError::NotFound)?;
+    let (running, active) = running(registry, id)?;
+    guest::tunnel(&running.guest, port, request, active).await
+}
+
+fn running(registry: &Registry, id: &str) -> Result<(Running, Touch), RelayError> {
+    let id: SandboxId = id.parse().map_err(|_| RelayError::NotFound)?;
+    registry.running(id).map_err(|refusal| match refusal {
         Refusal::NotRunning => RelayError::NotRunning,
         _ => RelayError::NotFound,
-    })?;
-    guest::relay(&running.guest, &format!("/{}", rest.unwrap_or_default()), request, active).await
+    })
 }

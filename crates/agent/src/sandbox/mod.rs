@@ -23,7 +23,7 @@ mod templates;
 
 pub use metrics::measure;
 pub use recovery::{purge, recover};
-pub use registry::{Refusal, Registry, Used, memory_total_mib};
+pub use registry::{Refusal, Registry, Running, Touch, Used, memory_total_mib};
 pub use report::{Phase, Report, Revision};
 pub use rings::Point;
 pub use spares::{Spares, keep_spares};

@@ -4,8 +4,10 @@ mod error;
 mod events;
 mod http;
 mod stream;
+mod tunnel;
 
 pub use error::ApiError;
 pub use events::{EventStream, Told};
 pub use http::{Client, Connection};
 pub use stream::{ExecEvent, ExecInput, ExecStart, ExecStream, PtyEvent, PtyEvents, PtyInput, open_pty};
+pub use tunnel::Tunnel;

@@ -45,6 +45,12 @@ pub enum CapsuleCommand {
         /// Label, key=value; may be repeated.
         #[arg(long = "metadata", short = 'm', value_name = "KEY=VALUE", value_parser = label)]
         metadata: Vec<(String, String)>,
+        /// Resume it when traffic comes to one of its ports while it is paused.
+        #[arg(long)]
+        auto_resume: bool,
+        /// Let only callers with a key of the team reach its ports.
+        #[arg(long)]
+        private_ports: bool,
         /// Do not wait until it runs.
         #[arg(long)]
         no_wait: bool,
@@ -130,7 +136,17 @@ fn label(text: &str) -> Result<(String, String), String> {
 /// Runs one of the commands.
 pub async fn run(command: CapsuleCommand, client: &Client, output: &Output) -> anyhow::Result<u8> {
     match command {
-        CapsuleCommand::Create { template, vcpus, memory, disk, timeout, metadata, no_wait } => {
+        CapsuleCommand::Create {
+            template,
+            vcpus,
+            memory,
+            disk,
+            timeout,
+            metadata,
+            auto_resume,
+            private_ports,
+            no_wait,
+        } => {
             let labels: BTreeMap<_, _> = metadata.into_iter().collect();
             let wish = CreateCapsule {
                 template: Some(template),
@@ -139,6 +155,8 @@ pub async fn run(command: CapsuleCommand, client: &Client, output: &Output) -> a
                 disk_size_mb: disk,
                 timeout_sec: timeout,
                 metadata: (!labels.is_empty()).then_some(labels),
+                auto_resume: auto_resume.then_some(true),
+                public_ports: private_ports.then_some(false),
             };
             create(wish, no_wait, client, output).await?;
         }

@@ -15,6 +15,7 @@ mod exec;
 mod key;
 mod login;
 mod logs;
+mod port;
 mod processes;
 mod shell;
 mod team;
@@ -38,6 +39,10 @@ pub enum Command {
     Ps(processes::PsArgs),
     /// Copy files and folders between this machine and a capsule.
     Cp(cp::CpArgs),
+    /// Carry raw TCP from ports of this machine to ports of a capsule.
+    PortForward(port::ForwardArgs),
+    /// Print the address of a port of a capsule.
+    Url(port::UrlArgs),
     /// Templates that capsules are created from.
     #[command(subcommand)]
     Template(template::TemplateCommand),
@@ -89,6 +94,8 @@ pub async fn run(
         Command::Logs(args) => logs::run(args, &Client::new(&connection)?, output).await,
         Command::Ps(args) => processes::run(args, &Client::new(&connection)?, output).await,
         Command::Cp(args) => cp::run(args, &Client::new(&connection)?, output).await,
+        Command::PortForward(args) => port::forward(args, &Client::new(&connection)?, output).await,
+        Command::Url(args) => port::url(&args, &Client::new(&connection)?, output),
         Command::Template(command) => template::run(command, &Client::new(&connection)?, output).await,
         Command::Login(args) => login::login(args, connection, output).await,
         Command::Logout => login::logout(context, output).await,

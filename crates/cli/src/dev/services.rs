@@ -62,6 +62,10 @@ pub fn agent(layout: &Layout, addresses: &Addresses) -> anyhow::Result<Spec> {
     }
     let mut env = common(layout)?;
     env.push(("WRENN_HOST_LISTEN_ADDR".into(), addresses.agent.to_string()));
+    if std::env::var_os("WRENN_PROXY_DOMAIN").is_none() {
+        // Every name below localhost is this machine; `envd ports` and `wrenn url` then agree.
+        env.push(("WRENN_PROXY_DOMAIN".into(), format!("localhost:{}", addresses.control.port())));
+    }
     Ok(Spec {
         name: "agent",
         program: program("wrenn-agent")?,

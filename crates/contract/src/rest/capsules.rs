@@ -29,6 +29,13 @@ pub struct CreateCapsule {
     /// At most 20 labels; keys `[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}`, values at most 64 characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metadata: Option<BTreeMap<String, String>>,
+    /// Traffic to a port of the paused capsule resumes it, and waits meanwhile. False when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auto_resume: Option<bool>,
+    /// Anybody who knows the capsule's id may reach its ports. True when absent; when false, requests to its ports need an
+    /// X-API-Key of its team.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public_ports: Option<bool>,
 }
 
 /// A capsule as the API shows it.
@@ -48,6 +55,12 @@ pub struct Capsule {
     /// MiB of the disk that are in use on the host; only when one running or paused capsule is looked at, and its host says so at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk_used_mb: Option<u32>,
+    /// Traffic to its ports resumes it when it is paused.
+    #[serde(default)]
+    pub auto_resume: bool,
+    /// Its ports are open to anybody who knows its id.
+    #[serde(default = "yes")]
+    pub public_ports: bool,
     pub created_at: DateTime<Utc>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub started_at: Option<DateTime<Utc>>,
@@ -61,6 +74,11 @@ pub struct Capsule {
     /// Why the status is `error`, or why the last pause, resume or snapshot did not work, and what to do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+}
+
+/// Of servers that know no such choice.
+fn yes() -> bool {
+    true
 }
 
 /// Body of `POST /v1/capsules/{id}/resume`; may be left out.

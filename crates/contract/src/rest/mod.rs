@@ -11,6 +11,7 @@ pub mod events;
 pub mod files;
 pub mod keys;
 pub mod me;
+pub mod ports;
 pub mod processes;
 pub mod snapshots;
 pub mod teams;

@@ -46,6 +46,12 @@ impl ClientAddress {
         Self { ip, tls }
     }
 
+    /// Whether the connection itself comes from a trusted proxy.
+    pub fn is_proxied(parts: &request::Parts, trusted: &[IpNet]) -> bool {
+        let peer = parts.extensions.get::<Peer>().map(|peer| peer.0.ip().to_canonical());
+        peer.is_some_and(|peer| trusted.iter().any(|net| net.contains(&peer)))
+    }
+
     /// Whether a trusted proxy says that the client speaks TLS.
     pub fn is_tls(self) -> bool {
         self.tls

@@ -6,8 +6,8 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use connectrpc::client::{CallOptions, ClientConfig};
 use wrenn_contract::proto::wrenn::host::v1::{
-    CreateSandboxRequest, DeleteSandboxRequest, GetConsoleRequest, GetHostRequest, GetMetricsRequest, HostServiceClient,
-    ListSandboxesRequest, PingSandboxRequest, SandboxPhase, SandboxReport,
+    CreateSandboxRequest, DeleteSandboxRequest, GetConsoleRequest, GetHostRequest, GetMetricsRequest,
+    HostServiceClient, ListSandboxesRequest, PingSandboxRequest, SandboxPhase, SandboxReport,
 };
 use wrenn_domain::ids::SandboxId;
 use wrenn_domain::limits::METRICS_FINE_POINTS;

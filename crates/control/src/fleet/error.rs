@@ -52,17 +52,27 @@ impl From<ConnectError> for FleetError {
     fn from(error: ConnectError) -> Self {
         if let Some(source) = error.source_arc() {
             if let Some(failure) = source.downcast_ref::<RelayFailure>() {
-                return match failure {
-                    RelayFailure::Relay(relay) => Self::Relay(*relay),
-                    RelayFailure::TokenRefused => Self::TokenRefused,
-                    RelayFailure::Transport(_) => Self::Unreachable(Box::new(error)),
-                };
+                match failure {
+                    RelayFailure::Relay(relay) => return Self::Relay(*relay),
+                    RelayFailure::TokenRefused => return Self::TokenRefused,
+                    RelayFailure::Transport(_) => {}
+                }
             }
             return Self::Unreachable(Box::new(error));
         }
         match error.code {
             ErrorCode::DeadlineExceeded => Self::TimedOut,
             code => Self::answered(code, error.message.as_deref().unwrap_or_default()),
+        }
+    }
+}
+
+impl From<RelayFailure> for FleetError {
+    fn from(failure: RelayFailure) -> Self {
+        match failure {
+            RelayFailure::Relay(relay) => Self::Relay(relay),
+            RelayFailure::TokenRefused => Self::TokenRefused,
+            RelayFailure::Transport(error) => Self::Unreachable(Box::new(error)),
         }
     }
 }

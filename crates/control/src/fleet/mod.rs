@@ -8,6 +8,7 @@ mod error;
 pub mod guest;
 mod memory;
 mod relay;
+pub mod tunnel;
 
 use std::time::Duration;
 

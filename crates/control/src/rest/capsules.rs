@@ -12,7 +12,7 @@ use wrenn_domain::failure::Failure;
 use wrenn_domain::metadata::Metadata;
 use wrenn_domain::sandbox::SandboxState;
 use wrenn_domain::sizes::{DiskMib, MemoryMib, TimeoutSec, Vcpus};
-use wrenn_store::pg::Sandbox;
+use wrenn_store::pg::{Sandbox, Traffic};
 
 use super::ApiError;
 use super::extract::{Caller, CapsuleId, JsonBody};
@@ -107,6 +107,7 @@ pub(super) async fn console(
 }
 
 fn parse(body: CreateCapsule) -> Result<CreateSandbox, Failure> {
+    let usual = Traffic::default();
     Ok(CreateSandbox {
         template: body.template.as_deref().unwrap_or(TEMPLATE_DEFAULT).parse()?,
         vcpus: body.vcpus.map_or(Ok(Vcpus::DEFAULT), Vcpus::parse)?,
@@ -114,6 +115,10 @@ fn parse(body: CreateCapsule) -> Result<CreateSandbox, Failure> {
         disk: body.disk_size_mb.map_or(Ok(DiskMib::DEFAULT), DiskMib::parse)?,
         timeout: body.timeout_sec.map_or(Ok(TimeoutSec::NEVER), TimeoutSec::parse)?,
         metadata: Metadata::parse(body.metadata.unwrap_or_default())?,
+        traffic: Traffic {
+            auto_resume: body.auto_resume.unwrap_or(usual.auto_resume),
+            public_ports: body.public_ports.unwrap_or(usual.public_ports),
+        },
     })
 }
 
@@ -129,6 +134,8 @@ pub(super) fn capsule(sandbox: Sandbox) -> Capsule {
         timeout_sec: sandbox.timeout_sec,
         disk_size_mb: sandbox.disk_mib,
         disk_used_mb: None,
+        auto_resume: sandbox.traffic.auto_resume,
+        public_ports: sandbox.traffic.public_ports,
         created_at: sandbox.created_at,
         started_at: sandbox.started_at,
         last_active_at: sandbox.last_active_at,

@@ -19,6 +19,7 @@ mod lifecycle;
 mod me;
 mod meta;
 mod oauth;
+mod ports;
 mod processes;
 mod request;
 mod snapshots;
@@ -116,6 +117,7 @@ fn routes() -> OpenApiRouter<Arc<Context>> {
         .routes(routes!(streams::exec::exec_stream))
         .routes(routes!(streams::attach::process_stream))
         .routes(routes!(streams::terminal::pty))
+        .routes(routes!(ports::tunnel))
         .routes(routes!(processes::list))
         .routes(routes!(processes::kill))
         .routes(routes!(uploads::write))

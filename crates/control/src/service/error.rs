@@ -68,6 +68,10 @@ pub fn guest_error(error: FleetError) -> ServiceError {
         FleetError::Relay(RelayError::Unresponsive) => {
             Failure::new(FailureKind::Upstream, "the capsule does not answer; it may be overloaded or have crashed")
         }
+        FleetError::Relay(RelayError::Refused) => Failure::new(
+            FailureKind::Upstream,
+            "nothing listens on that port in the capsule; start a server there (`envd ports` inside lists what listens)",
+        ),
         FleetError::Relay(RelayError::Busy) => {
             return ServiceError::Busy("too many calls are under way on this capsule; try again".to_owned());
         }

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use wrenn_domain::failure::{Failure, FailureKind};
-use wrenn_domain::ids::SandboxId;
+use wrenn_domain::ids::{SandboxId, TeamId};
 use wrenn_domain::sandbox::{SandboxEvent, SandboxState};
 use wrenn_domain::sizes::TimeoutSec;
-use wrenn_store::pg::{Change, Changed, Desired, NewAudit, Readmitted, Sandbox};
+use wrenn_store::pg::{Author, Change, Changed, Desired, NewAudit, Readmitted, Sandbox};
 
 use super::{Actor, ServiceError, sandboxes};
 use crate::context::Context;
@@ -23,7 +23,11 @@ pub async fn pause(ctx: &Arc<Context>, actor: &Actor, id: SandboxId) -> Result<S
         if next == sandbox.state {
             return Ok(sandbox);
         }
-        let change = Change { state: Some(next), desired: Some(Desired::Paused), ..wish(actor, id, "pause") };
+        let change = Change {
+            state: Some(next),
+            desired: Some(Desired::Paused),
+            ..wish(actor.team, &actor.author(), id, "pause")
+        };
         match ctx.store.sandbox_change(id, sandbox.generation, &change).await? {
             Changed::Applied(now) => {
                 ctx.faults.reach(FaultPoint::PauseStored).await;
@@ -46,8 +50,20 @@ pub async fn resume(
     id: SandboxId,
     timeout: Option<TimeoutSec>,
 ) -> Result<Sandbox, ServiceError> {
-    let mut sandbox = sandboxes::get(ctx, actor, id).await?;
+    let sandbox = sandboxes::get(ctx, actor, id).await?;
     ctx.faults.reach(FaultPoint::ResumeAccepted).await;
+    resume_for(ctx, sandbox, &actor.author(), timeout).await
+}
+
+/// The same for a sandbox that was looked up already, on behalf of anybody who may.
+pub(super) async fn resume_for(
+    ctx: &Arc<Context>,
+    sandbox: Sandbox,
+    author: &Author,
+    timeout: Option<TimeoutSec>,
+) -> Result<Sandbox, ServiceError> {
+    let mut sandbox = sandbox;
+    let id = sandbox.id;
     loop {
         let next = lawful(&sandbox, SandboxEvent::Resume, "only a paused one can be resumed")?;
         if next == sandbox.state {
@@ -60,9 +76,9 @@ pub async fn resume(
             state: Some(next),
             desired: Some(Desired::Running),
             timeout_sec: timeout.map(TimeoutSec::get),
-            ..wish(actor, id, "resume")
+            ..wish(sandbox.team, author, id, "resume")
         };
-        let quota = limits::of(ctx, actor.team).await?;
+        let quota = limits::of(ctx, sandbox.team).await?;
         match scheduler::readmit(&ctx.store, &sandbox, &change, &quota).await? {
             Readmitted::Room(Changed::Applied(now)) => {
                 ctx.faults.reach(FaultPoint::ResumeStored).await;
@@ -89,13 +105,13 @@ pub async fn resume(
 }
 
 /// A new wish: it gets a number of its own, and what went wrong with the last one is of no interest any more.
-fn wish(actor: &Actor, id: SandboxId, action: &'static str) -> Change {
+fn wish(team: TeamId, author: &Author, id: SandboxId, action: &'static str) -> Change {
     Change {
         new_operation: true,
         clear_error: true,
         due_now: true,
-        wished_by: Some(actor.author()),
-        audit: vec![NewAudit::new(actor.team, actor.author(), "sandbox", action).on(id)],
+        wished_by: Some(author.clone()),
+        audit: vec![NewAudit::new(team, author.clone(), "sandbox", action).on(id)],
         ..Change::default()
     }
 }

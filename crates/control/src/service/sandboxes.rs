@@ -11,6 +11,7 @@ use wrenn_domain::sandbox::{SandboxEvent, SandboxState};
 use wrenn_domain::sizes::{DiskMib, MemoryMib, TimeoutSec, Vcpus};
 use wrenn_store::pg::{
     Author, Change, Changed, Desired, NewAudit, NewSandbox, Origin, PlacedSandbox, Sandbox, Template, TemplateKind,
+    Traffic,
 };
 
 use super::{Actor, ServiceError, guest_error, metrics};
@@ -32,6 +33,7 @@ pub struct CreateSandbox {
     pub disk: DiskMib,
     pub timeout: TimeoutSec,
     pub metadata: Metadata,
+    pub traffic: Traffic,
 }
 
 /// Writes the wish onto a host and hands it to the starter. The sandbox is starting when this returns.
@@ -65,6 +67,7 @@ pub async fn create(ctx: &Arc<Context>, actor: &Actor, wish: CreateSandbox) -> R
         },
         timeout: wish.timeout,
         metadata: wish.metadata.into_map(),
+        traffic: wish.traffic,
     };
     let quota = limits::of(ctx, actor.team).await?;
     let (sandbox, address) = scheduler::place(&ctx.store, &new, source, ctx.owner, ctx.tuning.lease, &quota).await?;

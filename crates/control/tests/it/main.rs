@@ -20,6 +20,7 @@ mod live;
 mod oauth;
 mod pauses;
 mod people;
+mod ports;
 mod program;
 mod streams;
 mod teams;

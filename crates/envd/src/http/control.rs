@@ -43,6 +43,9 @@ pub async fn init(State(envd): State<Arc<Envd>>, headers: HeaderMap, body: Body)
     envd.told.notify_waiters();
     if done.is_ok() {
         envd.processes.lives.go_on(anew);
+        if anew {
+            envd.tunnels.begin_anew();
+        }
     }
     done.map(Json).map_err(|error| match error {
         InitError::Unauthorized => Reply::new(StatusCode::UNAUTHORIZED, error.to_string()),

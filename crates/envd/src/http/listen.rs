@@ -51,7 +51,8 @@ pub async fn listen(listener: TcpListener, router: Router, mut stop: watch::Rece
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEADER_WAIT_MAX)
                 .max_buf_size(READ_BUFFER_BYTES)
-                .serve_connection(TokioIo::new(socket), TowerToHyperService::new(service));
+                .serve_connection(TokioIo::new(socket), TowerToHyperService::new(service))
+                .with_upgrades();
             tokio::select! {
                 _ = connection => {}
                 _ = stop.wait_for(|stop| *stop) => {}

@@ -10,13 +10,13 @@ use std::sync::Arc;
 use axum::Router;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
-use wrenn_contract::guest::{ACTIVITY, FILES, HEALTH, INIT, METRICS, SNAPSHOT_PREPARE};
+use wrenn_contract::guest::{ACTIVITY, FILES, HEALTH, INIT, METRICS, SNAPSHOT_PREPARE, TUNNEL};
 
 pub use listen::{CONNECTIONS_MAX, listen};
 pub use reply::Reply;
 
 use crate::server::Envd;
-use crate::{files, filesystem, usage};
+use crate::{files, filesystem, tunnel, usage};
 
 /// Every route; nothing but `GET /health` and `POST /init` answers without the token.
 pub fn router(envd: Arc<Envd>) -> Router {
@@ -27,6 +27,7 @@ pub fn router(envd: Arc<Envd>) -> Router {
         .route(METRICS, get(usage::metrics))
         .route(ACTIVITY, get(usage::activity))
         .route(FILES, get(files::read).put(files::write).post(files::write_parts))
+        .route(TUNNEL, get(tunnel::tunnel))
         .route_service("/filesystem.Filesystem/{method}", filesystem::router(envd.clone()))
         .route_service("/process.Process/{method}", crate::process::service(envd.clone()))
         .fallback(reply::no_such_route)

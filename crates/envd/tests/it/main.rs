@@ -4,3 +4,4 @@ mod envd;
 mod files;
 mod harness_works;
 mod processes;
+mod tunnel;

@@ -140,9 +140,10 @@ async fn insert(
     sqlx::query(
         "INSERT INTO sandboxes (id, team_id, host_id, template, template_id, state, desired, vcpus, memory_mib, disk_mib,
            timeout_sec, metadata, created_by_key, snapshot_id, default_user, default_env, parent_id, fork_id,
-           created_by_user, wished_by)
+           created_by_user, wished_by, auto_resume, public_ports)
          SELECT c.id, p.team_id, $3, p.template, p.template_id, 'starting', 'running', p.vcpus, p.memory_mib, p.disk_mib,
-           p.timeout_sec, p.metadata, $4, p.snapshot_id, p.default_user, p.default_env, p.id, $5, $6, $7
+           p.timeout_sec, p.metadata, $4, p.snapshot_id, p.default_user, p.default_env, p.id, $5, $6, $7,
+           p.auto_resume, p.public_ports
          FROM sandboxes p CROSS JOIN unnest($2::uuid[]) AS c(id) WHERE p.id = $1",
     )
     .bind(source.id.uuid())

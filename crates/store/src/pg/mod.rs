@@ -59,7 +59,7 @@ pub use placement::{HostLoad, NewSandbox, Placed};
 pub use quota::{Quota, QuotaRefusal, Unlimited};
 pub use rates::Rate;
 pub use readmission::Readmitted;
-pub use sandboxes::{Capture, Change, Changed, Desired, Origin, PlacedSandbox, ReportMark, Sandbox};
+pub use sandboxes::{Capture, Change, Changed, Desired, Origin, PlacedSandbox, ReportMark, Sandbox, Traffic};
 pub use sessions::{NewSession, SessionFacts, SessionRow};
 pub use signals::{Signal, Signals};
 pub use snapshots::{Captured, NewSnapshot, Outcome, SnapshotBegun, SnapshotNews};

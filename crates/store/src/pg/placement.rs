@@ -18,7 +18,7 @@ use wrenn_domain::sizes::{DiskMib, MemoryMib, TimeoutSec, Vcpus};
 use super::audit::{Author, AuthorJson, NewAudit, note};
 use super::quota::{Judged, Quota, QuotaRefusal, Unlimited, judge};
 use super::sandboxes::sandbox;
-use super::{Origin, Sandbox};
+use super::{Origin, Sandbox, Traffic};
 use crate::{Store, StoreError};
 
 /// A host that can take sandboxes, and what it carries now.
@@ -60,6 +60,7 @@ pub struct NewSandbox {
     pub disk: DiskMib,
     pub timeout: TimeoutSec,
     pub metadata: BTreeMap<String, String>,
+    pub traffic: Traffic,
 }
 
 /// How a placement ended.
@@ -172,9 +173,9 @@ fn insert(
     sqlx::query(
         "INSERT INTO sandboxes (id, team_id, host_id, template, template_id, state, desired, vcpus, memory_mib,
            disk_mib, timeout_sec, metadata, created_by_key, lease_owner, lease_until, snapshot_id, default_user, default_env,
-           created_by_user, wished_by)
+           created_by_user, wished_by, auto_resume, public_ports)
          VALUES ($1, $2, $3, $4, $5, 'starting', 'running', $6, $7, $8, $9, $10, $11, $12,
-           now() + $13 * interval '1 millisecond', $14, $15, $16, $17, $18) RETURNING *",
+           now() + $13 * interval '1 millisecond', $14, $15, $16, $17, $18, $19, $20) RETURNING *",
     )
     .bind(new.id.uuid())
     .bind(new.team.uuid())
@@ -194,6 +195,8 @@ fn insert(
     .bind(Json(new.origin.default_env.clone()))
     .bind(new.user.map(UserId::uuid))
     .bind(Json(AuthorJson::from(&new.author)))
+    .bind(new.traffic.auto_resume)
+    .bind(new.traffic.public_ports)
 }
 
 pub(super) fn load(row: &PgRow) -> Result<HostLoad, sqlx::Error> {

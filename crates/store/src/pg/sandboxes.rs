@@ -37,6 +37,21 @@ pub struct Origin {
     pub default_env: BTreeMap<String, String>,
 }
 
+/// What traffic from outside may do. Fixed at its birth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Traffic {
+    /// It resumes the sandbox when that is paused.
+    pub auto_resume: bool,
+    /// It may come from anybody who knows the name; else only from callers with a key of the team.
+    pub public_ports: bool,
+}
+
+impl Default for Traffic {
+    fn default() -> Self {
+        Self { auto_resume: false, public_ports: true }
+    }
+}
+
 /// A snapshot under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capture {
@@ -63,6 +78,7 @@ pub struct Sandbox {
     pub memory_mib: u32,
     pub disk_mib: u32,
     pub timeout_sec: u32,
+    pub traffic: Traffic,
     /// The user's labels.
     pub metadata: BTreeMap<String, String>,
     /// What the host reports (versions).
@@ -167,6 +183,20 @@ impl Store {
             )
             .bind(id.uuid())
             .bind(team.uuid())
+            .fetch_optional(&self.pool)
+            .await?;
+            row.as_ref().map(placed).transpose()
+        })
+        .await
+    }
+
+    /// One sandbox with its host's address, whatever its team: for traffic, which comes without one.
+    pub async fn sandbox_get_for_traffic(&self, id: SandboxId) -> Result<Option<PlacedSandbox>, StoreError> {
+        self.run("look up a sandbox for traffic", || async {
+            let row = sqlx::query(
+                "SELECT s.*, h.address FROM sandboxes s LEFT JOIN hosts h ON h.id = s.host_id WHERE s.id = $1",
+            )
+            .bind(id.uuid())
             .fetch_optional(&self.pool)
             .await?;
             row.as_ref().map(placed).transpose()
@@ -363,6 +393,7 @@ pub(super) fn sandbox(row: &PgRow) -> Result<Sandbox, sqlx::Error> {
         memory_mib: size("memory_mib")?,
         disk_mib: size("disk_mib")?,
         timeout_sec: size("timeout_sec")?,
+        traffic: Traffic { auto_resume: row.try_get("auto_resume")?, public_ports: row.try_get("public_ports")? },
         metadata: row.try_get::<Json<_>, _>("metadata")?.0,
         system_metadata: row.try_get::<Json<_>, _>("system_metadata")?.0,
         report_generation: row.try_get("report_generation")?,

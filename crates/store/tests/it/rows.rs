@@ -7,7 +7,7 @@ use uuid::Uuid;
 use wrenn_domain::ids::{HostId, KeyId, SandboxId, TeamId};
 use wrenn_domain::sizes::{DiskMib, MemoryMib, TimeoutSec, Vcpus};
 use wrenn_store::Store;
-use wrenn_store::pg::{Author, HostFacts, HostImage, NewSandbox, Origin, Placed, PlacedSandbox, Sandbox};
+use wrenn_store::pg::{Author, HostFacts, HostImage, NewSandbox, Origin, Placed, PlacedSandbox, Sandbox, Traffic};
 
 pub async fn team(store: &Store) -> TeamId {
     let id = TeamId::from_uuid(Uuid::new_v4());
@@ -48,6 +48,7 @@ pub fn wish(team: TeamId) -> NewSandbox {
         disk: DiskMib::DEFAULT,
         timeout: TimeoutSec::NEVER,
         metadata: BTreeMap::from([("who".to_owned(), "me".to_owned())]),
+        traffic: Traffic::default(),
     }
 }
 

@@ -22,6 +22,8 @@ use super::{Inner, TOKEN};
 struct Relay {
     inner: Arc<Inner>,
     client: Client<HttpConnector, Body>,
+    /// Hears when the agent is gone: its tunnels end with it.
+    alive: tokio::sync::watch::Receiver<()>,
 }
 
 /// Serves until aborted; then every connection ends with it.
@@ -29,10 +31,12 @@ pub(super) async fn serve(listener: TcpListener, inner: Arc<Inner>) {
     let mut connector = HttpConnector::new();
     connector.set_nodelay(true);
     let client = Client::builder(TokioExecutor::new()).build(connector);
+    let (_living, alive) = tokio::sync::watch::channel(());
     let rpc = Arc::new(Rpc(inner.clone())).register(connectrpc::Router::new());
     let app = axum::Router::new()
         .route("/sandboxes/{id}/guest/{*path}", axum::routing::any(relay))
-        .with_state(Relay { inner, client })
+        .route("/sandboxes/{id}/ports/{port}", axum::routing::get(tunnel))
+        .with_state(Relay { inner, client, alive })
         .fallback_service(rpc.into_axum_service())
         .layer(axum::middleware::from_fn(check_token));
     let mut connections = JoinSet::new();
@@ -41,7 +45,8 @@ pub(super) async fn serve(listener: TcpListener, inner: Arc<Inner>) {
         let _ = stream.set_nodelay(true);
         let service = TowerToHyperService::new(app.clone());
         connections.spawn(async move {
-            let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+            let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+            let _ = connection.with_upgrades().await;
         });
         while connections.try_join_next().is_some() {}
     }
@@ -88,4 +93,48 @@ async fn relay(State(relay): State<Relay>, Path((id, _)): Path<(String, String)>
 fn refuse(error: RelayError) -> Response {
     let status = http::StatusCode::from_u16(error.status()).expect("a status of the contract");
     (status, [(RELAY_ERROR_HEADER, error.code())], "relay").into_response()
+}
+
+/// A sandbox's ports are those of this machine's loopback. Like the real one, a tunnel breaks when its sandbox ends.
+async fn tunnel(State(relay): State<Relay>, Path((id, port)): Path<(String, u16)>, mut request: Request) -> Response {
+    let name = id.clone();
+    let phase = move |inner: &Inner| {
+        let state = inner.state.lock().expect("no panic while held");
+        state.sandboxes.get(&name).and_then(|sim| sim.report.phase.as_known())
+    };
+    match phase(&relay.inner) {
+        None | Some(SandboxPhase::Gone) => return refuse(RelayError::NotFound),
+        Some(SandboxPhase::Running) => {}
+        Some(_) => return refuse(RelayError::NotRunning),
+    }
+    let mut guest = match tokio::net::TcpStream::connect(("127.0.0.1", port)).await {
+        Ok(guest) => guest,
+        Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => return refuse(RelayError::Refused),
+        Err(_) => return refuse(RelayError::Unresponsive),
+    };
+    let _ = guest.set_nodelay(true);
+    relay.inner.called("tunnel", &id);
+    let upgrade = hyper::upgrade::on(&mut request);
+    let inner = relay.inner.clone();
+    let is_running = move || phase(&inner) == Some(SandboxPhase::Running);
+    let mut revision = relay.inner.revision.subscribe();
+    let mut alive = relay.alive.clone();
+    tokio::spawn(async move {
+        let Ok(caller) = upgrade.await else { return };
+        let Ok(parts) = caller.downcast::<TokioIo<tokio::net::TcpStream>>() else { return };
+        let mut caller = parts.io.into_inner();
+        let ended = async { while is_running() && revision.changed().await.is_ok() {} };
+        tokio::select! {
+            copied = tokio::io::copy_bidirectional(&mut caller, &mut guest) => {
+                if copied.is_ok() {
+                    return;
+                }
+            }
+            () = ended => {}
+            _ = alive.changed() => {}
+        }
+        let _ = caller.set_zero_linger();
+    });
+    let upgraded = [("connection", "upgrade"), ("upgrade", wrenn_contract::guest::TUNNEL_PROTOCOL)];
+    (http::StatusCode::SWITCHING_PROTOCOLS, upgraded).into_response()
 }

@@ -14,6 +14,7 @@ mod faults;
 mod hardship;
 mod lifecycle;
 mod network;
+mod ports;
 mod restart;
 mod running;
 
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         copying::CASES,
         lifecycle::CASES,
         network::CASES,
+        ports::CASES,
         captures::CASES,
         faults::CASES,
         hardship::CASES,

@@ -158,5 +158,5 @@ async fn ports_lists_what_listens_in_a_sandbox_and_refuses_outside() {
     let url = format!("https://{}-cl-one.my.domain", port(&open));
     assert!(listed(&["--json", "--domain", "my.domain"]).iter().any(|(_, one)| *one == url));
     let table = String::from_utf8(ports(&run, &["--domain", "my.domain"]).stdout).unwrap();
-    assert!(table.starts_with("PORT  URL\n") && table.contains(&url), "{table}");
+    assert!(table.starts_with("PORT  PROCESS ") && table.contains(&url), "{table}");
 }
