@@ -64,6 +64,8 @@ struct Following {
 }
 
 impl Conversation for Following {
+    const CLIENT_BEGINS: bool = false;
+
     async fn hold(self, session: &Session<'_>, from: &mut Incoming) -> Result<(), End> {
         let live = session.inside.attach(&self.selector).await?;
         // In any order: each waits for another party.

@@ -43,6 +43,8 @@ pub(in crate::rest) async fn exec_stream(
 struct Running;
 
 impl Conversation for Running {
+    const CLIENT_BEGINS: bool = true;
+
     async fn hold(self, session: &Session<'_>, from: &mut Incoming) -> Result<(), End> {
         let Wish { command, stdin, form } = first_frame(from).await?;
         let live = session.inside.run(command, stdin).await?;

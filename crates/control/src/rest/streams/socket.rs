@@ -37,6 +37,8 @@ pub(in crate::rest) type Upgrade = Result<WebSocketUpgrade, WebSocketUpgradeReje
 pub(super) trait Conversation: Send + 'static {
     /// Sent with every ping, for clients that see no others.
     const PING: Option<&'static str> = None;
+    /// The client speaks first. One that does fails at its own frame when it finds the stream closed, and never reads why.
+    const CLIENT_BEGINS: bool;
 
     /// Talks to the end. Dropping this ends it too.
     fn hold(self, session: &Session<'_>, from: &mut Incoming) -> impl Future<Output = Result<(), End>> + Send;
@@ -120,8 +122,19 @@ async fn talk<C: Conversation>(
     out: &Outgoing,
     from: &mut Incoming,
 ) -> Result<(), End> {
-    let (id, conversation) = (capsule?, conversation?);
-    let inside = streams::enter(ctx, actor, id).await?;
+    let entered = async {
+        let (id, conversation) = (capsule?, conversation?);
+        Ok::<_, End>((id, conversation, streams::enter(ctx, actor, id).await?))
+    };
+    let (id, conversation, inside) = match entered.await {
+        Ok(entered) => entered,
+        Err(end) => {
+            if C::CLIENT_BEGINS {
+                let _ = timeout(STREAM_FAREWELL_MAX, from.stream.next()).await;
+            }
+            return Err(end);
+        }
+    };
     let session = Session { inside, out, ctx: ctx.clone(), id, touched: AtomicU64::new(0) };
     let end = Box::pin(conversation.hold(&session, from)).await;
     ctx.touches.sandbox(id);

@@ -61,6 +61,7 @@ pub(in crate::rest) async fn pty(
 struct Terminal;
 
 impl Conversation for Terminal {
+    const CLIENT_BEGINS: bool = true;
     const PING: Option<&'static str> = Some("{\"type\":\"ping\"}");
 
     async fn hold(self, session: &Session<'_>, from: &mut Incoming) -> Result<(), End> {
