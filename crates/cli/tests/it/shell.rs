@@ -189,8 +189,8 @@ async fn logs_show_what_was_printed_and_follow_to_the_exit() {
     let shown = world.json(&["logs", &id, &pid]).await;
     assert_eq!((&shown["stdout"], &shown["exit_code"]), (&"before\n".into(), &serde_json::Value::Null));
     assert!(world.done(&["ps", &id]).await.contains(tag));
-    let args = ["logs", id.as_str(), tag, "--follow"];
-    let (ran, _) = tokio::join!(world.run(&args), world.done(&["exec", &id, "--", "touch go"]));
+    let (follow, go) = (["logs", &id, tag, "--follow"], ["exec", &id, "--", "touch go"]);
+    let (ran, _) = tokio::join!(world.run(&follow), world.done(&go));
     assert_eq!((ran.code, ran.out.as_str(), ran.err.as_str()), (7, "before\nafter", "err"));
     assert!(world.done(&["logs", &id]).await.contains(&format!("the console of {id}")));
     assert!(world.refused(&["logs", &id, "nobody"]).await.contains("no process with the tag"));
