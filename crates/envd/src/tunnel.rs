@@ -107,7 +107,7 @@ async fn dial(port: u16) -> io::Result<TcpStream> {
         let connecting = tokio::time::timeout(PORT_DIAL_MAX, TcpStream::connect(address));
         let stream = connecting.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
         stream.set_nodelay(true)?;
-        Ok(stream)
+        Ok::<_, io::Error>(stream)
     };
     match connect((Ipv4Addr::LOCALHOST, port).into()).await {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {

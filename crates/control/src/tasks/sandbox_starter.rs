@@ -58,9 +58,10 @@ async fn refused(ctx: &Context, sandbox: &Sandbox, error: FleetError) -> Result<
             return Ok(Next::Retry(sandbox.attempts));
         }
         error if error.is_away() => ("host_unavailable", "the host could not be reached; create the capsule again"),
-        FleetError::Answered { code: ErrorCode::ResourceExhausted, .. } => {
-            ("no_hosts_available", "the host had no room left, in memory or on its disk; delete capsules, free some space on it, or ask for less")
-        }
+        FleetError::Answered { code: ErrorCode::ResourceExhausted, .. } => (
+            "no_hosts_available",
+            "the host had no room left, in memory or on its disk; delete capsules, free some space on it, or ask for less",
+        ),
         FleetError::Answered { code: ErrorCode::NotFound, .. } => {
             ("not_found", "the host no longer holds the template; try again or use another one")
         }

@@ -27,7 +27,9 @@ async fn a_tunnel_needs_the_token_and_a_listener_and_never_leads_to_envd() {
     let envd = Envd::start().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let port = listener.local_addr().expect("bound").port();
-    for (port, token, expected) in [(port, "wrong", "401"), (49983, TOKEN, "400"), (0, TOKEN, "400"), (port, TOKEN, "101")] {
+    for (port, token, expected) in
+        [(port, "wrong", "401"), (49983, TOKEN, "400"), (0, TOKEN, "400"), (port, TOKEN, "101")]
+    {
         let (line, _stream) = open(&envd, port, token).await;
         assert!(line.starts_with(&format!("HTTP/1.1 {expected} ")), "{port} {token}: {line}");
     }
