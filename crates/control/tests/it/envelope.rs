@@ -69,6 +69,7 @@ async fn every_route_but_the_public_ones_wants_a_key() {
         (Method::POST, format!("/v1/capsules/{id}/files/list")),
         (Method::POST, format!("/v1/capsules/{id}/files/mkdir")),
         (Method::POST, format!("/v1/capsules/{id}/files/remove")),
+        (Method::GET, format!("/v1/capsules/{id}/ports/80/tunnel")),
         (Method::GET, "/v1/snapshots".to_owned()),
         (Method::GET, "/v1/whoami".to_owned()),
         (Method::GET, "/v1/me".to_owned()),
