@@ -17,6 +17,7 @@ mod network;
 mod ports;
 mod restart;
 mod running;
+mod sdk;
 
 type Case = (&'static str, fn(&Stack) -> anyhow::Result<()>);
 
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         network::CASES,
         ports::CASES,
         captures::CASES,
+        sdk::CASES,
         faults::CASES,
         hardship::CASES,
         restart::CASES,
