@@ -6,6 +6,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -21,8 +22,8 @@ use tower::ServiceExt;
 use uuid::Uuid;
 use wrenn_domain::ids::HostId;
 use wrenn_domain::limits::{
-    CONNECTIONS_MAX, H2_CONNECTION_AHEAD_BYTES, H2_HEAD_BYTES_MAX, H2_STREAM_AHEAD_BYTES, H2_STREAMS_MAX,
-    KEEPALIVE_EVERY, REQUEST_HEAD_MAX, SHUTDOWN_WAIT_MAX,
+    CONNECTIONS_MAX, FIRST_HEAD_MAX, H2_CONNECTION_AHEAD_BYTES, H2_HEAD_BYTES_MAX, H2_STREAM_AHEAD_BYTES,
+    H2_STREAMS_MAX, KEEPALIVE_EVERY, REQUEST_HEAD_MAX, SHUTDOWN_WAIT_MAX,
 };
 
 use crate::auth::address::Peer;
@@ -278,7 +279,12 @@ async fn serve_connection(
         () = stop.cancelled() => return Ok(()),
         begun = tokio::time::timeout(REQUEST_HEAD_MAX, begins_with_h2(&stream)) => begun??,
     };
-    let service = service_fn(move |request| front.clone().answer(peer, request));
+    let spoke = Arc::new(AtomicBool::new(false));
+    let heard = spoke.clone();
+    let service = service_fn(move |request| {
+        heard.store(true, Ordering::Relaxed);
+        front.clone().answer(peer, request)
+    });
     let io = TokioIo::new(stream);
     if is_h2 {
         let connection = http2::Builder::new(TokioExecutor::new())
@@ -305,8 +311,17 @@ async fn serve_connection(
     tokio::select! {
         ended = connection.as_mut() => return Ok(ended?),
         () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+        () = says_nothing(&spoke) => anyhow::bail!("its first request did not come in time"),
     }
     Ok(connection.await?)
+}
+
+/// Returns when a client that began to speak has not brought out one request in time; never for one that has.
+async fn says_nothing(spoke: &AtomicBool) {
+    tokio::time::sleep(FIRST_HEAD_MAX).await;
+    if spoke.load(Ordering::Relaxed) {
+        std::future::pending::<()>().await;
+    }
 }
 
 /// Looks at the first bytes and leaves them where they are. Clients send the preface in one piece.

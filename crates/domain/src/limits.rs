@@ -386,3 +386,6 @@ pub const H2_STREAM_AHEAD_BYTES: u32 = 256 * 1024;
 pub const H2_CONNECTION_AHEAD_BYTES: u32 = 1024 * 1024;
 /// Connections one `wrenn port-forward` carries at once.
 pub const FORWARD_CONNECTIONS_MAX: usize = 256;
+/// Time from the first byte of a connection's first request to the end of its head: whoever began to speak is not a balancer that
+/// keeps a connection for later.
+pub const FIRST_HEAD_MAX: Duration = Duration::from_secs(10);
