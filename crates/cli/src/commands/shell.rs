@@ -217,8 +217,9 @@ impl Here {
             let _ = input.frame(&PtyClientFrame::Resize { cols, rows }).await;
         }
         let stay = tokio::select! {
-            // In any order: each waits for another party. None waits for another: a session may print without
-            // reading, or read without printing.
+            // The end of the connection first: keys given to a closed one are lost. None waits for another: a session may
+            // print without reading, or read without printing.
+            biased;
             shown = show(&mut events) => shown?,
             left = send(&mut input, &mut self.keys, &mut self.unsent, &mut self.ended, self.escape.as_mut(), &mut self.resized) => left,
             code = self.ends.next() => Stay::Signalled(code),
@@ -255,6 +256,8 @@ async fn send(
 ) -> Stay {
     loop {
         if let Some(bytes) = unsent.clone() {
+            // A connection that closed a moment ago is noticed now, while these keys are still ours.
+            tokio::task::yield_now().await;
             if input.bytes(bytes).await.is_err() {
                 return lost().await;
             }
