@@ -16,7 +16,7 @@ use http::HeaderValue;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use wrenn_domain::limits::STREAM_READ_BUFFER_BYTES;
+use wrenn_domain::limits::STREAM_HOST_BUFFER_BYTES;
 
 pub use client::{HostClient, HostPhase, HostReport, HostReports, MetricPoint, Metrics};
 pub use error::FleetError;
@@ -51,7 +51,7 @@ impl Fleet {
         let mut builder = Client::builder(TokioExecutor::new());
         builder.pool_timer(TokioTimer::new()).pool_idle_timeout(Duration::from_secs(60)).pool_max_idle_per_host(64);
         let http = builder.build(connector.clone());
-        let streams = builder.http1_read_buf_exact_size(STREAM_READ_BUFFER_BYTES).build(connector);
+        let streams = builder.http1_read_buf_exact_size(STREAM_HOST_BUFFER_BYTES).build(connector);
         let header = |token| {
             let mut header = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| UnfitToken)?;
             header.set_sensitive(true);
