@@ -261,7 +261,8 @@ impl Front {
     ) -> Result<hyper::Response<axum::body::Body>, Infallible> {
         request.extensions_mut().insert(Peer(peer));
         match claim(&request) {
-            Some(target) => Ok(self.proxy.answer(target, request).await),
+            // Boxed: every connection would be as large as the largest thing it may do.
+            Some(target) => Ok(Box::pin(self.proxy.answer(target, request)).await),
             None => self.app.oneshot(request).await,
         }
     }
@@ -295,7 +296,7 @@ async fn serve_connection(
             .initial_connection_window_size(H2_CONNECTION_AHEAD_BYTES)
             .keep_alive_interval(KEEPALIVE_EVERY)
             .serve_connection(io, service);
-        tokio::pin!(connection);
+        let mut connection = Box::pin(connection);
         tokio::select! {
             ended = connection.as_mut() => return Ok(ended?),
             () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
