@@ -67,8 +67,8 @@ impl Rings {
     /// The points of the last `span_secs`, oldest first, from the finest ring that reaches so far.
     pub fn last(&self, now: u32, span_secs: u32) -> Vec<Point> {
         let ring = match span_secs {
-            0..=FINE_REACH => &self.fine,
-            ..=MIDDLE_REACH => &self.middle,
+            reach if reach <= FINE_REACH => &self.fine,
+            reach if reach <= MIDDLE_REACH => &self.middle,
             _ => &self.coarse,
         };
         let since = now.saturating_sub(span_secs);

@@ -104,7 +104,7 @@ fn draw(rows: &[Row], more: usize, most: usize) -> String {
 }
 
 fn cells(Row { capsule, used }: &Row) -> Vec<String> {
-    let of = |show: &dyn Fn(&MetricPoint) -> String| used.as_ref().map_or_else(|| "-".to_owned(), |used| show(used));
+    let of = |show: &dyn Fn(&MetricPoint) -> String| used.as_ref().map_or_else(|| "-".to_owned(), show);
     vec![
         capsule.id.clone(),
         word(capsule.status),

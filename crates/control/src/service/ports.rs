@@ -33,13 +33,16 @@ use crate::fleet::FleetError;
 const LOOK_MIN: Duration = Duration::from_millis(25);
 const LOOK_MAX: Duration = Duration::from_millis(200);
 
+/// How a wait ended; none while it lasts.
+type Waited = Option<Result<(), Failure>>;
+
 /// What is known of the way to sandboxes, and who waits for one.
 pub struct Ports {
     known: Mutex<HashMap<SandboxId, (Instant, Arc<Route>)>>,
     lookups: Semaphore,
     held: Semaphore,
     /// Waits under way: one for each sandbox, however many wait in it.
-    waits: Mutex<HashMap<SandboxId, watch::Receiver<Option<Result<(), Failure>>>>>,
+    waits: Mutex<HashMap<SandboxId, watch::Receiver<Waited>>>,
 }
 
 /// The way to one sandbox.
@@ -233,7 +236,7 @@ async fn hold(ctx: &Arc<Context>, id: SandboxId) -> Result<(), ServiceError> {
 }
 
 /// In a task of its own: a caller who hangs up must not stop a resume others wait for.
-fn begin(ctx: &Arc<Context>, id: SandboxId) -> watch::Receiver<Option<Result<(), Failure>>> {
+fn begin(ctx: &Arc<Context>, id: SandboxId) -> watch::Receiver<Waited> {
     let (tell, wait) = watch::channel(None);
     let ctx = ctx.clone();
     ctx.clone().tasks.spawn(async move {
