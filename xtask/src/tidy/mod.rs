@@ -42,7 +42,9 @@ impl Source {
 
     fn is_test(&self) -> bool {
         let folder = |name: &str| self.path.contains(&format!("/{name}/"));
-        folder("tests") || folder("testkit") || folder("vmtest") || self.path.starts_with("bench/")
+        // A module's own tests may fill a file of their own.
+        let file = self.path.ends_with("/tests.rs");
+        file || folder("tests") || folder("testkit") || folder("vmtest") || self.path.starts_with("bench/")
     }
 }
 
