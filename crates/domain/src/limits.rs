@@ -289,7 +289,7 @@ pub const STREAM_INPUT_PIECE_BYTES: usize = 256 * 1024;
 /// Bytes of a WebSocket's read buffer, held while it is open; larger messages grow it.
 pub const STREAM_READ_BUFFER_BYTES: usize = 1024;
 /// Bytes of the read buffer of its connection to the host, held twice: the answer's head, a few hundred bytes, keeps the first.
-pub const STREAM_HOST_BUFFER_BYTES: usize = 2 * 1024;
+pub const STREAM_HOST_BUFFER_BYTES: usize = 1024;
 /// Between two pings on a WebSocket; below the 60 s at which balancers cut.
 pub const STREAM_PING_EVERY: Duration = Duration::from_secs(30);
 /// A peer that was silent for three pings, and took no output either, is gone.
