@@ -37,7 +37,8 @@ pub fn run(bench: &Bench, report: &mut Report) -> anyhow::Result<()> {
 async fn still(bench: &Bench<'_>, report: &mut Report, bare: &Bare, saved: &Saved) -> anyhow::Result<()> {
     let runs = bench.runs(10);
     let mut rest = Rest::connect(bench.stack).await?;
-    let mut host = Rest::with(bench.stack.agent_url().trim_start_matches("http://"), None).await?;
+    let token = ("authorization", format!("Bearer {}", bench.stack.host_token()?));
+    let mut host = Rest::with(bench.stack.agent_url().trim_start_matches("http://"), Some(token)).await?;
     for dirty in DIRTY_MIB {
         let id = rest.create_until_exec().await?;
         let fill = format!(

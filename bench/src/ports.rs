@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 
 use crate::Bench;
 use crate::guest::{ENVD, Guest};
-use crate::report::{Bound, Report};
+use crate::report::{Bound, Report, median};
 
 /// Connections that ask at once.
 const CONNECTIONS: usize = 8;
@@ -76,9 +76,4 @@ async fn rate(streams: Vec<TcpStream>, host: &str, token: &str, span: Duration) 
         total += asker.await??;
     }
     Ok(total as f64 / begin.elapsed().as_secs_f64())
-}
-
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }

@@ -9,7 +9,7 @@ use hyper::Method;
 use hyper::body::Bytes;
 
 use crate::Bench;
-use crate::report::{Bound, Report};
+use crate::report::{Bound, Report, median};
 use crate::rest::Rest;
 
 /// Connections that ask at once.
@@ -73,11 +73,6 @@ async fn rate(host: &str, key: &str, path: &str, span: Duration) -> anyhow::Resu
         total += asker.await??;
     }
     Ok(total as f64 / begin.elapsed().as_secs_f64())
-}
-
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 fn uuid_of(id: &str) -> anyhow::Result<uuid::Uuid> {

@@ -123,6 +123,12 @@ fn row(f: &Figure) -> [String; 7] {
     ]
 }
 
+/// The value in the middle.
+pub fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
 /// Milliseconds at a percentile (0 to 100) of the samples.
 pub fn percentile_ms(samples: &[Duration], percentile: usize) -> f64 {
     let mut sorted = samples.to_vec();

@@ -26,7 +26,9 @@ macro_rules! points {
 points! {
     /// The wish is in the ledger; nothing else is there.
     CreateBegun = "create_begun",
-    /// Network, disk and memory base are there; no VMM.
+    /// A spare was taken: its disk is in the sandbox's directory, its memory is not.
+    CreateMoved = "create_moved",
+    /// Network, disk and memory base are there; no VMM, or that of a spare.
     CreateLinked = "create_linked",
     /// The VMM is there and stands still; the ledger does not know it.
     CreateLoaded = "create_loaded",

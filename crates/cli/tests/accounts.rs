@@ -16,7 +16,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::Command;
 use wrenn_control::service::accounts::{EnsureAccount, ensure};
 use wrenn_control::{Config, Server};
-use wrenn_testkit::host::{Guest, TOKEN};
+use wrenn_testkit::host::Guest;
 use wrenn_testkit::{Database, SimHost};
 
 const SOON: Duration = Duration::from_secs(30);
@@ -34,16 +34,9 @@ impl World {
     async fn start() -> Self {
         let (database, host) = (Database::fresh().await, SimHost::start(Guest::None).await);
         let dir = tempfile::tempdir().expect("a directory");
-        let settings = [
-            ("DATABASE_URL", database.url.clone()),
-            ("REDIS_URL", database.redis_url.clone()),
-            ("WRENN_REDIS_PREFIX", database.redis_prefix.clone()),
-            ("WRENN_CP_LISTEN_ADDR", "127.0.0.1:0".to_owned()),
-            ("CP_HOST_AGENT_ADDR", host.url()),
-            ("WRENN_HOST_TOKEN", TOKEN.to_owned()),
-            ("WRENN_DIR", dir.path().display().to_string()),
-        ];
-        let config = Config::parse(&settings.into_iter().map(|(k, v)| (k.to_owned(), v)).collect()).expect("valid");
+        let mut settings = host.settings(&database);
+        settings.insert("WRENN_DIR".to_owned(), dir.path().display().to_string());
+        let config = Config::parse(&settings).expect("valid");
         let server = Server::builder().config(config).bind().await.expect("binds");
         let base = format!("http://{}", server.local_addr().expect("bound"));
         tokio::spawn(server.serve());

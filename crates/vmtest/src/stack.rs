@@ -88,8 +88,7 @@ impl Stack {
 
     fn start(&mut self) -> anyhow::Result<()> {
         self.dev("up")?;
-        let text = std::fs::read_to_string(self.dir.path().join("dev/env"))?;
-        self.env = text.lines().filter_map(|l| l.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+        self.env = pairs(&self.dir.path().join("dev/env"))?;
         Ok(())
     }
 
@@ -132,6 +131,16 @@ impl Stack {
     /// Base URL of its host's agent.
     pub fn agent_url(&self) -> String {
         format!("http://{}", self.agent_listen)
+    }
+
+    /// What its host's agent wants to see of a caller.
+    pub fn host_token(&self) -> anyhow::Result<String> {
+        let secrets = pairs(&self.dir().join("secrets"))?;
+        secrets
+            .into_iter()
+            .find(|(name, _)| name == "WRENN_HOST_TOKEN")
+            .map(|(_, value)| value)
+            .context("no host token")
     }
 
     /// A value of its `env` file.
@@ -246,6 +255,12 @@ impl Stack {
             Ok(self.service_pid(name).is_ok_and(|pid| pid != old))
         })
     }
+}
+
+/// Names and values of a file of settings.
+fn pairs(file: &Path) -> anyhow::Result<Vec<(String, String)>> {
+    let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
+    Ok(text.lines().filter_map(|line| line.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned())).collect())
 }
 
 /// Waits for a condition; an error of the condition itself counts as "not yet".

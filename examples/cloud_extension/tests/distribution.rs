@@ -12,7 +12,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::{Value, json};
 use wrenn_control::{Config, Server};
-use wrenn_testkit::host::{Guest, TOKEN};
+use wrenn_testkit::host::Guest;
 use wrenn_testkit::{Database, SimHost, wait_until};
 
 const SOON: Duration = Duration::from_secs(30);
@@ -75,16 +75,9 @@ impl World {
     async fn start() -> Self {
         let (database, host) = (Database::empty().await, SimHost::start(Guest::None).await);
         let dir = std::env::temp_dir().join(format!("wrenn-cloud-{}", database.name));
-        let settings = [
-            ("DATABASE_URL", database.url.clone()),
-            ("REDIS_URL", database.redis_url.clone()),
-            ("WRENN_REDIS_PREFIX", database.redis_prefix.clone()),
-            ("WRENN_CP_LISTEN_ADDR", "127.0.0.1:0".to_owned()),
-            ("CP_HOST_AGENT_ADDR", host.url()),
-            ("WRENN_HOST_TOKEN", TOKEN.to_owned()),
-            ("WRENN_DIR", dir.display().to_string()),
-        ];
-        let config = Config::parse(&settings.into_iter().map(|(k, v)| (k.to_owned(), v)).collect()).expect("valid");
+        let mut settings = host.settings(&database);
+        settings.insert("WRENN_DIR".to_owned(), dir.display().to_string());
+        let config = Config::parse(&settings).expect("valid");
         let server =
             Server::builder().version("cloud-1.0.0").config(config).extension(Cloud).bind().await.expect("binds");
         let base = format!("http://{}", server.local_addr().expect("bound"));

@@ -121,7 +121,7 @@ pub async fn give_birth(ctx: &Context, wish: Wish, begun: &mut Begun) -> Result<
     if let Source::Capture(capture) = &source
         && let Some(spare) = ctx.spares.take(capture)
     {
-        let moved = spare.move_into(&dir, &run_dir(ctx, &dir));
+        let moved = spare.move_into(&dir, &run_dir(ctx, &dir), &ctx.faults);
         *begun = Begun { slot: Some(spare.slot), machine: Some(spare.machine), guest: spare.guest };
         moved?;
     }

@@ -22,6 +22,7 @@ use wrenn_vmm::Machine;
 use super::birth::{Begun, BirthError, Source, greet, machine_spec, random_token};
 use super::runner::stop;
 use crate::context::Context;
+use crate::faults::{Faults, Point};
 use crate::guest::{self, GuestClient};
 use crate::ledger::{Ledger, Wish};
 use crate::network::{NetworkError, Slot};
@@ -274,18 +275,25 @@ fn remove(dir: &Path) {
 
 impl Spare {
     /// Makes its files those of the sandbox whose directory this is. The VMM has them open and does not notice.
-    pub fn move_into(&self, dir: &Path, run_dir: &Path) -> Result<(), StorageError> {
-        let moved = |from: &Path, to: &Path| {
+    pub fn move_into(&self, dir: &Path, run_dir: &Path, faults: &Faults) -> Result<(), StorageError> {
+        let rename = |from: &Path, to: &Path| {
             let failed = |source| StorageError::File { act: "move", path: from.to_owned(), source };
             std::fs::rename(from, to).map_err(failed)
         };
-        for name in ["disk", "memory", "vmm.log"] {
-            moved(&self.dir.join(name), &dir.join(name))?;
+        let moved = (|| {
+            rename(&self.dir.join("disk"), &dir.join("disk"))?;
+            faults.reach(Point::CreateMoved, Some(self.machine.record().process.pid));
+            for name in ["memory", "vmm.log"] {
+                rename(&self.dir.join(name), &dir.join(name))?;
+            }
+            rename(&self.machine.record().run_dir, run_dir)
+        })();
+        if moved.is_ok() {
+            self.machine.moved(run_dir.to_owned(), dir.join("memory"));
         }
-        moved(&self.machine.record().run_dir, run_dir)?;
-        self.machine.moved(run_dir.to_owned(), dir.join("memory"));
+        // What was not moved is of no use to anybody.
         remove(&self.dir);
-        Ok(())
+        moved
     }
 }
 

@@ -10,13 +10,12 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use wrenn_contract::rest::processes::{ExecClientFrame, ExecServerFrame, PtyClientFrame, PtyServerFrame};
+use wrenn_domain::limits::FRAME_BYTES_MAX;
 
 use super::{ApiError, Client};
 
-/// Bytes of one frame from the server; it sends at most 64 KiB of output per frame.
-const FRAME_BYTES_MAX: usize = 4 * 1024 * 1024;
-
-type Socket = WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>;
+/// A WebSocket of the API.
+pub(super) type Socket = WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>;
 
 /// What to run.
 #[derive(Debug, Clone, Default)]
@@ -43,7 +42,8 @@ pub enum ExecEvent {
 /// The sending half.
 pub struct ExecInput(SplitSink<Socket, Message>);
 
-async fn open(client: &Client, path: &str) -> Result<Socket, ApiError> {
+/// Opens one.
+pub(super) async fn open(client: &Client, path: &str) -> Result<Socket, ApiError> {
     let mut nonce = [0u8; 16];
     getrandom::fill(&mut nonce).map_err(|e| ApiError::Broken { reason: e.to_string() })?;
     let key = base64::engine::general_purpose::STANDARD.encode(nonce);

@@ -1,35 +1,24 @@
 //! Raw TCP to a port of a capsule over a WebSocket: binary frames are bytes, the text frame `eof` ends a direction.
 
-use base64::Engine;
 use bytes::BytesMut;
 use futures::{SinkExt, StreamExt};
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use wrenn_contract::rest::ports::TUNNEL_EOF;
-use wrenn_domain::limits::FRAME_BYTES_MAX;
 
-use super::{ApiError, Client};
+use super::{ApiError, Client, stream};
 
 /// Bytes read of the local side at once.
 const PIECE_BYTES: usize = 64 * 1024;
 
 /// An open tunnel.
-pub struct Tunnel(WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>);
+pub struct Tunnel(stream::Socket);
 
 impl Tunnel {
     /// Connects to a port of a capsule.
     pub async fn open(client: &Client, capsule: &str, port: u16) -> Result<Self, ApiError> {
-        let mut nonce = [0u8; 16];
-        getrandom::fill(&mut nonce).map_err(|e| ApiError::Broken { reason: e.to_string() })?;
-        let key = base64::engine::general_purpose::STANDARD.encode(nonce);
-        let upgraded = client.upgrade(&format!("/v1/capsules/{capsule}/ports/{port}/tunnel"), &key).await?;
-        let config =
-            WebSocketConfig::default().max_message_size(Some(FRAME_BYTES_MAX)).max_frame_size(Some(FRAME_BYTES_MAX));
-        Ok(Self(WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Client, Some(config)).await))
+        Ok(Self(stream::open(client, &format!("/v1/capsules/{capsule}/ports/{port}/tunnel")).await?))
     }
 
     /// Carries a local connection until both directions have ended. Each end is passed on for itself; a side that does not read

@@ -2,5 +2,6 @@
 
 mod lifecycle;
 mod live;
+mod ports;
 mod shell;
 mod world;

@@ -10,7 +10,7 @@ use tokio::process::ChildStdout;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use wrenn_control::{Config, Server, service};
-use wrenn_testkit::host::{Guest, TOKEN, find_envd};
+use wrenn_testkit::host::{Guest, find_envd};
 use wrenn_testkit::{Database, SimHost, wait_until};
 
 /// Bound of every run of the program.
@@ -53,15 +53,7 @@ impl World {
     async fn with(guest: Guest) -> Self {
         let database = Database::fresh().await;
         let host = SimHost::start(guest).await;
-        let values = [
-            ("DATABASE_URL", database.url.clone()),
-            ("REDIS_URL", database.redis_url.clone()),
-            ("WRENN_REDIS_PREFIX", database.redis_prefix.clone()),
-            ("WRENN_CP_LISTEN_ADDR", "127.0.0.1:0".to_owned()),
-            ("CP_HOST_AGENT_ADDR", host.url()),
-            ("WRENN_HOST_TOKEN", TOKEN.to_owned()),
-        ];
-        let mut settings: BTreeMap<String, String> = values.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
+        let mut settings = host.settings(&database);
         let (address, stop, serving) = serve(&settings).await;
         // For those that come after it.
         settings.insert("WRENN_CP_LISTEN_ADDR".to_owned(), address.clone());
@@ -83,7 +75,8 @@ impl World {
         (_, self.stop, self.serving) = serve(&self.settings).await;
     }
 
-    fn program(&self, args: &[&str]) -> tokio::process::Command {
+    /// The program, to be started by the caller.
+    pub fn program(&self, args: &[&str]) -> tokio::process::Command {
         let mut program = tokio::process::Command::new(env!("CARGO_BIN_EXE_wrenn"));
         program
             .args(args)

@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::State;
@@ -35,6 +36,9 @@ use crate::service::{ServiceError, standing};
 
 /// Frames on their way to the socket: the seat is where a slow reader's frames wait.
 const FRAMES_AHEAD: usize = 4;
+
+/// How long the reason of a stream's end waits for its place behind the last frames.
+const LAST_WORD_WITHIN: Duration = Duration::from_secs(2);
 
 /// Watch the team's events
 ///
@@ -116,11 +120,11 @@ async fn feed(ctx: Arc<Context>, viewer: Viewer, begin: Begin, out: mpsc::Sender
         () = out.closed() => "",
         why = talk(&ctx, &viewer, begin, &out) => why,
     };
-    if !why.is_empty() {
-        // What stands in the way of a last word is only a client that does not read.
-        let _ = out.try_send(Bytes::from_static(why.as_bytes()));
-    }
     drop(ticket);
+    if !why.is_empty() {
+        // A client that reads now has frames before it; one that does not read does not see why.
+        let _ = tokio::time::timeout(LAST_WORD_WITHIN, out.send(Bytes::from_static(why.as_bytes()))).await;
+    }
 }
 
 /// Tells until there is a reason to stop, which is answered as a comment.

@@ -1,35 +1,14 @@
 //! The control plane is killed between every two steps of every act, and started again.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde_json::json;
-use tokio::sync::mpsc;
 use wrenn_control::fault::{FaultPoint, Faults};
 use wrenn_testkit::host::Guest;
 use wrenn_testkit::{Database, SimHost, wait_until};
 
-use crate::harness::{Api, Plane, SOON, host_is_known, new_key};
-
-/// A hook that stops the world at one point, once, and tells.
-fn trap(at: FaultPoint) -> (Faults, mpsc::UnboundedReceiver<()>, Arc<AtomicBool>) {
-    let (tell, told) = mpsc::unbounded_channel();
-    let armed = Arc::new(AtomicBool::new(false));
-    let set = armed.clone();
-    let faults = Faults::with_hook(Arc::new(move |point| {
-        let caught = point == at && set.load(Ordering::SeqCst);
-        if caught {
-            let _ = tell.send(());
-        }
-        Box::pin(async move {
-            if caught {
-                std::future::pending::<()>().await;
-            }
-        })
-    }));
-    (faults, told, armed)
-}
+use crate::harness::{Api, Plane, SOON, host_is_known, new_key, trap};
 
 /// What is under way when the world stops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

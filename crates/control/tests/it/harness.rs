@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,12 +13,13 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use wrenn_control::context::{Context, Tuning};
-use wrenn_control::fault::Faults;
+use wrenn_control::fault::{FaultPoint, Faults};
 use wrenn_control::server::Builder;
 use wrenn_control::{Config, Server, service};
-use wrenn_testkit::host::{Guest, TOKEN, find_envd};
+use wrenn_testkit::host::{Guest, find_envd};
 use wrenn_testkit::{Database, SimHost, wait_until};
 
 /// Bound of every wait in these tests.
@@ -143,19 +146,35 @@ pub fn config(database_url: &str, database: &Database, host: &SimHost) -> Config
 
 /// Settings of a control plane, to be changed before they are parsed.
 pub fn settings(database_url: &str, database: &Database, host: &SimHost) -> BTreeMap<String, String> {
+    let mut all = host.settings(database);
     let values = [
         ("DATABASE_URL", database_url.to_owned()),
-        ("REDIS_URL", database.redis_url.clone()),
-        ("WRENN_REDIS_PREFIX", database.redis_prefix.clone()),
-        ("WRENN_CP_LISTEN_ADDR", "127.0.0.1:0".to_owned()),
-        ("CP_HOST_AGENT_ADDR", host.url()),
-        ("WRENN_HOST_TOKEN", TOKEN.to_owned()),
         ("WRENN_CP_DB_CONNECTIONS", "8".to_owned()),
         ("WRENN_DIR", std::env::temp_dir().join(format!("wrenn-it-{}", database.name)).display().to_string()),
         // Tests choose the address they come from.
         ("WRENN_TRUSTED_PROXIES", "127.0.0.1".to_owned()),
     ];
-    values.into_iter().map(|(k, v)| (k.to_owned(), v)).collect()
+    all.extend(values.map(|(name, value)| (name.to_owned(), value)));
+    all
+}
+
+/// A hook that stops the world at one point, once, and tells.
+pub fn trap(at: FaultPoint) -> (Faults, mpsc::UnboundedReceiver<()>, Arc<AtomicBool>) {
+    let (tell, told) = mpsc::unbounded_channel();
+    let armed = Arc::new(AtomicBool::new(false));
+    let set = armed.clone();
+    let faults = Faults::with_hook(Arc::new(move |point| {
+        let caught = point == at && set.load(Ordering::SeqCst);
+        if caught {
+            let _ = tell.send(());
+        }
+        Box::pin(async move {
+            if caught {
+                std::future::pending::<()>().await;
+            }
+        })
+    }));
+    (faults, told, armed)
 }
 
 /// A caller of the API.

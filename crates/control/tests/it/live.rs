@@ -1,12 +1,11 @@
 //! What is watched while it happens: event streams.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use serde_json::json;
-use tokio::sync::mpsc;
 use uuid::Uuid;
 use wrenn_control::Config;
 use wrenn_control::Extension;
@@ -19,7 +18,7 @@ use wrenn_store::pg::{Author, NewEvent};
 use wrenn_testkit::host::Guest;
 use wrenn_testkit::{Database, SimHost, wait_until};
 
-use crate::harness::{Api, Plane, SOON, World, host_is_known, new_key, quick, settings};
+use crate::harness::{Api, Plane, SOON, World, host_is_known, new_key, quick, settings, trap};
 use crate::people::{Browser, House};
 use crate::watch::{Frame, Watch};
 
@@ -229,25 +228,6 @@ impl SandboxEventHook for Taker {
         self.0.lock().expect("whole").push((event.id.to_string(), event.sandbox.to_string()));
         async { Ok(()) }.boxed()
     }
-}
-
-fn trap(at: FaultPoint) -> (Faults, mpsc::UnboundedReceiver<()>, Arc<AtomicBool>) {
-    let (tell, told) = mpsc::unbounded_channel();
-    let armed = Arc::new(AtomicBool::new(false));
-    let set = armed.clone();
-    let faults = Faults::with_hook(Arc::new(move |point| {
-        let caught = point == at && set.load(Ordering::SeqCst);
-        if caught {
-            let _ = tell.send(());
-        }
-        async move {
-            if caught {
-                std::future::pending::<()>().await;
-            }
-        }
-        .boxed()
-    }));
-    (faults, told, armed)
 }
 
 async fn empty_redis(database: &Database) {

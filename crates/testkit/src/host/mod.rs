@@ -21,6 +21,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use wrenn_contract::proto::wrenn::host::v1::{CreateSandboxRequest, MetricPoint, SandboxPhase, SandboxReport};
 
+use crate::Database;
 pub use guest::find_envd;
 use guest::{GuestProcess, Home};
 
@@ -146,6 +147,19 @@ impl SimHost {
     /// Base URL, as CP_HOST_AGENT_ADDR takes it.
     pub fn url(&self) -> String {
         format!("http://{}", self.addr)
+    }
+
+    /// Settings of a control plane with this host and a database, to be added to before they are parsed.
+    pub fn settings(&self, database: &Database) -> BTreeMap<String, String> {
+        let values = [
+            ("DATABASE_URL", database.url.clone()),
+            ("REDIS_URL", database.redis_url.clone()),
+            ("WRENN_REDIS_PREFIX", database.redis_prefix.clone()),
+            ("WRENN_CP_LISTEN_ADDR", "127.0.0.1:0".to_owned()),
+            ("CP_HOST_AGENT_ADDR", self.url()),
+            ("WRENN_HOST_TOKEN", TOKEN.to_owned()),
+        ];
+        values.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
     }
 
     /// Changes how it fails.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use wrenn_agent::faults::Point;
-use wrenn_vmtest::{Stack, wait_until};
+use wrenn_vmtest::{Answer, Stack, wait_until};
 
 use crate::Case;
 
@@ -26,9 +26,13 @@ enum Victim {
 fn operation(point: Point) -> &'static str {
     use Point as P;
     match point {
-        P::CreateBegun | P::CreateLinked | P::CreateLoaded | P::CreateRunning | P::CreateGreeted | P::CreateNoted => {
-            "create"
-        }
+        P::CreateBegun
+        | P::CreateMoved
+        | P::CreateLinked
+        | P::CreateLoaded
+        | P::CreateRunning
+        | P::CreateGreeted
+        | P::CreateNoted => "create",
         P::PauseAsked
         | P::PauseFrozen
         | P::PauseWritten
@@ -58,7 +62,7 @@ fn vmm(stack: &Stack) -> anyhow::Result<()> {
 fn has_vmm(point: Point) -> bool {
     use Point as P;
     match point {
-        P::CreateLoaded | P::CreateRunning | P::CreateGreeted | P::CreateNoted => true,
+        P::CreateMoved | P::CreateLoaded | P::CreateRunning | P::CreateGreeted | P::CreateNoted => true,
         P::PauseAsked | P::PauseFrozen | P::PauseWritten | P::PauseSealed | P::PauseCommitted | P::PauseNoted => true,
         P::ResumeLoaded | P::ResumeRunning | P::ResumeGreeted | P::ResumeNoted => true,
         P::SnapshotFrozen | P::SnapshotWritten | P::SnapshotThawed | P::SnapshotSealed => true,
@@ -78,39 +82,49 @@ fn one(stack: &Stack, point: Point, victim: Victim) -> anyhow::Result<()> {
 }
 
 /// Arms the fault, does the work, and waits until the fault has struck and the agent is back.
-fn strike(stack: &Stack, point: Point, victim: Victim, work: &[&str]) -> anyhow::Result<()> {
+fn strike(stack: &Stack, point: Point, victim: Victim, work: &[&str]) -> anyhow::Result<Answer> {
     let file = stack.dir().join("wrenn/fault");
     let pid = stack.service_pid("agent")?;
     let word = if victim == Victim::Agent { "agent" } else { "vmm" };
     std::fs::write(&file, format!("{word} {}", point.as_str()))?;
-    // Whether the command itself succeeds is not the question.
-    let _ = stack.wrenn(work)?;
-    wait_until("the fault strikes", SETTLED, || Ok(!file.exists()))?;
+    // Whether the command itself succeeds is not the question. A spare is there only a moment after the one before was taken.
+    let again = point == Point::CreateMoved;
+    let answer = stack.wrenn(work)?;
+    wait_until("the fault strikes", SETTLED, || {
+        if again && file.exists() {
+            // Until it runs: many at once would leave no turn for the making of spares.
+            let _ = stack.wrenn(&["capsule", "create"])?;
+        }
+        Ok(!file.exists())
+    })?;
     if victim == Victim::Agent {
         wait_until("the agent is back", SETTLED, || Ok(stack.service_pid("agent").is_ok_and(|now| now != pid)))?;
     }
-    Ok(())
+    Ok(answer)
 }
 
 fn create(stack: &Stack, point: Point, victim: Victim) -> anyhow::Result<()> {
     let before: Vec<String> = ids(stack)?;
-    strike(stack, point, victim, &["capsule", "create", "--no-wait"])?;
-    let mut made = None;
-    wait_until("the create is settled", SETTLED, || {
-        let Some(id) = ids(stack)?.into_iter().find(|id| !before.contains(id)).or_else(|| made.clone()) else {
-            // One that ended in error is not listed.
-            return Ok(victim == Victim::Vmm);
-        };
-        let status = stack.status(&id)?;
-        made = Some(id);
-        Ok(matches!(status.as_str(), "running" | "error"))
+    let answer = strike(stack, point, victim, &["--json", "capsule", "create", "--no-wait"])?.ok()?.json()?;
+    // One that ended in error is not listed, and its disk may be kept.
+    let mut made = vec![answer["id"].as_str().context("no id")?.to_owned()];
+    wait_until("the creates are settled", SETTLED, || {
+        for id in ids(stack)? {
+            if !before.contains(&id) && !made.contains(&id) {
+                made.push(id);
+            }
+        }
+        made.iter()
+            .try_fold(true, |settled, id| Ok(settled && matches!(stack.status(id)?.as_str(), "running" | "error")))
     })?;
-    let Some(id) = made else { return Ok(()) };
-    if victim == Victim::Agent {
-        ensure!(stack.status(&id)? == "running", "a create that was accepted comes about");
-        ensure!(stack.exec(&id, &["echo", "here"])? == "here");
+    for id in made {
+        if victim == Victim::Agent {
+            ensure!(stack.status(&id)? == "running", "a create that was accepted comes about");
+            ensure!(stack.exec(&id, &["echo", "here"])? == "here");
+        }
+        stack.remove(&id)?;
     }
-    stack.remove(&id)
+    Ok(())
 }
 
 fn ids(stack: &Stack) -> anyhow::Result<Vec<String>> {
