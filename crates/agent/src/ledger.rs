@@ -2,13 +2,13 @@
 //! remove.
 //!
 //! ```text
-//! begun -> machine -> ready <-> pausing -> paused <-> resuming -> ready     (each written before the step it names is taken)
-//!                       \--> crashed -> machine                             a crashed one can boot again from its disk
+//! begun -> ready <-> pausing -> paused -> ready     (each written before the step it names is taken)
+//!            \--> crashed -> ready                   a crashed one can boot again from its disk
 //! any -> deleting, then the directory itself goes
 //! ```
-//! A step that promises something (ready, paused, crashed) is synced; the others only have to outlast this process, because a
-//! power cut ends every VM anyway. Ready is synced after the guest was handed out: until then what it replaced stays beside it, and a
-//! power cut in between leaves a crashed sandbox with its disk (docs/decisions/0010).
+//! What is written is synced, but for three: begun promises nothing yet; pausing and ready of a start only have to outlast this process at
+//! first, because a power cut ends every VM anyway. What those two replaced stays beside them: a power cut that leaves the name but not
+//! the bytes leaves a crashed sandbox with its disk. Ready is synced when the guest was handed out (docs/decisions/0010).
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use wrenn_linux::files;
 use wrenn_vmm::Record;
 
 const FILE: &str = "ledger.json";
-/// Extension of what was replaced when the guest was handed out.
+/// Extension of what was replaced and was synced.
 const BEFORE: &str = "before";
 /// Bytes of a ledger; a wish with a large environment is the longest.
 const BYTES_MAX: u64 = 4 * 1024 * 1024;
@@ -28,40 +28,18 @@ const BYTES_MAX: u64 = 4 * 1024 * 1024;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Step {
-    /// Accepted: network, disk and memory may exist.
+    /// Accepted: network, disk, memory and VMM may exist.
     Begun,
-    /// The VMM may run.
-    Machine,
     /// Handed out.
     Ready,
     /// Being written down; it runs on unless the capture of this generation counts.
     Pausing,
     /// Nothing runs; the capture of this generation is the sandbox.
     Paused,
-    /// Starting from the capture of this generation, which stays until the guest has confirmed.
-    Resuming,
     /// Its VM ended by itself; the disk is the sandbox.
     Crashed,
     /// Everything of it goes.
     Deleting,
-}
-
-impl Step {
-    /// Every step, for tests that kill the agent at each.
-    pub const ALL: [Self; 8] = [
-        Self::Begun,
-        Self::Machine,
-        Self::Ready,
-        Self::Pausing,
-        Self::Paused,
-        Self::Resuming,
-        Self::Crashed,
-        Self::Deleting,
-    ];
-
-    fn is_promise(self) -> bool {
-        matches!(self, Self::Ready | Self::Paused | Self::Crashed)
-    }
 }
 
 /// What was asked for.
@@ -170,12 +148,16 @@ impl Ledger {
         }
     }
 
-    /// Writes it into the sandbox's directory; a promise so that it outlasts a power cut.
+    /// Writes it into the sandbox's directory.
     pub fn write(&self, dir: &Path) -> Result<(), LedgerError> {
         let path = dir.join(FILE);
         let bytes = serde_json::to_vec(self).map_err(std::io::Error::other);
-        let put = if self.step.is_promise() { files::replace } else { files::replace_unsynced };
-        bytes.and_then(|bytes| put(&path, &bytes)).map_err(failed("write", &path))
+        let put = |bytes: Vec<u8>| match self.step {
+            Step::Begun => files::replace_unsynced(&path, &bytes),
+            Step::Pausing => files::exchange_unsynced(&path, &bytes, BEFORE),
+            Step::Ready | Step::Paused | Step::Crashed | Step::Deleting => files::replace(&path, &bytes),
+        };
+        bytes.and_then(put).map_err(failed("write", &path))
     }
 
     /// Writes that the guest is ready, for whoever comes after this process; [`settle`] makes it outlast a power cut.
@@ -197,7 +179,7 @@ impl Ledger {
             Ok(ledger) => return Ok(ledger),
             Err(failure) => failure,
         };
-        // Its guest was handed out, and the power was cut before that was safe: its disk is what there is.
+        // It was running when the power was cut: its disk is what there is.
         match Self::read_from(&path.with_extension(BEFORE), id) {
             Ok(mut before) if path.exists() => {
                 before.step = Step::Crashed;
@@ -207,6 +189,13 @@ impl Ledger {
             }
             _ => Err(failure),
         }
+    }
+
+    /// Whether a power cut came before anything was promised: the name is there and no bytes are.
+    pub fn is_blank(dir: &Path) -> bool {
+        let path = dir.join(FILE);
+        let is_short = path.metadata().is_ok_and(|found| found.len() <= BYTES_MAX);
+        is_short && std::fs::read(&path).is_ok_and(|bytes| bytes.iter().all(|byte| *byte == 0))
     }
 
     fn read_from(path: &Path, id: SandboxId) -> Result<Self, LedgerError> {
@@ -263,5 +252,8 @@ mod tests {
         assert!(!dir.join("ledger.before").exists());
         std::fs::write(dir.join("ledger.json"), "").unwrap();
         read("odd").unwrap_err();
+        assert!(Ledger::is_blank(dir));
+        std::fs::write(dir.join("ledger.json"), "{half").unwrap();
+        assert!(!Ledger::is_blank(dir));
     }
 }

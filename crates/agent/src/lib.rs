@@ -22,8 +22,6 @@ mod rpc;
 mod sandbox;
 mod storage;
 
-pub use ledger::Step;
-
 use config::Config;
 use context::{Context, Kernel};
 use faults::Faults;

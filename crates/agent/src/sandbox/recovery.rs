@@ -2,14 +2,14 @@
 //!
 //! | ledger | found | done |
 //! |---|---|---|
-//! | begun, machine | half-made | removed; the control plane asks again |
+//! | begun, or none | half-made | removed; the control plane asks again |
 //! | ready | its VM runs | taken over |
 //! | ready | no VM | crashed, disk kept |
 //! | pausing | its capture counts | paused: its VM is ended |
 //! | pausing | it does not | as if ready: the VM goes on |
-//! | paused, resuming | anything | paused: a VM is ended, its disk of the try removed |
+//! | paused | anything | paused: a VM is ended, its disk of the try removed |
 //! | crashed | anything | crashed, disk kept |
-//! | not written before a power cut | what it replaced | crashed, disk kept |
+//! | pausing or ready, lost in a power cut | what it replaced | crashed, disk kept |
 //! | deleting | anything | removed |
 //! | unreadable | anything | set aside in quarantine/, its VM ended |
 
@@ -43,16 +43,17 @@ pub async fn recover(registry: &Arc<Registry>) -> Result<(), NetworkError> {
                 tracing::error!(sandbox = %id, error = &error as &dyn std::error::Error, "the ledger of {id} cannot be read");
                 kill_users(&ctx, &dir).await;
                 // A directory without any ledger was being made or removed: there is nothing in it to keep.
-                if dir.join("ledger.json").exists() { set_aside(&ctx, &dir) } else { remove(&ctx, id).await }
+                let is_odd = dir.join("ledger.json").exists() && !Ledger::is_blank(&dir);
+                if is_odd { set_aside(&ctx, &dir) } else { remove(&ctx, id).await }
             }
             Ok(ledger) => match ledger.step {
-                Step::Begun | Step::Machine | Step::Deleting => {
+                Step::Begun | Step::Deleting => {
                     tracing::info!(sandbox = %id, step = ?ledger.step, "{id} was left half-way; removing it");
                     remove(&ctx, id).await;
                 }
                 Step::Ready => take_over(registry, ledger).await,
                 Step::Pausing => finish_pause(registry, ledger, &dir).await,
-                Step::Paused | Step::Resuming => put_to_rest(registry, ledger, &dir).await,
+                Step::Paused => put_to_rest(registry, ledger, &dir).await,
                 Step::Crashed => {
                     kill_users(&ctx, &dir).await;
                     // It may have been read from what the newest one replaced.

@@ -392,9 +392,7 @@ async fn come_back(
     let from = async {
         let capture = Capture::open(&next.capture_dir(&dir))?;
         capture.check(&owner.ctx().maker, &owner.ctx().boot_id)?;
-        next.step = Step::Resuming;
         next.token = random_token()?;
-        next.write(&dir)?;
         owner.ctx().faults.reach(Point::ResumeAsked, None);
         Ok(Source::Capture(Box::new(capture)))
     };

@@ -212,7 +212,6 @@ fn can_share(dir: &Path) -> Result<bool, StorageError> {
 
 async fn own_xfs(dir: &Path, bytes: Option<u64>) -> Result<PathBuf, StorageError> {
     let (backing, root) = (dir.join("store.xfs"), dir.join("store"));
-    std::fs::create_dir_all(&root).map_err(failed("create", &root))?;
     if mounts::is_mounted(&root).map_err(failed("look at", &root))? {
         if mounts::is_alive(&root) {
             return Ok(root);
@@ -220,6 +219,7 @@ async fn own_xfs(dir: &Path, bytes: Option<u64>) -> Result<PathBuf, StorageError
         tracing::error!(store = %backing.display(), "the store shut itself down after an error of its disk; mounting it anew");
         mounts::unmount(&root).map_err(failed("unmount", &root))?;
     }
+    std::fs::create_dir_all(&root).map_err(failed("create", &root))?;
     if !backing.exists() {
         make_xfs(dir, &backing, bytes).await?;
     }
