@@ -109,6 +109,7 @@ impl Direct {
         let terminal = json!({"process": {"cmd": "/bin/cat"}, "pty": {"size": {"cols": 80, "rows": 24}}});
         let output = call(guest, "Start", Full::new(envelope(&terminal)?)).await?;
         let output = tokio::time::timeout(ECHO_MAX, output).await??;
+        ensure!(output.status().is_success(), "envd: {}", output.status());
         let (input, frames) = mpsc::channel(1);
         let mut direct = Self { output: output.into_body(), read: Vec::new(), input };
         let pid = direct.next().await?["event"]["start"]["pid"].as_u64().context("no terminal")?;
