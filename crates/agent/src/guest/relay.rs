@@ -22,7 +22,7 @@ const HOP: [HeaderName; 5] = [CONNECTION, TE, TRAILER, TRANSFER_ENCODING, UPGRAD
 pub async fn relay(
     client: &GuestClient,
     path_and_query: &str,
-    mut request: Request<Body>,
+    request: Request<Body>,
     activity: Arc<dyn Fn() + Send + Sync>,
 ) -> Result<Response<Body>, RelayError> {
     let path = path_and_query.split('?').next().unwrap_or_default();
@@ -31,6 +31,9 @@ pub async fn relay(
         return Err(RelayError::NotFound);
     }
     let permit = client.permit().ok_or(RelayError::Busy)?;
+    activity();
+    let told = activity.clone();
+    let mut request = request.map(|body| Body::new(Heard { body, activity: told }));
     *request.uri_mut() = path_and_query.parse().map_err(|_| RelayError::NotFound)?;
     *request.version_mut() = http::Version::HTTP_11;
     let had_length = request.headers().contains_key(CONTENT_LENGTH);
@@ -41,7 +44,6 @@ pub async fn relay(
     if !had_length && request.body().is_end_stream() {
         request.headers_mut().insert(CONTENT_LENGTH, 0.into());
     }
-    activity();
     let response = tokio::select! {
         biased;
         () = client.gone().cancelled() => return Err(RelayError::NotRunning),
@@ -83,6 +85,33 @@ fn clean(headers: &mut HeaderMap) {
 #[derive(Debug, thiserror::Error)]
 #[error("the guest is no longer running")]
 struct Gone;
+
+/// A request's body: counts as activity whenever some of it comes.
+struct Heard {
+    body: Body,
+    activity: Arc<dyn Fn() + Send + Sync>,
+}
+
+impl hyper::body::Body for Heard {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if let Poll::Ready(Some(_)) = polled {
+            (self.activity)();
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
 
 /// An answer's body: holds the call's place and counts as activity for as long as it lasts.
 struct Counted {

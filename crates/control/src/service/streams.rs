@@ -6,9 +6,10 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
+use bytes::Bytes;
 use connectrpc::ErrorCode;
+use futures::Stream;
 use wrenn_contract::host::RelayError;
 use wrenn_contract::proto::process::{ProcessConfig, Signal};
 use wrenn_domain::ids::SandboxId;
@@ -18,12 +19,9 @@ use wrenn_domain::names::ProcessTag;
 use super::exec::{self, Command};
 use super::{Actor, Credential, ServiceError, guest_error, sandboxes};
 use crate::context::Context;
-pub use crate::fleet::guest::{Ended, Food, ProcessNews, Selector, Size};
+pub use crate::fleet::guest::{Ended, InputKind, ProcessNews, Selector, Size};
 use crate::fleet::guest::{ProcessStream, Start};
 use crate::fleet::{FleetError, GuestClient};
-
-/// Between two tries to feed a process that too many feed already.
-const FEED_AGAIN: Duration = Duration::from_millis(50);
 
 /// How many streams are open, by credential and by sandbox.
 #[derive(Default)]
@@ -127,6 +125,14 @@ impl Live {
     }
 }
 
+/// What became of input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fed {
+    All,
+    /// Too many calls are under way: not one byte of it got through.
+    Nothing,
+}
+
 impl Inside {
     /// Runs a command. Dropping what this returns ends the process with its group.
     pub async fn run(&self, command: Command, stdin: bool) -> Result<Live, ServiceError> {
@@ -169,19 +175,16 @@ impl Inside {
         })
     }
 
-    /// Feeds a process, as fast as it reads. A process that is over is no failure: what it printed and how it ended
-    /// tells the story.
-    pub async fn feed(&self, pid: u32, food: Food) -> Result<(), ServiceError> {
-        loop {
-            match Box::pin(self.guest.send_input(pid, food.clone())).await {
-                Ok(()) | Err(FleetError::Answered { code: ErrorCode::NotFound, .. }) => return Ok(()),
-                // Nothing of it was taken.
-                Err(
-                    FleetError::Answered { code: ErrorCode::ResourceExhausted, .. }
-                    | FleetError::Relay(RelayError::Busy),
-                ) => tokio::time::sleep(FEED_AGAIN).await,
-                Err(error) => return Err(guest_error(error)),
-            }
+    /// Feeds a process from a stream, as fast as it reads, and returns when it took all of it. A process that is over is no
+    /// failure: what it printed and how it ended tells the story.
+    pub async fn feed<S>(&self, pid: u32, kind: InputKind, bytes: S) -> Result<Fed, ServiceError>
+    where
+        S: Stream<Item = Bytes> + Send + 'static,
+    {
+        match Box::pin(self.guest.stream_input(pid, kind, bytes)).await {
+            Ok(()) | Err(FleetError::Answered { code: ErrorCode::NotFound, .. }) => Ok(Fed::All),
+            Err(FleetError::Relay(RelayError::Busy)) => Ok(Fed::Nothing),
+            Err(error) => Err(guest_error(error)),
         }
     }
 
