@@ -13,7 +13,7 @@ use futures::Stream;
 use wrenn_contract::host::RelayError;
 use wrenn_contract::proto::process::{ProcessConfig, Signal};
 use wrenn_domain::ids::SandboxId;
-use wrenn_domain::limits::{PROCESS_START_MAX, STREAMS_PER_CREDENTIAL_MAX, STREAMS_PER_SANDBOX_MAX};
+use wrenn_domain::limits::{PROCESS_START_MAX, STREAMS_PER_SANDBOX_MAX};
 use wrenn_domain::names::ProcessTag;
 
 use super::exec::{self, Command};
@@ -38,11 +38,9 @@ struct Places {
 }
 
 impl Places {
-    fn of(all: &Arc<StreamPlaces>, credential: &Credential) -> Result<Self, ServiceError> {
-        if !take(&all.credentials, credential.clone(), STREAMS_PER_CREDENTIAL_MAX) {
-            return Err(ServiceError::Busy(format!(
-                "this key or session has {STREAMS_PER_CREDENTIAL_MAX} streams open; close some first"
-            )));
+    fn of(all: &Arc<StreamPlaces>, credential: &Credential, max: usize) -> Result<Self, ServiceError> {
+        if !take(&all.credentials, credential.clone(), max) {
+            return Err(ServiceError::Busy(format!("this key or session has {max} streams open; close some first")));
         }
         Ok(Self { all: all.clone(), credential: credential.clone(), sandbox: None })
     }
@@ -100,7 +98,7 @@ pub struct Inside {
 
 /// Enters a running sandbox. Counts as activity.
 pub async fn enter(ctx: &Context, actor: &Actor, id: SandboxId) -> Result<Inside, ServiceError> {
-    let mut places = Places::of(&ctx.streams, &actor.credential)?;
+    let mut places = Places::of(&ctx.streams, &actor.credential, ctx.tuning.streams_per_credential)?;
     let guest = Box::pin(sandboxes::guest(ctx, actor, id)).await?;
     places.take_in(id)?;
     Ok(Inside { guest, _places: places })
