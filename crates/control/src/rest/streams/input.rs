@@ -67,7 +67,7 @@ pub(super) async fn feed(
     queue: &Arc<Queue>,
 ) -> Result<(), ServiceError> {
     let run = Run::begin(queue.clone());
-    if session.inside.feed(pid, kind, run.bytes()).await? == Fed::Nothing {
+    if session.inside.feed(pid, kind, run.bytes(STREAM_INPUT_SILENCE_MAX)).await? == Fed::Nothing {
         run.put_back();
         tokio::time::sleep(FEED_AGAIN).await;
     }
@@ -199,10 +199,10 @@ impl Run {
         Self { queue, number }
     }
 
-    /// The bytes it carries. May be polled on after the run is over, and then ends.
-    fn bytes(&self) -> impl Stream<Item = Bytes> + Send + 'static {
-        futures::stream::unfold((self.queue.clone(), self.number), |(queue, number)| async move {
-            let next = timeout(STREAM_INPUT_SILENCE_MAX, queue.wait(|inner| inner.take(number))).await;
+    /// The bytes it carries, until nothing came for `silence`. May be polled on after the run is over, and then ends.
+    fn bytes(&self, silence: Duration) -> impl Stream<Item = Bytes> + Send + 'static {
+        futures::stream::unfold((self.queue.clone(), self.number), move |(queue, number)| async move {
+            let next = timeout(silence, queue.wait(|inner| inner.take(number))).await;
             next.ok().flatten().map(|bytes| (bytes, (queue, number)))
         })
     }
@@ -242,9 +242,11 @@ mod tests {
 
     const SMALL: Size = Size { cols: 10, rows: 5 };
     const LARGE: Size = Size { cols: 200, rows: 50 };
+    const SILENCE: Duration = Duration::from_millis(300);
 
     async fn carried(queue: &Arc<Queue>) -> Vec<u8> {
-        Run::begin(queue.clone()).bytes().concat().await.to_vec()
+        let run = Run::begin(queue.clone());
+        run.bytes(SILENCE).collect::<Vec<_>>().await.concat()
     }
 
     #[tokio::test]
@@ -292,16 +294,13 @@ mod tests {
         assert!(got == all);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_run_takes_keys_as_they_come_and_ends_with_silence() {
         let queue = Arc::new(Queue::default());
         let run = Run::begin(queue.clone());
-        let mut bytes = Box::pin(run.bytes());
+        let mut bytes = Box::pin(run.bytes(SILENCE));
         for key in [b"a", b"b"] {
-            let (got, ()) = tokio::join!(bytes.next(), async {
-                tokio::time::sleep(STREAM_INPUT_SILENCE_MAX / 2).await;
-                queue.push(key);
-            });
+            let (got, ()) = tokio::join!(bytes.next(), async { queue.push(key) });
             assert_eq!(got.as_deref(), Some(&key[..]));
         }
         assert_eq!(bytes.next().await, None);
@@ -312,7 +311,7 @@ mod tests {
         let queue = Arc::new(Queue::default());
         queue.push(b"ab");
         let run = Run::begin(queue.clone());
-        let mut bytes = Box::pin(run.bytes());
+        let mut bytes = Box::pin(run.bytes(SILENCE));
         assert_eq!(bytes.next().await.as_deref(), Some(&b"ab"[..]));
         queue.push(b"c");
         run.put_back();
