@@ -1,5 +1,6 @@
 //! The floor's way to a guest: a socket opened in its network namespace, as the agent does, and nothing in between.
 
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::Duration;
@@ -11,21 +12,23 @@ use nix::sched::{CloneFlags, setns};
 const ADDRESS: [u8; 4] = [169, 254, 0, 21];
 /// envd's port.
 pub const ENVD: u16 = 49983;
+/// Longest wait for an answer of whoever may be the guest.
+const FIND_WAIT: Duration = Duration::from_millis(500);
 
-/// The only running guest of this machine, found by who answers, and its envd token.
+/// A running guest, found by which envd takes its token: templates are made and spares wait in namespaces of their own.
 pub struct Guest {
     namespace: std::fs::File,
     pub token: String,
 }
 
 impl Guest {
-    /// Finds the namespace in which envd answers; there must be one running capsule only.
+    /// Finds the namespace of a running capsule.
     pub fn find(wrenn_dir: &Path, id: &str) -> anyhow::Result<Self> {
         let token = token(wrenn_dir, id)?;
         for folder in ["/run/netns", "/var/run/netns"] {
             for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
                 let namespace = std::fs::File::open(entry.path())?;
-                if connect(&namespace, ENVD, Duration::from_millis(500)).is_ok() {
+                if takes_token(&namespace, &token).unwrap_or(false) {
                     return Ok(Self { namespace, token });
                 }
             }
@@ -37,6 +40,16 @@ impl Guest {
     pub fn connect(&self, port: u16) -> anyhow::Result<TcpStream> {
         connect(&self.namespace, port, Duration::from_secs(10))
     }
+}
+
+/// Whether envd in this namespace is the one with this token.
+fn takes_token(namespace: &std::fs::File, token: &str) -> anyhow::Result<bool> {
+    let mut stream = connect(namespace, ENVD, FIND_WAIT)?;
+    stream.set_read_timeout(Some(FIND_WAIT))?;
+    write!(stream, "GET /metrics HTTP/1.1\r\nhost: guest\r\nx-access-token: {token}\r\nconnection: close\r\n\r\n")?;
+    let mut status = String::new();
+    BufReader::new(stream).take(64).read_line(&mut status)?;
+    Ok(status.split(' ').nth(1) == Some("200"))
 }
 
 /// Opens the socket on a thread of its own that enters the namespace and ends.

@@ -21,6 +21,7 @@ mod ports;
 mod reads;
 mod report;
 mod rest;
+mod terminal;
 
 use report::Report;
 
@@ -60,11 +61,12 @@ impl Bench<'_> {
 type Section = (&'static str, fn(&Bench, &mut Report) -> anyhow::Result<()>);
 
 /// In this order: memory first, while everything is idle and fresh.
-const SECTIONS: [Section; 9] = [
+const SECTIONS: [Section; 10] = [
     ("memory", memory::run),
     ("create", create::run),
     ("captures", captures::run),
     ("exec", exec::run),
+    ("terminal", terminal::run),
     ("files", files::run),
     ("reads", reads::run),
     ("auth", auth::run),

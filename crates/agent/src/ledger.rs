@@ -203,7 +203,7 @@ impl Ledger {
             if path.metadata()?.len() > BYTES_MAX {
                 return Err(std::io::Error::other("too long for a ledger"));
             }
-            let ledger: Self = serde_json::from_slice(&std::fs::read(&path)?).map_err(std::io::Error::other)?;
+            let ledger: Self = serde_json::from_slice(&std::fs::read(path)?).map_err(std::io::Error::other)?;
             if ledger.wish.id != id {
                 return Err(std::io::Error::other("it is another sandbox's"));
             }

@@ -4,12 +4,15 @@
 //!   `wrenn::host::v1` (control plane to agent).
 //! - [`guest`]: envd's plain HTTP surface: paths, headers, JSON bodies.
 //! - [`host`]: the agent's guest relay: paths and headers.
+//! - [`hop`]: the headers every relay and proxy of ours takes off.
 //! - [`rest`]: the public API's JSON shapes and error codes. Here, and only here, "sandbox" becomes "capsule".
 //!
 //! Must never: do I/O, know SQL, or hold a rule that is not about shape.
 
 #[cfg(feature = "guest")]
 pub mod guest;
+#[cfg(feature = "host")]
+pub mod hop;
 #[cfg(feature = "host")]
 pub mod host;
 #[cfg(any(feature = "guest", feature = "host"))]

@@ -7,7 +7,9 @@ use tokio::sync::{Notify, OnceCell, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
-use wrenn_domain::limits::{CREATE_GIVE_UP, FORK_WAIT_MAX, HOST_SILENCE_MAX, STREAM_PING_EVERY, STREAM_SILENCE_MAX};
+use wrenn_domain::limits::{
+    CREATE_GIVE_UP, FORK_WAIT_MAX, HOST_SILENCE_MAX, STREAM_PING_EVERY, STREAM_SILENCE_MAX, STREAMS_PER_CREDENTIAL_MAX,
+};
 use wrenn_domain::secret::Secret;
 use wrenn_store::Store;
 use wrenn_store::haste::Haste;
@@ -122,6 +124,8 @@ pub struct Tuning {
     pub stream_ping: Duration,
     /// A WebSocket's peer that was silent for this long is gone.
     pub stream_silence: Duration,
+    /// WebSockets one key or session may have open.
+    pub streams_per_credential: usize,
 }
 
 impl Default for Tuning {
@@ -143,6 +147,7 @@ impl Default for Tuning {
             fork_wait: FORK_WAIT_MAX,
             stream_ping: STREAM_PING_EVERY,
             stream_silence: STREAM_SILENCE_MAX,
+            streams_per_credential: STREAMS_PER_CREDENTIAL_MAX,
         }
     }
 }

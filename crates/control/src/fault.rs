@@ -97,6 +97,12 @@ points! {
     EventsTaken,
     /// The stream has the events; that is not noted.
     EventsAppended,
+    /// A delivery is begun; no hook was called.
+    DeliveryBegun,
+    /// The hooks took the event; that is not noted.
+    DeliveryMade,
+    /// The delivery is settled; the stream's entry is still pending.
+    DeliverySettled,
 }
 
 /// What a test does at a point: return to go on, or never return.

@@ -125,8 +125,9 @@ pub const WATCHER_IDLE_MAX: Duration = Duration::from_secs(600);
 /// Silence on a stream before envd sends a keepalive event; below the 60 s at which balancers cut.
 pub const KEEPALIVE_EVERY: Duration = Duration::from_secs(30);
 
-/// Calls under way through the relay to one guest.
-pub const RELAY_CALLS_MAX: usize = 256;
+/// Calls under way through the relay to one guest: two for each of its WebSockets (output, and input while somebody types), and as
+/// many again as one for each, so that looking at processes and files always finds a place.
+pub const RELAY_CALLS_MAX: usize = 384;
 /// Sandboxes one agent holds: bounded by its network slots.
 pub const SANDBOXES_PER_HOST_MAX: usize = 4096;
 /// Boot to ready, without hardware virtualisation on a busy machine.
@@ -274,7 +275,7 @@ pub const DEAD_LETTERS_LIST_MAX: i64 = 200;
 
 /// WebSockets one key or session may have open: each costs some 30 KB and two connections.
 pub const STREAMS_PER_CREDENTIAL_MAX: usize = 1000;
-/// WebSockets into one sandbox: half of what its relay takes, so that feeding and looking at them always finds a place.
+/// WebSockets into one sandbox: a third of what its relay takes, see there.
 pub const STREAMS_PER_SANDBOX_MAX: usize = 128;
 /// Messages a second taken from one WebSocket. A person types fifty; above it the socket is read more slowly, and nothing is lost.
 pub const STREAM_MESSAGES_PER_SEC_MAX: u32 = 1000;
@@ -284,8 +285,10 @@ pub const STREAM_MESSAGES_BURST: u32 = 2000;
 pub const STREAM_INPUT_BYTES_MAX: usize = 1024 * 1024;
 /// Changes from keystrokes to resizes and back that wait for a process; then the socket is not read.
 pub const STREAM_INPUT_PIECES_MAX: usize = 256;
-/// Bytes of input that travel to a process in one call.
-pub const STREAM_INPUT_PIECE_BYTES: usize = 256 * 1024;
+/// Bytes of input that travel to a process in one call; so many are kept until it has answered.
+pub const STREAM_INPUT_RUN_BYTES: usize = 256 * 1024;
+/// Silence after which such a call is ended: an idle terminal holds no second connection.
+pub const STREAM_INPUT_SILENCE_MAX: Duration = Duration::from_secs(10);
 /// Bytes of a WebSocket's read buffer, held while it is open; larger messages grow it.
 pub const STREAM_READ_BUFFER_BYTES: usize = 1024;
 /// Bytes of the read buffer of its connection to the host, held twice: the answer's head, a few hundred bytes, keeps the first.

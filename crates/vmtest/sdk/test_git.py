@@ -50,3 +50,11 @@ def test_what_git_refuses_is_a_git_error(capsule):
         capsule.git.status(cwd="/tmp")
     with pytest.raises(GitError):
         capsule.git.clone("/no/such/repository", "/tmp/never")
+
+
+def test_credentials_are_stored_where_git_looks_for_them(capsule):
+    capsule.git.dangerously_authenticate("somebody", "se:cret", host="git.example.com")
+    filled = "printf 'protocol=https\\nhost=git.example.com\\n\\n' | git credential fill"
+    said = capsule.commands.run(filled, envs={"GIT_TERMINAL_PROMPT": "0"}).stdout.splitlines()
+    assert "username=somebody" in said and "password=se:cret" in said
+    capsule.commands.run("rm ~/.git-credentials; git config --global --unset credential.helper")

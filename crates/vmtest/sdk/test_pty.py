@@ -52,6 +52,15 @@ def test_a_session_outlives_its_socket_and_is_found_by_its_tag(capsule):
         assert b"found-kept" in drain(again, b"found-kept")[0]
 
 
+def test_kill_ends_a_session_that_listens_to_nothing(capsule):
+    with capsule.pty(cmd="/bin/sh", args=["-c", "trap '' HUP INT TERM; echo deaf; while :; do sleep 1; done"]) as term:
+        drain(term, b"deaf")
+        term.kill()
+        last = drain(term)[1]
+        assert last.type == "exit" and last.exit_code == 128 + 9
+        assert term.pid not in [one.pid for one in capsule.commands.list()]
+
+
 def test_it_stays_usable_over_the_keepalive(capsule):
     with capsule.pty() as term:
         for event in term:

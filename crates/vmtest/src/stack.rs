@@ -248,8 +248,17 @@ impl Stack {
 
     /// `kill -9` of a service; the supervisor starts it again. Returns when a new one is there.
     pub fn kill_service(&self, name: &str) -> anyhow::Result<()> {
+        self.restart_service(name, "-9")
+    }
+
+    /// The same, but the service is asked to end and may tidy up.
+    pub fn end_service(&self, name: &str) -> anyhow::Result<()> {
+        self.restart_service(name, "-TERM")
+    }
+
+    fn restart_service(&self, name: &str, signal: &str) -> anyhow::Result<()> {
         let old = self.service_pid(name)?;
-        let killed = Command::new("kill").args(["-9", &old.to_string()]).status()?;
+        let killed = Command::new("kill").args([signal, &old.to_string()]).status()?;
         ensure!(killed.success(), "kill of {name} failed");
         wait_until(&format!("{name} is started again"), Duration::from_secs(30), || {
             Ok(self.service_pid(name).is_ok_and(|pid| pid != old))

@@ -5,24 +5,22 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use axum::body::Body;
-use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderMap, Request, Response};
+use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderName};
+use http::{Request, Response};
 use hyper::body::{Body as _, Bytes, Frame, Incoming, SizeHint};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use wrenn_contract::guest::{INIT, SNAPSHOT_PREPARE, TOKEN_HEADER, TUNNEL};
+use wrenn_contract::hop::remove_hop;
 use wrenn_contract::host::{AUTH_HEADER, RelayError};
 
 use super::dial::GuestClient;
-
-/// Headers that belong to one connection, not to the message. Source: RFC 9110, section 7.6.1.
-const HOP: [HeaderName; 5] = [CONNECTION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE];
 
 /// Relays one request whose path is `path_and_query` inside the guest.
 pub async fn relay(
     client: &GuestClient,
     path_and_query: &str,
-    mut request: Request<Body>,
+    request: Request<Body>,
     activity: Arc<dyn Fn() + Send + Sync>,
 ) -> Result<Response<Body>, RelayError> {
     let path = path_and_query.split('?').next().unwrap_or_default();
@@ -31,17 +29,19 @@ pub async fn relay(
         return Err(RelayError::NotFound);
     }
     let permit = client.permit().ok_or(RelayError::Busy)?;
+    activity();
+    let told = activity.clone();
+    let mut request = request.map(|body| Body::new(Heard { body, activity: told }));
     *request.uri_mut() = path_and_query.parse().map_err(|_| RelayError::NotFound)?;
     *request.version_mut() = http::Version::HTTP_11;
     let had_length = request.headers().contains_key(CONTENT_LENGTH);
-    clean(request.headers_mut());
+    remove_hop(request.headers_mut());
     for name in [HOST, EXPECT, HeaderName::from_static(AUTH_HEADER), HeaderName::from_static(TOKEN_HEADER)] {
         request.headers_mut().remove(name);
     }
     if !had_length && request.body().is_end_stream() {
         request.headers_mut().insert(CONTENT_LENGTH, 0.into());
     }
-    activity();
     let response = tokio::select! {
         biased;
         () = client.gone().cancelled() => return Err(RelayError::NotRunning),
@@ -51,7 +51,7 @@ pub async fn relay(
         })?,
     };
     let (mut parts, body) = response.into_parts();
-    clean(&mut parts.headers);
+    remove_hop(&mut parts.headers);
     let gone = Box::pin(client.gone().clone().cancelled_owned());
     let body = Body::new(Counted { body, gone, activity, _permit: permit });
     Ok(Response::from_parts(parts, body))
@@ -66,23 +66,37 @@ fn is_control(path: &str) -> bool {
     own.iter().any(|path| joined.starts_with(path)) || joined.contains("..") || joined.contains('%')
 }
 
-fn clean(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        .collect();
-    for name in named.into_iter().chain(HOP) {
-        headers.remove(name);
-    }
-}
-
 /// The sandbox was paused, crashed or was deleted in the middle of an answer.
 #[derive(Debug, thiserror::Error)]
 #[error("the guest is no longer running")]
 struct Gone;
+
+/// A request's body: counts as activity whenever some of it comes.
+struct Heard {
+    body: Body,
+    activity: Arc<dyn Fn() + Send + Sync>,
+}
+
+impl hyper::body::Body for Heard {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if let Poll::Ready(Some(_)) = polled {
+            (self.activity)();
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
 
 /// An answer's body: holds the call's place and counts as activity for as long as it lasts.
 struct Counted {

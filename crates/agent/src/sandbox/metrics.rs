@@ -82,10 +82,14 @@ impl Metrics {
             lock(&track).measure(subject, now);
         }
         let living: HashSet<SandboxId> = subjects.iter().map(|subject| subject.id).collect();
-        let rested: Vec<_> = lock(&self.tracks).extract_if(|id, _| !living.contains(id)).collect();
-        for (_, track) in rested {
+        let resting = |id: &SandboxId| !living.contains(id);
+        let rested: Vec<_> =
+            lock(&self.tracks).iter().filter(|(id, _)| resting(id)).map(|(_, track)| Arc::clone(track)).collect();
+        for track in rested {
             lock(&track).keep(now);
         }
+        // Only now: whoever asks meanwhile must not be answered from a file that is not written yet.
+        lock(&self.tracks).retain(|id, _| !resting(id));
     }
 
     /// Writes all of them down.

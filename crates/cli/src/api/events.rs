@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use wrenn_contract::rest::events::EventFrame;
+use wrenn_contract::rest::events::{CAUGHT_UP, EventFrame};
 
 use super::{ApiError, Client};
 
@@ -27,6 +27,8 @@ pub enum Told {
     Frame { json: String, frame: Box<EventFrame> },
     /// A frame of a kind this program does not know yet.
     Unknown,
+    /// All that was missed has been told.
+    CaughtUp,
     /// The server ended the stream, or the connection broke.
     End,
 }
@@ -63,18 +65,22 @@ impl EventStream {
     }
 }
 
-/// None for what is only a comment.
+/// None for a comment that says nothing to us.
 fn read(block: &str) -> Option<Told> {
     let lines = block.lines().filter_map(|line| line.strip_prefix("data:"));
     let data: Vec<&str> = lines.map(|line| line.strip_prefix(' ').unwrap_or(line)).collect();
     if data.is_empty() {
-        return None;
+        return is_caught_up(block).then_some(Told::CaughtUp);
     }
     let json = data.join("\n");
     Some(match serde_json::from_str(&json) {
         Ok(frame) => Told::Frame { json, frame: Box::new(frame) },
         Err(_) => Told::Unknown,
     })
+}
+
+fn is_caught_up(block: &str) -> bool {
+    block.lines().filter_map(|line| line.strip_prefix(':')).any(|comment| comment.trim() == CAUGHT_UP)
 }
 
 #[cfg(test)]
@@ -84,6 +90,7 @@ mod tests {
     #[test]
     fn comments_are_skipped_and_frames_of_another_kind_end_nothing() {
         assert!(read(": keepalive\n\n").is_none());
+        assert!(matches!(read(": caught up\n\n"), Some(Told::CaughtUp)));
         let known =
             "id: evt-1\nevent: host.up\ndata: {\"event\":\"host.up\",\"timestamp\":\"2026-01-01T00:00:00Z\"}\n\n";
         assert!(matches!(read(known), Some(Told::Frame { .. })));

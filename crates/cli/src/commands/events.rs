@@ -12,8 +12,6 @@ use crate::output::{Output, plain};
 /// Pauses before the stream is opened again after it broke.
 const PAUSE_MIN: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
-/// Without --follow: what was missed has been told when this much time passes in silence.
-const QUIET: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Args)]
 pub struct EventsArgs {
@@ -51,14 +49,7 @@ pub async fn run(args: EventsArgs, client: &Client, output: &Output) -> anyhow::
         };
         opened = true;
         loop {
-            let told = match follow {
-                true => stream.next().await?,
-                false => match tokio::time::timeout(QUIET, stream.next()).await {
-                    Ok(told) => told?,
-                    Err(_) => return Ok(0),
-                },
-            };
-            match told {
+            match stream.next().await? {
                 Told::Frame { json, frame } => {
                     pause = PAUSE_MIN;
                     if frame.metadata.get("gap").is_some_and(|gap| gap == "true") {
@@ -74,7 +65,8 @@ pub async fn run(args: EventsArgs, client: &Client, output: &Output) -> anyhow::
                         last.clone_from(&frame.id);
                     }
                 }
-                Told::Unknown => {}
+                Told::CaughtUp if !follow => return Ok(0),
+                Told::CaughtUp | Told::Unknown => {}
                 Told::End => break,
             }
         }

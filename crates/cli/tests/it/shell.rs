@@ -108,10 +108,11 @@ async fn a_shell_feels_like_this_terminal_and_ends_with_its_exit_code() {
         }
     };
     tokio::time::timeout(SOON, asked).await.expect("the size arrives");
-    // Ctrl-C is for the program in there.
-    screen.type_in("sleep 1000\r").await;
-    screen.until("sleep 1000").await;
+    // Ctrl-C is for the program in there: once it runs, because a shell that is hit itself throws away what was typed meanwhile.
+    screen.type_in("sh -c 'echo it ru''ns; exec sleep 1000'\r").await;
+    screen.until("it runs").await;
     screen.type_in("\u{3}").await;
+    screen.until("$ ").await;
     screen.type_in("echo st''ill; exit 5\r").await;
     screen.until("still").await;
     assert_eq!(screen.end().await, 5);

@@ -17,6 +17,9 @@ pub struct WatchEvents {
     pub last_event_id: Option<String>,
 }
 
+/// The comment that ends what is told again after [`WatchEvents::last_event_id`].
+pub const CAUGHT_UP: &str = "caught up";
+
 /// Kinds of frames; there will be no others on these streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub enum EventKind {

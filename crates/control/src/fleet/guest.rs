@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use connectrpc::ErrorCode;
 use connectrpc::client::{CallOptions, ClientConfig, ServerStream};
-use futures::Stream;
+use futures::{Stream, StreamExt};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty, Limited, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -16,10 +16,11 @@ use wrenn_contract::proto::process::__buffa::oneof::process_event::Event as Prot
 use wrenn_contract::proto::process::__buffa::oneof::process_event::data_event::Output as ProtoOutput;
 use wrenn_contract::proto::process::__buffa::oneof::process_input::Input;
 use wrenn_contract::proto::process::__buffa::oneof::process_selector::Selector as ProtoSelector;
+use wrenn_contract::proto::process::stream_input_request::{DataEvent as InputData, StartEvent as InputStart};
 use wrenn_contract::proto::process::{
     CloseStdinRequest, ConnectRequest, ConnectResponse, ConnectResponseView, ListRequest, PTY, ProcessClient,
     ProcessConfig, ProcessInfo, ProcessInput, ProcessSelector, SendInputRequest, SendSignalRequest, Signal,
-    StartRequest, StartResponse, StartResponseView, UpdateRequest, pty,
+    StartRequest, StartResponse, StartResponseView, StreamInputRequest, UpdateRequest, pty,
 };
 use wrenn_domain::ids::SandboxId;
 use wrenn_domain::names::{GuestPath, ProcessTag};
@@ -64,11 +65,11 @@ pub struct Size {
     pub rows: u32,
 }
 
-/// Bytes for a process, by what it reads from.
-#[derive(Debug, Clone)]
-pub enum Food {
-    Stdin(Vec<u8>),
-    Terminal(Vec<u8>),
+/// What a process reads from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InputKind {
+    Pipe,
+    Terminal,
 }
 
 /// How a process is named.
@@ -172,18 +173,34 @@ impl GuestClient {
         Ok(())
     }
 
-    /// Feeds a process. Returns when it took the bytes; a process that reads slowly makes this slow.
-    pub async fn send_input(&self, pid: u32, food: Food) -> Result<(), FleetError> {
-        let input = match food {
-            Food::Stdin(bytes) => Input::Stdin(bytes),
-            Food::Terminal(bytes) => Input::Pty(bytes),
-        };
+    /// Feeds a process's standard input. Returns when it took the bytes; a process that reads slowly makes this slow.
+    pub async fn send_input(&self, pid: u32, bytes: Vec<u8>) -> Result<(), FleetError> {
         let request = SendInputRequest {
             process: proto(&Selector::Pid(pid)).into(),
-            input: ProcessInput { input: Some(input), ..Default::default() }.into(),
+            input: ProcessInput { input: Some(Input::Stdin(bytes)), ..Default::default() }.into(),
             ..Default::default()
         };
         self.processes.send_input(request).await?;
+        Ok(())
+    }
+
+    /// Feeds a process what a stream yields, as it comes. Returns when it took all of it.
+    pub async fn stream_input<S>(&self, pid: u32, kind: InputKind, bytes: S) -> Result<(), FleetError>
+    where
+        S: Stream<Item = Bytes> + Send + 'static,
+    {
+        let begin = InputStart { process: proto(&Selector::Pid(pid)).into(), ..Default::default() };
+        let pieces = bytes.map(move |bytes| {
+            let input = match kind {
+                InputKind::Pipe => Input::Stdin(bytes.into()),
+                InputKind::Terminal => Input::Pty(bytes.into()),
+            };
+            let input = ProcessInput { input: Some(input), ..Default::default() };
+            InputData { input: input.into(), ..Default::default() }.into()
+        });
+        let events = futures::stream::once(std::future::ready(begin.into())).chain(pieces);
+        let requests = events.map(|event| StreamInputRequest { event: Some(event), ..Default::default() });
+        self.streams.stream_input(requests).await?;
         Ok(())
     }
 
@@ -228,7 +245,6 @@ impl GuestClient {
         S: Stream<Item = Result<Bytes, E>> + Send + Sync + 'static,
         E: Into<BodyError> + 'static,
     {
-        use futures::StreamExt;
         let frames = bytes.map(|chunk| chunk.map(Frame::data).map_err(Into::into));
         let request = self.files_request(Method::PUT, path, BodyExt::boxed(StreamBody::new(frames)))?;
         checked(self.transport.clone().request(request).await).await?;

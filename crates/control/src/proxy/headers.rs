@@ -5,11 +5,9 @@
 
 use std::net::IpAddr;
 
-use http::header::{
-    CONNECTION, COOKIE, EXPECT, FORWARDED, HOST, HeaderName, PROXY_AUTHORIZATION, SET_COOKIE, TE, TRANSFER_ENCODING,
-    UPGRADE,
-};
+use http::header::{CONNECTION, COOKIE, EXPECT, FORWARDED, HOST, HeaderName, SET_COOKIE, TE, UPGRADE};
 use http::{HeaderMap, HeaderValue, Version};
+use wrenn_contract::hop::remove_hop;
 
 use super::target::Target;
 use crate::auth::session::middleware::{CSRF_COOKIE_NAME, SESSION_COOKIE_NAME};
@@ -21,17 +19,6 @@ const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_PREFIX: &str = "x-forwarded-";
 const REAL_IP: &str = "x-real-ip";
-
-/// Headers that belong to one connection, not to the message. Source: RFC 9110, section 7.6.1, and what came before it.
-const HOP: [HeaderName; 7] = [
-    CONNECTION,
-    HeaderName::from_static("proxy-connection"),
-    HeaderName::from_static("keep-alive"),
-    TE,
-    TRANSFER_ENCODING,
-    UPGRADE,
-    PROXY_AUTHORIZATION,
-];
 
 /// The last step a request came over.
 #[derive(Debug, Clone, Copy)]
@@ -96,19 +83,6 @@ fn lists(headers: &HeaderMap, name: &HeaderName, word: &str) -> bool {
         let item = item.split(';').next().unwrap_or_default();
         item.trim().eq_ignore_ascii_case(word)
     })
-}
-
-fn remove_hop(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        .collect();
-    for name in named.into_iter().chain(HOP) {
-        headers.remove(name);
-    }
 }
 
 /// Our cookies go; the others become one line, which HTTP/1.1 wants and HTTP/2 clients do not send.

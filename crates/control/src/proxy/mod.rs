@@ -6,6 +6,8 @@
 //! Owns: which requests these are, what passes of them, the connections to guests. Stands before the API's routes and shares
 //! none of their layers; its own answers are plain text, because programs and browsers of anybody read them. Must never: hold a
 //! body, read one, or let a guest's server see our credentials.
+//!
+//! What passes and what does not is told to users in `docs/ports.md`.
 
 mod headers;
 mod lines;

@@ -1,7 +1,7 @@
 //! `/v1/events/stream` and `/v1/admin/events/stream`: what happens, as server-sent events.
 //!
 //! ```text
-//! connected, then what was missed since Last-Event-ID, then what happens; a comment each 30 s
+//! connected, then what was missed since Last-Event-ID and the comment "caught up", then what happens; a comment each 30 s
 //! ```
 //! A stream ends when its reader is too slow, its credential is taken away or the server ends: a comment says which. Its client
 //! connects again with the last id it saw, and is told all it missed.
@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use wrenn_contract::rest::error::ErrorBody;
-use wrenn_contract::rest::events::{EventActor, EventFrame, EventKind, EventResource, WatchEvents};
+use wrenn_contract::rest::events::{CAUGHT_UP, EventActor, EventFrame, EventKind, EventResource, WatchEvents};
 use wrenn_domain::event::{ActorType, EventType};
 use wrenn_domain::ids::EventId;
 use wrenn_domain::limits::KEEPALIVE_EVERY;
@@ -43,8 +43,8 @@ const LAST_WORD_WITHIN: Duration = Duration::from_secs(2);
 /// Watch the team's events
 ///
 /// Server-sent events. The first frame is `connected`; `data` is an EventFrame. Events carry an `id`: connect again with it in
-/// Last-Event-ID to be told first what was missed. Each arrives at least once; `capsule.state.changed` is told only while it happens.
-/// A comment comes every 30 seconds. A stream that its client reads too slowly is ended: connect again.
+/// Last-Event-ID to be told first what was missed, which ends with the comment `caught up`. Each arrives at least once;
+/// `capsule.state.changed` is told only while it happens. A comment comes every 30 seconds. A stream that its client reads too slowly is ended: connect again.
 #[utoipa::path(get, path = "/v1/events/stream", tag = "capsules", params(WatchEvents), security(("api_key" = []), ("session" = [])),
     responses((status = 200, body = EventFrame, content_type = "text/event-stream"), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(super) async fn watch(
@@ -177,7 +177,8 @@ async fn catch_up(
     let Some(after) = tell_until(ctx, viewer, after, i64::MAX, out).await? else { return Ok(None) };
     let seat = events::sit(ctx, viewer).await?;
     let told = tell_until(ctx, viewer, after, seat.after, out).await?;
-    Ok(told.map(|_| seat))
+    let caught_up = Bytes::from(format!(": {CAUGHT_UP}\n\n"));
+    Ok(if told.is_some() && out.send(caught_up).await.is_ok() { Some(seat) } else { None })
 }
 
 async fn tell_until(

@@ -14,7 +14,7 @@ use wrenn_domain::names::ProcessTag;
 
 use super::{Actor, ServiceError, guest_error, sandboxes};
 use crate::context::Context;
-use crate::fleet::guest::{Ended, Food, ProcessNews, ProcessStream, Start};
+use crate::fleet::guest::{Ended, ProcessNews, ProcessStream, Start};
 use crate::fleet::{FleetError, GuestClient};
 
 /// A valid command.
@@ -93,7 +93,7 @@ async fn collect(
     let pid = pid_of(&mut stream).await?;
     let feed = async {
         // A process may end or close its input without reading it all: its output tells what happened.
-        if !input.is_empty() && guest.send_input(pid, Food::Stdin(input)).await.is_err() {
+        if !input.is_empty() && guest.send_input(pid, input).await.is_err() {
             return;
         }
         let _ = guest.close_stdin(pid).await;

@@ -6,24 +6,22 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
+use bytes::Bytes;
 use connectrpc::ErrorCode;
+use futures::Stream;
 use wrenn_contract::host::RelayError;
 use wrenn_contract::proto::process::{ProcessConfig, Signal};
 use wrenn_domain::ids::SandboxId;
-use wrenn_domain::limits::{PROCESS_START_MAX, STREAMS_PER_CREDENTIAL_MAX, STREAMS_PER_SANDBOX_MAX};
+use wrenn_domain::limits::{PROCESS_START_MAX, STREAMS_PER_SANDBOX_MAX};
 use wrenn_domain::names::ProcessTag;
 
 use super::exec::{self, Command};
 use super::{Actor, Credential, ServiceError, guest_error, sandboxes};
 use crate::context::Context;
-pub use crate::fleet::guest::{Ended, Food, ProcessNews, Selector, Size};
+pub use crate::fleet::guest::{Ended, InputKind, ProcessNews, Selector, Size};
 use crate::fleet::guest::{ProcessStream, Start};
 use crate::fleet::{FleetError, GuestClient};
-
-/// Between two tries to feed a process that too many feed already.
-const FEED_AGAIN: Duration = Duration::from_millis(50);
 
 /// How many streams are open, by credential and by sandbox.
 #[derive(Default)]
@@ -40,11 +38,9 @@ struct Places {
 }
 
 impl Places {
-    fn of(all: &Arc<StreamPlaces>, credential: &Credential) -> Result<Self, ServiceError> {
-        if !take(&all.credentials, credential.clone(), STREAMS_PER_CREDENTIAL_MAX) {
-            return Err(ServiceError::Busy(format!(
-                "this key or session has {STREAMS_PER_CREDENTIAL_MAX} streams open; close some first"
-            )));
+    fn of(all: &Arc<StreamPlaces>, credential: &Credential, max: usize) -> Result<Self, ServiceError> {
+        if !take(&all.credentials, credential.clone(), max) {
+            return Err(ServiceError::Busy(format!("this key or session has {max} streams open; close some first")));
         }
         Ok(Self { all: all.clone(), credential: credential.clone(), sandbox: None })
     }
@@ -102,7 +98,7 @@ pub struct Inside {
 
 /// Enters a running sandbox. Counts as activity.
 pub async fn enter(ctx: &Context, actor: &Actor, id: SandboxId) -> Result<Inside, ServiceError> {
-    let mut places = Places::of(&ctx.streams, &actor.credential)?;
+    let mut places = Places::of(&ctx.streams, &actor.credential, ctx.tuning.streams_per_credential)?;
     let guest = Box::pin(sandboxes::guest(ctx, actor, id)).await?;
     places.take_in(id)?;
     Ok(Inside { guest, _places: places })
@@ -125,6 +121,14 @@ impl Live {
         let news = self.stream.next().await.map_err(guest_error)?;
         news.ok_or_else(|| guest_error(FleetError::Nonsense("the stream ended before the process".to_owned())))
     }
+}
+
+/// What became of input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fed {
+    All,
+    /// Too many calls are under way: not one byte of it got through.
+    Nothing,
 }
 
 impl Inside {
@@ -169,19 +173,16 @@ impl Inside {
         })
     }
 
-    /// Feeds a process, as fast as it reads. A process that is over is no failure: what it printed and how it ended
-    /// tells the story.
-    pub async fn feed(&self, pid: u32, food: Food) -> Result<(), ServiceError> {
-        loop {
-            match Box::pin(self.guest.send_input(pid, food.clone())).await {
-                Ok(()) | Err(FleetError::Answered { code: ErrorCode::NotFound, .. }) => return Ok(()),
-                // Nothing of it was taken.
-                Err(
-                    FleetError::Answered { code: ErrorCode::ResourceExhausted, .. }
-                    | FleetError::Relay(RelayError::Busy),
-                ) => tokio::time::sleep(FEED_AGAIN).await,
-                Err(error) => return Err(guest_error(error)),
-            }
+    /// Feeds a process from a stream, as fast as it reads, and returns when it took all of it. A process that is over is no
+    /// failure: what it printed and how it ended tells the story.
+    pub async fn feed<S>(&self, pid: u32, kind: InputKind, bytes: S) -> Result<Fed, ServiceError>
+    where
+        S: Stream<Item = Bytes> + Send + 'static,
+    {
+        match Box::pin(self.guest.stream_input(pid, kind, bytes)).await {
+            Ok(()) | Err(FleetError::Answered { code: ErrorCode::NotFound, .. }) => Ok(Fed::All),
+            Err(FleetError::Relay(RelayError::Busy)) => Ok(Fed::Nothing),
+            Err(error) => Err(guest_error(error)),
         }
     }
 

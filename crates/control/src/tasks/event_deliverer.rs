@@ -23,6 +23,7 @@ use crate::causes::chain;
 use crate::context::Context;
 use crate::extension::hooks;
 use crate::extension::{SandboxEvent, SandboxEventKind};
+use crate::fault::FaultPoint;
 
 /// The group of the stream, and of the deliveries.
 const GROUP: &str = "wrenn-sandbox-hooks-v1";
@@ -93,7 +94,11 @@ impl Deliverer {
 
     async fn take(&self, reader: &mut Reader, entry: &str, payload: &str) -> Result<(), Broken> {
         let over = match Event::read(payload) {
-            Some(event) => self.deliver(&event).await?,
+            Some(event) => {
+                let over = self.deliver(&event).await?;
+                self.ctx.faults.reach(FaultPoint::DeliverySettled).await;
+                over
+            }
             // Not ours, or trimmed away while it was pending; if it was an event the outbox has it.
             None => true,
         };
@@ -135,6 +140,7 @@ impl Deliverer {
             Begun::Busy => return Ok(false),
             Begun::Try(attempt) => attempt,
         };
+        self.ctx.faults.reach(FaultPoint::DeliveryBegun).await;
         if attempt > EVENT_TRIES_MAX {
             self.settle(event.id, Settled::Dead("its process died in every try".to_owned()), attempt).await?;
             return Ok(true);
@@ -143,7 +149,9 @@ impl Deliverer {
             self.settle(event.id, Settled::Done, attempt).await?;
             return Ok(true);
         };
-        let Err(error) = hooks::on_sandbox_event(&self.ctx, &news).await else {
+        let taken = hooks::on_sandbox_event(&self.ctx, &news).await;
+        self.ctx.faults.reach(FaultPoint::DeliveryMade).await;
+        let Err(error) = taken else {
             self.settle(event.id, Settled::Done, attempt).await?;
             return Ok(true);
         };

@@ -1,6 +1,7 @@
 //! The way into a process: its standard input or terminal, fed by one call after the other.
 //!
-//! Must never: interleave two calls' bytes, or hold more waiting calls than `PROCESS_INPUT_CALLS_MAX`.
+//! Must never: interleave two calls' bytes, or hold more waiting calls than `PROCESS_INPUT_CALLS_MAX`; beside them waits at most one
+//! piece of each longer input.
 
 use std::io;
 use std::sync::Arc;
@@ -66,8 +67,28 @@ impl Input {
     /// Writes all bytes; waits for as long as the process takes to read what is before them.
     ///
     /// # Errors
-    /// See [`InputError`]. A part may have been written.
+    /// See [`InputError`]. A part may have been written, but nothing when it was [`InputError::Busy`].
     pub async fn write(&self, kind: Kind, bytes: &[u8]) -> Result<(), InputError> {
+        let _place = self.places.try_acquire().map_err(|_| InputError::Busy)?;
+        self.write_in_turn(kind, bytes).await
+    }
+
+    /// The same for a piece of a longer input, whose sender could not tell where to go on: it waits for its place.
+    ///
+    /// # Errors
+    /// See [`InputError`].
+    pub async fn write_on(&self, kind: Kind, bytes: &[u8]) -> Result<(), InputError> {
+        tokio::select! {
+            biased;
+            () = self.ended.cancelled() => Err(InputError::Ended),
+            place = self.places.acquire() => {
+                let _place = place.map_err(|_| InputError::Ended)?;
+                self.write_in_turn(kind, bytes).await
+            }
+        }
+    }
+
+    async fn write_in_turn(&self, kind: Kind, bytes: &[u8]) -> Result<(), InputError> {
         match (self.kind, kind) {
             (Kind::Nothing, _) => return Err(InputError::Nothing),
             (Kind::Pipe, Kind::Pipe) | (Kind::Terminal, Kind::Terminal) => {}
@@ -98,6 +119,7 @@ impl Input {
             Kind::Nothing => return Ok(()),
             Kind::Pipe => {}
         }
+        let _place = self.places.try_acquire().map_err(|_| InputError::Busy)?;
         self.in_turn(async |stream| {
             *stream = None;
             Ok(())
@@ -115,7 +137,6 @@ impl Input {
         &self,
         act: impl AsyncFnOnce(&mut Option<Arc<Stream>>) -> Result<(), InputError>,
     ) -> Result<(), InputError> {
-        let _place = self.places.try_acquire().map_err(|_| InputError::Busy)?;
         tokio::select! {
             // The end first: a pipe nobody reads any more may still take bytes.
             biased;

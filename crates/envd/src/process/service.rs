@@ -126,7 +126,8 @@ impl Process for ProcessService {
                     let process = process
                         .as_ref()
                         .ok_or_else(|| ConnectError::invalid_argument("input before a process was named"))?;
-                    feed(process, data.input.into_option()).await?;
+                    let (kind, bytes) = input(data.input.into_option())?;
+                    process.input.write_on(kind, &bytes).await?;
                 }
                 Some(Event::Keepalive(_)) => {}
                 None => return Err(ConnectError::invalid_argument("an empty message")),
@@ -145,7 +146,8 @@ impl Process for ProcessService {
     ) -> ServiceResult<SendInputResponse> {
         let request = request.to_owned_message();
         let process = self.running(request.process.into_option())?;
-        feed(&process, request.input.into_option()).await?;
+        let (kind, bytes) = input(request.input.into_option())?;
+        process.input.write(kind, &bytes).await?;
         Response::ok(SendInputResponse::default())
     }
 
@@ -237,11 +239,10 @@ fn size(pty: &PTY) -> Option<Size> {
     Some(Size { cols: side(size.cols)?, rows: side(size.rows)? })
 }
 
-async fn feed(process: &running::Process, input: Option<ProcessInput>) -> Result<(), ConnectError> {
+fn input(input: Option<ProcessInput>) -> Result<(Kind, Vec<u8>), ConnectError> {
     match input.and_then(|input| input.input) {
-        Some(Bytes::Stdin(bytes)) => process.input.write(Kind::Pipe, &bytes).await?,
-        Some(Bytes::Pty(bytes)) => process.input.write(Kind::Terminal, &bytes).await?,
-        None => return Err(ConnectError::invalid_argument("no input was given")),
+        Some(Bytes::Stdin(bytes)) => Ok((Kind::Pipe, bytes)),
+        Some(Bytes::Pty(bytes)) => Ok((Kind::Terminal, bytes)),
+        None => Err(ConnectError::invalid_argument("no input was given")),
     }
-    Ok(())
 }

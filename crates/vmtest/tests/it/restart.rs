@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use wrenn_vmtest::{HostState, Stack, wait_until};
 
 use crate::Case;
@@ -11,6 +11,7 @@ const BACK: Duration = Duration::from_secs(60);
 
 pub const CASES: &[Case] = &[
     ("restart::a_killed_agent_loses_no_capsule_and_no_process", agent),
+    ("restart::measurements_outlive_a_pause_and_an_agent_that_is_asked_to_end", measurements),
     ("restart::a_killed_control_plane_loses_no_capsule", control),
     ("restart::a_killed_control_plane_finishes_what_it_had_accepted", control_in_create),
     ("restart::a_stopped_stack_leaves_nothing_and_comes_back_with_its_keys", whole_stack),
@@ -30,6 +31,32 @@ fn agent(stack: &Stack) -> anyhow::Result<()> {
     wait_until("the capsule answers again", BACK, || Ok(count()? > reached))?;
     ensure!(stack.exec(&id, &["cat", "file"])? == "kept");
     ensure!(stack.status(&id)? == "running");
+    stack.remove(&id)
+}
+
+/// Times at which a capsule was measured, in the finest ring.
+fn measured(stack: &Stack, id: &str) -> anyhow::Result<Vec<i64>> {
+    let metrics = stack.wrenn(&["--json", "capsule", "metrics", id])?.ok()?.json()?;
+    let points = metrics["points"].as_array().context("no points")?;
+    Ok(points.iter().filter_map(|point| point["timestamp_unix"].as_i64()).collect())
+}
+
+fn measurements(stack: &Stack) -> anyhow::Result<()> {
+    let id = stack.capsule(&[])?;
+    let reach = |count: usize| {
+        wait_until("it was measured", BACK, || Ok(measured(stack, &id)?.len() >= count))?;
+        measured(stack, &id)
+    };
+    let before = reach(4)?;
+    stack.wrenn(&["capsule", "pause", &id])?.ok()?;
+    let paused = measured(stack, &id)?;
+    ensure!(paused.starts_with(&before), "{paused:?} while paused, {before:?} before");
+    stack.wrenn(&["capsule", "resume", &id])?.ok()?;
+    let resumed = reach(paused.len() + 4)?;
+    ensure!(resumed.starts_with(&paused), "{resumed:?} after the resume, {paused:?} before");
+    stack.end_service("agent")?;
+    let restarted = reach(resumed.len() + 4)?;
+    ensure!(restarted.starts_with(&resumed), "{restarted:?} after the restart, {resumed:?} before");
     stack.remove(&id)
 }
 

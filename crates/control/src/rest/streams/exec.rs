@@ -16,12 +16,12 @@ use wrenn_contract::rest::processes::{ExecClientFrame, ExecServerFrame};
 use super::super::ApiError;
 use super::super::exec::command;
 use super::super::extract::{Caller, CapsuleId};
-use super::input::{Piece, Queue};
+use super::input::{self, Next, Queue};
 use super::print::{Form, Until, print};
 use super::socket::{Conversation, End, Incoming, Said, Session, Upgrade, serve};
 use crate::context::Context;
 use crate::service::exec::Command;
-use crate::service::streams::Food;
+use crate::service::streams::InputKind;
 
 /// Run a command over a WebSocket
 ///
@@ -48,7 +48,7 @@ impl Conversation for Running {
     async fn hold(self, session: &Session<'_>, from: &mut Incoming) -> Result<(), End> {
         let Wish { command, stdin, form } = first_frame(from).await?;
         let live = session.inside.run(command, stdin).await?;
-        let (pid, input) = (live.pid(), Queue::default());
+        let (pid, input) = (live.pid(), Arc::new(Queue::default()));
         // All arms are driven until one ends the conversation: the end of the output, or the client's stop or hang-up. In
         // any order: each waits for another party.
         tokio::select! {
@@ -117,14 +117,14 @@ async fn hear(session: &Session<'_>, from: &mut Incoming, input: Option<&Queue>)
 
 /// Feeds the process in order. Never ends: a session is not over because its input is. A process that closed its input is no
 /// failure either: what it prints and how it ends tells the story.
-async fn feed(session: &Session<'_>, pid: u32, input: &Queue) -> std::convert::Infallible {
+async fn feed(session: &Session<'_>, pid: u32, queue: &Arc<Queue>) -> std::convert::Infallible {
     loop {
-        match input.next().await {
-            Piece::Bytes(bytes) => {
-                let _ = session.inside.feed(pid, Food::Stdin(bytes)).await;
+        match queue.next().await {
+            Next::Bytes => {
+                let _ = input::feed(session, pid, InputKind::Pipe, queue).await;
             }
-            Piece::Resize(_) => {}
-            Piece::End => {
+            Next::Resize(_) => {}
+            Next::End => {
                 let _ = session.inside.close_input(pid).await;
                 return std::future::pending().await;
             }

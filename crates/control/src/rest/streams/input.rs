@@ -1,18 +1,33 @@
 //! Input on its way to a process: in order, bounded in bytes, and what came meanwhile travels together.
+//!
+//! It travels in runs. A run is one request that stays open while somebody types, so that a keystroke costs no request of its own. It
+//! ends with a resize, with silence, or when it has carried [`STREAM_INPUT_RUN_BYTES`]; until its answer has come, what it carried is kept.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
+use futures::Stream;
 use tokio::sync::Notify;
-use wrenn_domain::limits::{STREAM_INPUT_BYTES_MAX, STREAM_INPUT_PIECE_BYTES, STREAM_INPUT_PIECES_MAX};
+use tokio::time::timeout;
+use wrenn_domain::limits::{
+    STREAM_INPUT_BYTES_MAX, STREAM_INPUT_PIECES_MAX, STREAM_INPUT_RUN_BYTES, STREAM_INPUT_SILENCE_MAX,
+};
 
-use crate::service::streams::Size;
+use super::socket::Session;
+use crate::service::ServiceError;
+use crate::service::streams::{Fed, InputKind, Size};
+
+/// Between two tries to feed a process that too many feed already.
+const FEED_AGAIN: Duration = Duration::from_millis(50);
 
 /// What the process gets next.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Piece {
-    Bytes(Vec<u8>),
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Bytes, to be fed with [`feed`].
+    Bytes,
     Resize(Size),
     /// Nothing more will come.
     End,
@@ -33,11 +48,30 @@ struct Inner {
     /// All bytes ever put in.
     typed: u64,
     ended: bool,
+    /// Number of the newest run; an older one gets nothing more.
+    run: u64,
+    /// What that run carried.
+    carried: Vec<u8>,
 }
 
 enum Held {
     Bytes(BytesMut),
     Resize(Size),
+}
+
+/// Feeds the process what is next for as long as that is bytes, and returns when it took them.
+pub(super) async fn feed(
+    session: &Session<'_>,
+    pid: u32,
+    kind: InputKind,
+    queue: &Arc<Queue>,
+) -> Result<(), ServiceError> {
+    let run = Run::begin(queue.clone());
+    if session.inside.feed(pid, kind, run.bytes(STREAM_INPUT_SILENCE_MAX)).await? == Fed::Nothing {
+        run.put_back();
+        tokio::time::sleep(FEED_AGAIN).await;
+    }
+    Ok(())
 }
 
 impl Queue {
@@ -54,7 +88,7 @@ impl Queue {
             _ => inner.pieces.push_back(Held::Bytes(bytes.into())),
         }
         drop(inner);
-        self.news.notify_one();
+        self.news.notify_waiters();
     }
 
     /// Adds a resize; of two in a row only the last counts.
@@ -65,13 +99,13 @@ impl Queue {
             _ => inner.pieces.push_back(Held::Resize(size)),
         }
         drop(inner);
-        self.news.notify_one();
+        self.news.notify_waiters();
     }
 
     /// Nothing more will be added.
     pub(super) fn end(&self) {
         self.lock().ended = true;
-        self.news.notify_one();
+        self.news.notify_waiters();
     }
 
     /// True when there is no room for more now.
@@ -92,14 +126,32 @@ impl Queue {
         self.lock().typed
     }
 
-    /// The next piece, once there is one.
-    pub(super) async fn next(&self) -> Piece {
-        loop {
-            if let Some(piece) = self.lock().take() {
-                self.room.notify_one();
-                return piece;
+    /// What is next, once something is. Takes a resize, and leaves bytes where they are.
+    pub(super) async fn next(&self) -> Next {
+        self.wait(|inner| match inner.pieces.front() {
+            None => inner.ended.then_some(Next::End),
+            Some(Held::Bytes(_)) => Some(Next::Bytes),
+            Some(Held::Resize(size)) => {
+                let size = *size;
+                inner.pieces.pop_front();
+                Some(Next::Resize(size))
             }
-            self.news.notified().await;
+        })
+        .await
+    }
+
+    /// Looks after every change until there is something to see.
+    async fn wait<T>(&self, mut look: impl FnMut(&mut Inner) -> Option<T>) -> T {
+        loop {
+            let mut news = pin!(self.news.notified());
+            // Before looking, so that what comes while we look rings too.
+            news.as_mut().enable();
+            let seen = look(&mut self.lock());
+            if let Some(seen) = seen {
+                self.room.notify_one();
+                return seen;
+            }
+            news.await;
         }
     }
 
@@ -109,36 +161,97 @@ impl Queue {
 }
 
 impl Inner {
-    fn take(&mut self) -> Option<Piece> {
+    /// The next bytes of a run; `Some(None)` when it is over.
+    fn take(&mut self, run: u64) -> Option<Option<Bytes>> {
+        let room = STREAM_INPUT_RUN_BYTES.saturating_sub(self.carried.len());
+        if run != self.run || room == 0 {
+            return Some(None);
+        }
         match self.pieces.front_mut() {
-            None => self.ended.then_some(Piece::End),
-            Some(Held::Resize(size)) => {
-                let size = *size;
-                self.pieces.pop_front();
-                Some(Piece::Resize(size))
-            }
+            None => self.ended.then_some(None),
+            Some(Held::Resize(_)) => Some(None),
             Some(Held::Bytes(bytes)) => {
-                let piece = bytes.split_to(bytes.len().min(STREAM_INPUT_PIECE_BYTES)).to_vec();
+                let piece = bytes.split_to(bytes.len().min(room)).freeze();
                 if bytes.is_empty() {
                     self.pieces.pop_front();
                 }
                 self.bytes -= piece.len();
-                Some(Piece::Bytes(piece))
+                self.carried.extend_from_slice(&piece);
+                Some(Some(piece))
             }
         }
     }
 }
 
+/// One run. Dropping it ends it; what it has not carried by then is for the next one.
+struct Run {
+    queue: Arc<Queue>,
+    number: u64,
+}
+
+impl Run {
+    fn begin(queue: Arc<Queue>) -> Self {
+        let mut inner = queue.lock();
+        inner.run += 1;
+        inner.carried.clear();
+        let number = inner.run;
+        drop(inner);
+        Self { queue, number }
+    }
+
+    /// The bytes it carries, until nothing came for `silence`. May be polled on after the run is over, and then ends.
+    fn bytes(&self, silence: Duration) -> impl Stream<Item = Bytes> + Send + 'static {
+        futures::stream::unfold((self.queue.clone(), self.number), move |(queue, number)| async move {
+            let next = timeout(silence, queue.wait(|inner| inner.take(number))).await;
+            next.ok().flatten().map(|bytes| (bytes, (queue, number)))
+        })
+    }
+
+    /// None of what it carried was taken: all of it is next again.
+    fn put_back(self) {
+        let mut inner = self.queue.lock();
+        // Over now: its stream must not take what is put back.
+        inner.run += 1;
+        let mut carried = BytesMut::from(&*std::mem::take(&mut inner.carried));
+        inner.bytes += carried.len();
+        if let Some(Held::Bytes(rest)) = inner.pieces.front() {
+            carried.extend_from_slice(rest);
+            inner.pieces.pop_front();
+        }
+        if !carried.is_empty() {
+            inner.pieces.push_front(Held::Bytes(carried));
+        }
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        let mut inner = self.queue.lock();
+        inner.run += 1;
+        inner.carried = Vec::new();
+        drop(inner);
+        self.queue.news.notify_waiters();
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use futures::StreamExt;
+
     use super::*;
 
     const SMALL: Size = Size { cols: 10, rows: 5 };
     const LARGE: Size = Size { cols: 200, rows: 50 };
+    const SILENCE: Duration = Duration::from_millis(300);
+
+    async fn carried(queue: &Arc<Queue>) -> Vec<u8> {
+        let run = Run::begin(queue.clone());
+        run.bytes(SILENCE).collect::<Vec<_>>().await.concat()
+    }
 
     #[tokio::test]
     async fn order_is_kept_neighbours_are_joined_and_the_end_comes_last() {
-        let queue = Queue::default();
+        let queue = Arc::new(Queue::default());
         queue.push(b"a");
         queue.push(b"b");
         queue.resize(LARGE);
@@ -146,17 +259,18 @@ mod tests {
         queue.push(b"");
         queue.push(b"c");
         queue.end();
-        let expected =
-            [Piece::Bytes(b"ab".into()), Piece::Resize(SMALL), Piece::Bytes(b"c".into()), Piece::End, Piece::End];
-        for piece in expected {
-            assert_eq!(queue.next().await, piece);
-        }
+        assert_eq!(queue.next().await, Next::Bytes);
+        assert_eq!(carried(&queue).await, b"ab");
+        assert_eq!(queue.next().await, Next::Resize(SMALL));
+        assert_eq!(queue.next().await, Next::Bytes);
+        assert_eq!(carried(&queue).await, b"c");
+        assert_eq!((queue.next().await, queue.next().await), (Next::End, Next::End));
         assert_eq!(queue.typed(), 3);
     }
 
     #[tokio::test]
     async fn the_one_who_fills_it_waits_and_every_byte_comes_out() {
-        let queue = Queue::default();
+        let queue = Arc::new(Queue::default());
         let all: Vec<u8> = (0..=250u8).cycle().take(5 * STREAM_INPUT_BYTES_MAX + 7).collect();
         let fill = async {
             for piece in all.chunks(100_001) {
@@ -168,15 +282,45 @@ mod tests {
         };
         let empty = async {
             let mut got = Vec::new();
-            while let Piece::Bytes(piece) = queue.next().await {
-                assert!(piece.len() <= STREAM_INPUT_PIECE_BYTES);
-                got.extend(piece);
+            while queue.next().await == Next::Bytes {
+                let run = carried(&queue).await;
+                assert!(!run.is_empty() && run.len() <= STREAM_INPUT_RUN_BYTES);
+                got.extend(run);
                 tokio::task::yield_now().await;
             }
             got
         };
         let ((), got) = tokio::join!(fill, empty);
         assert!(got == all);
+    }
+
+    #[tokio::test]
+    async fn a_run_takes_keys_as_they_come_and_ends_with_silence() {
+        let queue = Arc::new(Queue::default());
+        let run = Run::begin(queue.clone());
+        let mut bytes = Box::pin(run.bytes(SILENCE));
+        for key in [b"a", b"b"] {
+            let (got, ()) = tokio::join!(bytes.next(), async { queue.push(key) });
+            assert_eq!(got.as_deref(), Some(&key[..]));
+        }
+        assert_eq!(bytes.next().await, None);
+    }
+
+    #[tokio::test]
+    async fn what_a_refused_run_carried_is_next_again_and_an_older_run_gets_nothing() {
+        let queue = Arc::new(Queue::default());
+        queue.push(b"ab");
+        let run = Run::begin(queue.clone());
+        let mut bytes = Box::pin(run.bytes(SILENCE));
+        assert_eq!(bytes.next().await.as_deref(), Some(&b"ab"[..]));
+        queue.push(b"c");
+        run.put_back();
+        queue.resize(SMALL);
+        queue.end();
+        assert_eq!(bytes.next().await, None, "it is over");
+        assert_eq!(queue.next().await, Next::Bytes);
+        assert_eq!(carried(&queue).await, b"abc");
+        assert_eq!(queue.next().await, Next::Resize(SMALL));
     }
 
     #[test]

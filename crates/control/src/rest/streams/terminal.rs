@@ -15,6 +15,7 @@ use axum::extract::ws::Message;
 use axum::response::Response;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use futures::FutureExt;
 use tokio::time::{Instant, timeout, timeout_at};
 use wrenn_contract::rest::error::ErrorBody;
 use wrenn_contract::rest::processes::{PtyClientFrame, PtyEncoding, PtyServerFrame};
@@ -25,13 +26,13 @@ use wrenn_domain::names::ProcessTag;
 use super::super::ApiError;
 use super::super::exec::{bounded, command};
 use super::super::extract::{Caller, CapsuleId};
-use super::input::{Piece, Queue};
+use super::input::{self, Next, Queue};
 use super::socket::{Conversation, End, Incoming, Said, Session, Upgrade, serve, told};
 use crate::context::Context;
 use crate::service::ServiceError;
 use crate::service::chance;
 use crate::service::exec::Command;
-use crate::service::streams::{Food, Live, ProcessNews, Selector, Size};
+use crate::service::streams::{InputKind, Live, ProcessNews, Selector, Size};
 
 /// Columns and rows of a terminal whose client names none.
 const COLS: u32 = 80;
@@ -69,7 +70,7 @@ impl Conversation for Terminal {
         let (live, tag) = begin(session, wish).await?;
         let pid = live.pid();
         session.out.json(&PtyServerFrame::Started { tag: tag.to_string(), pid }).await?;
-        let input = Queue::default();
+        let input = Arc::new(Queue::default());
         let mut feeding = std::pin::pin!(feed(session, pid, &input));
         let heard = tokio::select! {
             // In any order: each waits for another party.
@@ -138,7 +139,7 @@ async fn show(session: &Session<'_>, mut live: Live, encoding: PtyEncoding, inpu
             let mut bytes = std::mem::take(bytes);
             // Who typed waits for the echo. Otherwise a frame soon after the last one is filled up first.
             let waited_for = input.typed() != typed;
-            let until = if waited_for { Instant::now() } else { shown_at + PTY_GATHER_MAX };
+            let until = (!waited_for).then(|| shown_at + PTY_GATHER_MAX);
             news = gather(&mut live, &mut bytes, until).await?;
             typed = input.typed();
             session.active();
@@ -156,16 +157,19 @@ async fn show(session: &Session<'_>, mut live: Live, encoding: PtyEncoding, inpu
     }
 }
 
-/// Adds output that comes until then, and whatever is there already. Returns other news that came instead.
-async fn gather(live: &mut Live, bytes: &mut Vec<u8>, until: Instant) -> Result<Option<ProcessNews>, End> {
+/// Adds whatever is there already, and output that comes until then. Returns other news that came instead.
+async fn gather(live: &mut Live, bytes: &mut Vec<u8>, until: Option<Instant>) -> Result<Option<ProcessNews>, End> {
     while bytes.len() < PROCESS_PIECE_BYTES {
-        match timeout_at(until, live.next()).await {
-            Err(_) => break,
-            Ok(news) => match news? {
-                ProcessNews::Stdout(more) | ProcessNews::Stderr(more) => bytes.extend_from_slice(&more),
-                ProcessNews::Started { .. } | ProcessNews::Quiet => {}
-                ended @ ProcessNews::Ended(_) => return Ok(Some(ended)),
-            },
+        // A timer would add its own resolution, a millisecond, to every echo.
+        let next = match until.filter(|until| *until > Instant::now()) {
+            Some(until) => timeout_at(until, live.next()).await.ok(),
+            None => live.next().now_or_never(),
+        };
+        let Some(news) = next else { break };
+        match news? {
+            ProcessNews::Stdout(more) | ProcessNews::Stderr(more) => bytes.extend_from_slice(&more),
+            ProcessNews::Started { .. } | ProcessNews::Quiet => {}
+            ended @ ProcessNews::Ended(_) => return Ok(Some(ended)),
         }
     }
     Ok(None)
@@ -205,10 +209,10 @@ async fn hear(session: &Session<'_>, from: &mut Incoming, pid: u32, input: &Queu
 }
 
 /// Brings keystrokes and resizes to the session in their order. Ends with the input, or when a keystroke would be lost.
-async fn feed(session: &Session<'_>, pid: u32, input: &Queue) -> Result<(), End> {
+async fn feed(session: &Session<'_>, pid: u32, queue: &Arc<Queue>) -> Result<(), End> {
     loop {
-        match input.next().await {
-            Piece::Bytes(bytes) => match session.inside.feed(pid, Food::Terminal(bytes)).await {
+        match queue.next().await {
+            Next::Bytes => match input::feed(session, pid, InputKind::Terminal, queue).await {
                 Ok(()) => {}
                 // Its last process has closed the terminal, and its end is on the way; or there never was a terminal.
                 Err(error) if error.kind() == Some(FailureKind::Conflict) => {
@@ -217,12 +221,12 @@ async fn feed(session: &Session<'_>, pid: u32, input: &Queue) -> Result<(), End>
                 }
                 Err(error) => return Err(error.into()),
             },
-            Piece::Resize(size) => {
+            Next::Resize(size) => {
                 if let Err(error) = session.inside.resize(pid, size).await {
                     complain(session, told(error)).await?;
                 }
             }
-            Piece::End => return Ok(()),
+            Next::End => return Ok(()),
         }
     }
 }

@@ -15,18 +15,51 @@ use wrenn_testkit::{Database, SimHost, wait_until};
 use super::{background, hear, message, open, open_in, running, say};
 use crate::harness::{Plane, SOON, World, host_is_known, new_key, quick};
 
-#[tokio::test]
-async fn a_peer_that_answers_no_ping_is_dropped_and_one_that_does_is_kept() {
-    let Some(envd) = find_envd() else { return };
+async fn tuned(tuning: Tuning) -> Option<World> {
+    let envd = find_envd()?;
     let database = Database::fresh().await;
     let host = SimHost::start(Guest::Envd(envd)).await;
-    let tuning =
-        Tuning { stream_ping: Duration::from_millis(200), stream_silence: Duration::from_millis(700), ..quick() };
     let plane = Plane::start_tuned(&database.url, &database, &host, Faults::default(), tuning).await;
     let key = new_key(&database, "team").await;
     let api = plane.api(&key);
     host_is_known(&database).await;
-    let world = World { database, host, plane, api, key };
+    Some(World { database, host, plane, api, key })
+}
+
+#[tokio::test]
+async fn a_key_takes_so_many_streams_in_all_its_capsules_and_one_more_when_one_has_left() {
+    let Some(world) = tuned(Tuning { streams_per_credential: 3, ..quick() }).await else { return };
+    let addr = world.plane.addr().to_string();
+    let capsules = [world.api.create_running().await, world.api.create_running().await];
+    let other_key = new_key(&world.database, "team").await;
+    let open_one = async |id: &str, key: &str| {
+        let mut socket = open(&addr, key, &format!("/v1/capsules/{id}/pty")).await;
+        say(&mut socket, json!({"type": "start", "cmd": "/bin/sh", "args": ["-c", "sleep 1000"]})).await;
+        (hear(&mut socket).await.expect("a frame"), socket)
+    };
+    let mut sockets = Vec::new();
+    for number in 0..3 {
+        let (frame, socket) = open_one(&capsules[number % 2], &world.key).await;
+        assert_eq!(frame["type"], "started", "{number}: {frame}");
+        sockets.push(socket);
+    }
+    let (frame, _) = open_one(&capsules[1], &world.key).await;
+    assert_eq!((&frame["type"], &frame["fatal"]), (&json!("error"), &json!(true)), "{frame}");
+    assert!(frame["data"].as_str().is_some_and(|text| text.contains("has 3 streams open")), "{frame}");
+    // Counted by the key that opened them, not by the team.
+    assert_eq!(open_one(&capsules[0], &other_key).await.0["type"], "started");
+    drop(sockets.pop());
+    wait_until("a place is free", SOON, || async {
+        (open_one(&capsules[0], &world.key).await.0["type"] == "started").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_peer_that_answers_no_ping_is_dropped_and_one_that_does_is_kept() {
+    let tuning =
+        Tuning { stream_ping: Duration::from_millis(200), stream_silence: Duration::from_millis(700), ..quick() };
+    let Some(world) = tuned(tuning).await else { return };
     let id = world.api.create_running().await;
     let mut kept = open_in(&world, &format!("{id}/pty")).await;
     say(&mut kept, json!({"type": "start", "cmd": "/bin/sh", "args": ["-c", "read x; exit 6"]})).await;
