@@ -4,6 +4,7 @@
 //! - [`database`]: a fresh database and Redis prefix per test.
 //! - [`host`]: speaks the real host contract over real sockets and runs the real envd; only the VM is missing.
 //! - [`proxy`]: a TCP proxy that can be cut.
+//! - [`smtp`]: a real mail server.
 //! - [`wait`]: waiting for a condition, with a bound.
 //! - [`leaks`]: what a test left behind.
 
@@ -12,9 +13,11 @@ pub mod host;
 pub mod leaks;
 pub mod proxy;
 pub mod services;
+pub mod smtp;
 pub mod wait;
 
 pub use database::Database;
 pub use host::SimHost;
 pub use proxy::CutProxy;
+pub use smtp::MailServer;
 pub use wait::wait_until;

@@ -92,6 +92,11 @@ impl Plane {
         }
     }
 
+    /// Its tasks do nothing more; it still answers what is under way.
+    pub fn halt(&self) {
+        self.stop.cancel();
+    }
+
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.addr)
     }
@@ -135,6 +140,9 @@ pub fn quick() -> Tuning {
         create_give_up: Duration::from_secs(60),
         event_retry_min: Duration::from_millis(20),
         event_overdue: Duration::from_millis(800),
+        mail_send: Duration::from_secs(2),
+        mail_retry_min: Duration::from_millis(20),
+        mail_retry_max: Duration::from_secs(2),
         fork_wait: Duration::from_secs(20),
         ..Tuning::default()
     }

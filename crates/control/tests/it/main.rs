@@ -17,6 +17,7 @@ mod forks;
 mod harness;
 mod keys;
 mod live;
+mod mails;
 mod oauth;
 mod pauses;
 mod people;
