@@ -175,7 +175,7 @@ impl Context {
             wait_max: config.database_wait,
         })?;
         let haste = Haste::new(&config.redis_url, &config.redis_prefix)?;
-        let fleet = Fleet::new(config.host_token.as_deref(), tuning.host_call)?;
+        let fleet = Fleet::new(config.host_token.as_deref(), config.ca.clone(), tuning.host_call)?;
         let oauth = OAuthRegistry::default();
         if let Some(app) = &config.accounts.github {
             oauth.register(Arc::new(Github::new(app.clone(), SiteClient::new()?)));

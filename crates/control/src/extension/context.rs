@@ -9,6 +9,7 @@ use wrenn_store::haste::Haste;
 use wrenn_store::pg::{HostLoad, NewAudit, NewEvent};
 use wrenn_store::{PgConnection, PgPool};
 
+use crate::ca::Ca;
 use crate::config::Config;
 use crate::context::Context;
 use crate::fleet::Fleet;
@@ -58,6 +59,11 @@ impl ServerContext {
     /// Clients of the hosts' agents.
     pub fn hosts(&self) -> &Fleet {
         &self.0.fleet
+    }
+
+    /// The installation's certificate authority, if it has one.
+    pub fn ca(&self) -> Option<&Ca> {
+        self.0.config.ca.as_deref()
     }
 
     /// What hosts carry now, as the scheduler sees it.
