@@ -24,6 +24,7 @@ mod people;
 mod pki;
 mod ports;
 mod program;
+mod routes;
 mod streams;
 mod teams;
 mod tls;

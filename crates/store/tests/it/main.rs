@@ -10,6 +10,7 @@ mod lifecycle;
 mod live;
 mod people;
 mod quota;
+mod races;
 mod rows;
 mod sandboxes;
 mod schema;
