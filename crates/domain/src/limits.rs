@@ -251,8 +251,8 @@ pub const AUDIT_PAGE_DEFAULT: i64 = 50;
 pub const ADMIN_PAGE: i64 = 100;
 /// Life of the certificate the control plane shows to hosts; it takes a new one when half of it is over.
 pub const CLIENT_CERTIFICATE_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
-/// Mails under way at once: one slow server must not hold up all.
-pub const MAILS_AT_ONCE_MAX: usize = 8;
+/// Mails, and calls of account hooks, under way at once: one slow server must not hold up all.
+pub const ERRANDS_AT_ONCE_MAX: usize = 8;
 /// Sending one mail.
 pub const MAIL_SEND_MAX: Duration = Duration::from_secs(30);
 /// First and longest pause before a mail is tried again; it doubles.

@@ -74,9 +74,14 @@ pub(crate) async fn on_signup(ctx: &Context, account: &NewAccount) -> Result<(),
     Ok(())
 }
 
+/// Whether any extension hears of accounts.
+pub(crate) fn hear_of_accounts(ctx: &Context) -> bool {
+    ctx.extensions.iter().any(|extension| extension.auth_hook().is_some())
+}
+
 /// Tells every hook of a login, in the background.
 pub(crate) fn on_login(ctx: &Context, user: UserId) {
-    if !ctx.extensions.iter().any(|extension| extension.auth_hook().is_some()) {
+    if !hear_of_accounts(ctx) {
         return;
     }
     let (Some(server), extensions) = (ctx.server(), ctx.extensions.clone()) else { return };
@@ -104,7 +109,7 @@ pub(crate) enum AccountEnd {
 impl AccountEnd {
     /// What is owed to the hooks; nothing when there are none.
     pub(crate) fn owed(&self, ctx: &Context) -> Option<NewErrand> {
-        if !ctx.extensions.iter().any(|extension| extension.auth_hook().is_some()) {
+        if !hear_of_accounts(ctx) {
             return None;
         }
         let payload = serde_json::to_value(self).expect("an id is JSON");

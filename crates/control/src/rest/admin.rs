@@ -22,7 +22,7 @@ use super::snapshots::template;
 use super::{ApiError, audit as audit_routes};
 use crate::auth::session::middleware::RequireAdmin;
 use crate::context::Context;
-use crate::service::{admin, audit, templates};
+use crate::service::{self, admin, audit};
 
 /// List all teams
 #[utoipa::path(get, path = "/v1/admin/teams", tag = "admin", params(PageQuery), security(("session" = [])),
@@ -141,7 +141,7 @@ pub(super) async fn delete_capsule(
 /// List templates of all teams
 #[utoipa::path(get, path = "/v1/admin/templates", tag = "admin", security(("session" = [])),
     responses((status = 200, body = Vec<AdminTemplate>), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
-pub(super) async fn list_templates(
+pub(super) async fn templates(
     State(ctx): State<Arc<Context>>,
     RequireAdmin(_): RequireAdmin,
 ) -> Result<Json<Vec<AdminTemplate>>, ApiError> {
@@ -164,7 +164,7 @@ pub(super) async fn delete_template(
     Params(query): Params<OfTeam>,
 ) -> Result<StatusCode, ApiError> {
     let team = query.team_id.as_deref().map(parsed).transpose()?.unwrap_or(PLATFORM_TEAM);
-    templates::delete_any(&ctx, &user.person(), team, &name).await?;
+    service::templates::delete_any(&ctx, &user.person(), team, &name).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

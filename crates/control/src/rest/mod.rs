@@ -165,7 +165,7 @@ fn routes() -> OpenApiRouter<Arc<Context>> {
         .routes(routes!(admin::set_admin))
         .routes(routes!(admin::capsules))
         .routes(routes!(admin::get_capsule, admin::delete_capsule))
-        .routes(routes!(admin::list_templates))
+        .routes(routes!(admin::templates))
         .routes(routes!(admin::delete_template))
         .routes(routes!(admin::audit_logs))
         .routes(routes!(events::watch_all))

@@ -13,6 +13,10 @@ use crate::extension::hooks::{self, AccountEnd};
 use crate::fault::FaultPoint;
 
 pub(super) async fn run(ctx: Arc<Context>) {
+    // What is owed to hooks is not for a control plane that has none.
+    if !hooks::hear_of_accounts(&ctx) {
+        return std::future::pending().await;
+    }
     work::run(ctx, ErrandKind::AccountHook, drive).await;
 }
 

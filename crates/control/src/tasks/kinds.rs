@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 use wrenn_domain::ids::SandboxId;
-use wrenn_domain::limits::{HOST_CALLS_MAX, MAILS_AT_ONCE_MAX};
+use wrenn_domain::limits::{ERRANDS_AT_ONCE_MAX, HOST_CALLS_MAX};
 use wrenn_store::StoreError;
 use wrenn_store::pg::{Errand, ErrandKind, Job, JobKind, PlacedSandbox, Work};
 
@@ -135,7 +135,7 @@ impl Kind for ErrandKind {
     type Row = Errand;
 
     fn at_once(self) -> usize {
-        MAILS_AT_ONCE_MAX
+        ERRANDS_AT_ONCE_MAX
     }
 
     fn backoff(self, ctx: &Context, attempts: u32) -> Duration {

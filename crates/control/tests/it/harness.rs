@@ -92,11 +92,6 @@ impl Plane {
         }
     }
 
-    /// Its tasks do nothing more; it still answers what is under way.
-    pub fn halt(&self) {
-        self.stop.cancel();
-    }
-
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.addr)
     }
