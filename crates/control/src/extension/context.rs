@@ -117,7 +117,7 @@ impl Mailer<'_> {
         Ok(())
     }
 
-    /// Has a letter sent if the caller's transaction is committed, however that process ends after it.
+    /// Has a letter sent if the caller's transaction is committed, however this process ends after it; within seconds.
     pub async fn send_in(&self, tx: &mut PgConnection, letter: Letter) -> Result<(), ServiceError> {
         Ok(self.0.store.errand_put_in(tx, &Mail::Letter(letter).owed()).await?)
     }

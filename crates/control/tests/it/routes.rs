@@ -108,8 +108,9 @@ async fn every_route_lets_in_whom_its_description_says_and_no_other() {
     for route in routes(&house).await {
         // An address of its own each time: addresses are limited.
         let stranger = house.browser();
-        let as_ann = Browser { address: stranger.address.clone(), ..ann.clone() };
-        let as_admin = Browser { address: stranger.address.clone(), ..admin.clone() };
+        let (mut as_ann, mut as_admin) = (ann.clone(), admin.clone());
+        as_ann.address.clone_from(&stranger.address);
+        as_admin.address.clone_from(&stranger.address);
         if route.by_session || route.by_key {
             expect(&route, "without credential", &send(&stranger, &route, |_| {}).await, 401, "unauthorized");
             let answer = send(&stranger, &route, |request| {
