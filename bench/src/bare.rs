@@ -9,7 +9,7 @@ use anyhow::{Context, ensure};
 use wrenn_linux::netns::{self, Netns};
 use wrenn_linux::{files, tap};
 use wrenn_vmm::qemu::Qemu;
-use wrenn_vmm::{Driver, Machine, Spec};
+use wrenn_vmm::{Driver, Frame, Machine, Spec};
 
 const QEMU: &str = "/usr/bin/qemu-system-x86_64";
 const WAIT: Duration = Duration::from_secs(60);
@@ -74,18 +74,20 @@ impl Bare {
         std::fs::create_dir_all(&run_dir)?;
         let netns = self.netns.as_ref().context("the namespace is there until the end")?;
         Ok(Spec {
-            vcpus: 1,
-            memory_mib: self.memory_mib,
+            frame: Frame {
+                vcpus: 1,
+                memory_mib: self.memory_mib,
+                tap: netns.run(|| tap::open(&format!("t{number}")))?.into(),
+                mac: [2, 0, 0, 0, 0, 1],
+                run_dir,
+                log: self.dir.join("log"),
+            },
             kernel: self.kernel.clone(),
             initramfs: Some(self.initramfs.clone()),
             command_line: String::new(),
             disk,
             memory,
             balloon: false,
-            tap: netns.run(|| tap::open(&format!("t{number}")))?.into(),
-            mac: [2, 0, 0, 0, 0, 1],
-            run_dir,
-            log: self.dir.join("log"),
         })
     }
 

@@ -8,7 +8,7 @@ use wrenn_vmm::Driver;
 use crate::config::Config;
 use crate::faults::Faults;
 use crate::network::Slots;
-use crate::sandbox::{Spares, Templates};
+use crate::sandbox::{Blank, Spare, Stock, Templates};
 use crate::storage::{Images, Maker, Store};
 
 /// Kernel release and where it is.
@@ -34,7 +34,10 @@ pub struct Context {
     pub boot_id: String,
     pub faults: Faults,
     pub templates: Templates,
-    pub spares: Spares,
+    /// Guests loaded ahead of time.
+    pub spares: Stock<Spare>,
+    /// VMMs started ahead of time.
+    pub blanks: Stock<Blank>,
 }
 
 /// Names this run of the machine: pages written in another one have been through the disk.

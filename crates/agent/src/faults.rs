@@ -1,9 +1,12 @@
-//! Named steps of everything that must survive being interrupted, at which a test may kill this agent or a sandbox's VMM.
+//! Named steps of everything that must survive being interrupted, at which a test may kill this agent or a sandbox's VMM, or cut the
+//! power of the store and everything that uses it.
 //!
 //! Off unless WRENN_FAULTS=on; then `{WRENN_DIR}/fault` names one step and a victim, once. A new step gets a name here, and the
 //! fault test walks [`Point::ALL`].
 
 use std::path::PathBuf;
+
+use wrenn_linux::process;
 
 macro_rules! points {
     ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
@@ -86,12 +89,13 @@ points! {
 #[derive(Debug, Default)]
 pub struct Faults {
     file: Option<PathBuf>,
+    store: PathBuf,
 }
 
 impl Faults {
-    /// Reads `file` at every step; `None` switches it off.
-    pub fn new(file: Option<PathBuf>) -> Self {
-        Self { file }
+    /// Reads `file` at every step; `None` switches it off. `store` is what loses its power.
+    pub fn new(file: Option<PathBuf>, store: PathBuf) -> Self {
+        Self { file, store }
     }
 
     /// Passes a step. In production this costs one branch.
@@ -105,13 +109,30 @@ impl Faults {
         // Once: the next agent must not die of it again.
         let _ = std::fs::remove_file(file);
         match (victim, vmm) {
-            ("agent", _) => wrenn_linux::process::kill_self(),
+            ("agent", _) => process::kill_self(),
+            ("power", _) => self.cut_power(),
             ("vmm", Some(pid)) => {
-                if let Err(error) = wrenn_linux::process::kill_now(pid) {
+                if let Err(error) = process::kill_now(pid) {
                     tracing::error!(pid, error = &error as &dyn std::error::Error, "the fault's victim does not die");
                 }
             }
             _ => tracing::error!(%text, "a fault without a victim"),
+        }
+    }
+    fn cut_power(&self) -> ! {
+        if let Err(error) = wrenn_linux::mounts::cut_power(&self.store) {
+            tracing::error!(error = &error as &dyn std::error::Error, "the store's power cannot be cut");
+        }
+        // They cannot tell any more what they did not tell before.
+        let mark = format!("{}/", self.store.display());
+        loop {
+            let left = process::with_file_below(&mark, &self.store);
+            if left.is_empty() {
+                process::kill_self();
+            }
+            for vmm in left {
+                let _ = process::kill_now(vmm.pid);
+            }
         }
     }
 }

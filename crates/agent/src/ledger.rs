@@ -7,7 +7,8 @@
 //! any -> deleting, then the directory itself goes
 //! ```
 //! A step that promises something (ready, paused, crashed) is synced; the others only have to outlast this process, because a
-//! power cut ends every VM anyway.
+//! power cut ends every VM anyway. Ready is synced after the guest was handed out: until then what it replaced stays beside it, and a
+//! power cut in between leaves a crashed sandbox with its disk (docs/decisions/0010).
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,8 @@ use wrenn_linux::files;
 use wrenn_vmm::Record;
 
 const FILE: &str = "ledger.json";
+/// Extension of what was replaced when the guest was handed out.
+const BEFORE: &str = "before";
 /// Bytes of a ledger; a wish with a large environment is the longest.
 const BYTES_MAX: u64 = 4 * 1024 * 1024;
 
@@ -88,7 +91,7 @@ pub struct Ledger {
     pub token: String,
     /// The running VMM, once started.
     pub machine: Option<Record>,
-    /// Unix ms of readiness.
+    /// Unix ms at which its guest was let go or booted.
     pub started_at_ms: i64,
     /// Versions for the report.
     pub metadata: BTreeMap<String, String>,
@@ -129,6 +132,23 @@ pub struct LedgerError {
     source: std::io::Error,
 }
 
+fn failed(act: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> LedgerError {
+    let path = path.to_owned();
+    move |source| LedgerError { act, path, source }
+}
+
+/// Makes a sandbox's newest ledger outlast a power cut. Blocks while the disk writes.
+pub fn settle(dir: &Path) -> Result<(), LedgerError> {
+    let path = dir.join(FILE);
+    let synced = std::fs::File::open(&path).and_then(|file| file.sync_all()).and_then(|()| files::sync_directory(dir));
+    synced.map_err(failed("sync", &path))?;
+    let before = path.with_extension(BEFORE);
+    match std::fs::remove_file(&before) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(failed("remove", &before)(error)),
+        _ => Ok(()),
+    }
+}
+
 impl Ledger {
     /// Of a wish just taken.
     pub fn begin(wish: Wish, token: String) -> Self {
@@ -155,7 +175,14 @@ impl Ledger {
         let path = dir.join(FILE);
         let bytes = serde_json::to_vec(self).map_err(std::io::Error::other);
         let put = if self.step.is_promise() { files::replace } else { files::replace_unsynced };
-        bytes.and_then(|bytes| put(&path, &bytes)).map_err(|source| LedgerError { act: "write", path, source })
+        bytes.and_then(|bytes| put(&path, &bytes)).map_err(failed("write", &path))
+    }
+
+    /// Writes that the guest is ready, for whoever comes after this process; [`settle`] makes it outlast a power cut.
+    pub fn hand_out(&self, dir: &Path) -> Result<(), LedgerError> {
+        let path = dir.join(FILE);
+        let bytes = serde_json::to_vec(self).map_err(std::io::Error::other);
+        bytes.and_then(|bytes| files::exchange_unsynced(&path, &bytes, BEFORE)).map_err(failed("write", &path))
     }
 
     /// Place of the newest capture.
@@ -166,6 +193,23 @@ impl Ledger {
     /// Reads one. It may be half-written or somebody else's: everything is checked.
     pub fn read(dir: &Path, id: SandboxId) -> Result<Self, LedgerError> {
         let path = dir.join(FILE);
+        let failure = match Self::read_from(&path, id) {
+            Ok(ledger) => return Ok(ledger),
+            Err(failure) => failure,
+        };
+        // Its guest was handed out, and the power was cut before that was safe: its disk is what there is.
+        match Self::read_from(&path.with_extension(BEFORE), id) {
+            Ok(mut before) if path.exists() => {
+                before.step = Step::Crashed;
+                (before.slot, before.machine) = (None, None);
+                "the host lost its power".clone_into(&mut before.crash);
+                Ok(before)
+            }
+            _ => Err(failure),
+        }
+    }
+
+    fn read_from(path: &Path, id: SandboxId) -> Result<Self, LedgerError> {
         let read = (|| {
             if path.metadata()?.len() > BYTES_MAX {
                 return Err(std::io::Error::other("too long for a ledger"));
@@ -176,6 +220,48 @@ impl Ledger {
             }
             Ok(ledger)
         })();
-        read.map_err(|source| LedgerError { act: "read", path, source })
+        read.map_err(failed("read", path))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_that_was_handed_out_just_before_a_power_cut_keeps_its_disk() {
+        let home = tempfile::tempdir().unwrap();
+        let dir = home.path();
+        let id = SandboxId::from_uuid(uuid::Uuid::new_v4());
+        let wish = Wish {
+            id,
+            template: "minimal".to_owned(),
+            vcpus: 1,
+            memory_mib: 512,
+            disk_mib: 5120,
+            timeout_sec: 0,
+            default_user: String::new(),
+            default_env: BTreeMap::new(),
+            snapshot: None,
+        };
+        let mut ledger = Ledger::begin(wish, "token".to_owned());
+        (ledger.step, ledger.generation) = (Step::Paused, 3);
+        ledger.write(dir).unwrap();
+        let read =
+            |what: &str| Ledger::read(dir, id).map(|ledger| ledger.step).map_err(|error| format!("{what}: {error}"));
+        // A file beside it says nothing before the exchange.
+        std::fs::write(dir.join("ledger.before"), "{half").unwrap();
+        assert_eq!(read("paused").unwrap(), Step::Paused);
+        ledger.step = Step::Ready;
+        ledger.hand_out(dir).unwrap();
+        assert_eq!(read("handed out").unwrap(), Step::Ready);
+        // The name is on disk, the bytes are not.
+        std::fs::write(dir.join("ledger.json"), "").unwrap();
+        assert_eq!(read("cut").unwrap(), Step::Crashed);
+        ledger.write(dir).unwrap();
+        settle(dir).unwrap();
+        assert!(!dir.join("ledger.before").exists());
+        std::fs::write(dir.join("ledger.json"), "").unwrap();
+        read("odd").unwrap_err();
     }
 }

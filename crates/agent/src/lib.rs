@@ -29,7 +29,7 @@ use context::{Context, Kernel};
 use faults::Faults;
 use instance::Instance;
 use network::{Egress, Slots};
-use sandbox::{Registry, Spares, Templates};
+use sandbox::{Registry, Stock, Templates};
 use storage::{Images, Maker, Store};
 
 /// The agent could not start, run or clear up.
@@ -90,10 +90,10 @@ impl Agent {
             acceleration: probed.acceleration.as_str().to_owned(),
             cpu: context::cpu_digest(),
         };
-        let faults = Faults::new(config.faults.then(|| config.dir.join("fault")));
+        let faults = Faults::new(config.faults.then(|| config.dir.join("fault")), store.root().to_owned());
         let boot_id = context::boot_id();
         let templates = Templates::default();
-        let spares = Spares::new(config.spares_max);
+        let (spares, blanks) = (Stock::new(config.spares_max), Stock::new(config.spares_max));
         let ctx = Arc::new(Context {
             config,
             store,
@@ -107,6 +107,7 @@ impl Agent {
             faults,
             templates,
             spares,
+            blanks,
         });
         Ok(Self { ctx, _lock: lock })
     }
@@ -121,7 +122,8 @@ impl Agent {
         sandbox::recover(&registry).await?;
         let stock = tokio::spawn(Arc::clone(&self.ctx.slots).keep());
         let makers = tokio::spawn(sandbox::make_templates(Arc::clone(&self.ctx)));
-        let spares = tokio::spawn(sandbox::keep_spares(Arc::clone(&self.ctx)));
+        let spares = tokio::spawn(sandbox::keep(Arc::clone(&self.ctx), |ctx| &ctx.spares));
+        let blanks = tokio::spawn(sandbox::keep(Arc::clone(&self.ctx), |ctx| &ctx.blanks));
         let measuring = tokio::spawn(sandbox::measure(Arc::clone(&registry)));
         tracing::info!(address = %listen, "the agent serves");
         let outcome = rpc::serve(listener, Arc::clone(&registry), stop).await;
@@ -130,6 +132,7 @@ impl Agent {
         stock.abort();
         makers.abort();
         spares.abort();
+        blanks.abort();
         outcome.map_err(io("serve".into()))
     }
 

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 nix::ioctl_write_int!(ficlone, 0x94, 9);
 
@@ -62,10 +62,8 @@ fn copy_range(from: &File, to: &File, begin: u64, end: u64, buffer: &mut [u8]) -
 
 /// Writes a file so that after a crash at any point it holds the old bytes or the new ones, never a part.
 pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let fresh = path.with_extension("new");
-    let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
+    let fresh = write_fresh(path, bytes, "new")?;
+    File::open(&fresh)?.sync_all()?;
     std::fs::rename(&fresh, path)?;
     sync_directory(path.parent().unwrap_or(Path::new("/")))
 }
@@ -73,10 +71,22 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// The same for what only has to outlast this process: a kill leaves the old bytes or the new ones, a power cut perhaps
 /// neither.
 pub fn replace_unsynced(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let fresh = path.with_extension("new");
+    std::fs::rename(write_fresh(path, bytes, "new")?, path)
+}
+
+/// The same for a file that is there, whose old bytes stay beside it with the extension `old`. A power cut may leave new bytes that
+/// were not written: the old ones are then still there, and that they are is the sign that they were replaced.
+pub fn exchange_unsynced(path: &Path, bytes: &[u8], old: &str) -> io::Result<()> {
+    use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+    let fresh = write_fresh(path, bytes, old)?;
+    renameat2(AT_FDCWD, &fresh, AT_FDCWD, path, RenameFlags::RENAME_EXCHANGE).map_err(Into::into)
+}
+
+fn write_fresh(path: &Path, bytes: &[u8], extension: &str) -> io::Result<PathBuf> {
+    let fresh = path.with_extension(extension);
     let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
     file.write_all(bytes)?;
-    std::fs::rename(&fresh, path)
+    Ok(fresh)
 }
 
 /// Makes names made, changed or removed in a directory outlast a power cut.

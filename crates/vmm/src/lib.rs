@@ -35,11 +35,24 @@ impl Acceleration {
     }
 }
 
+/// What is settled about a machine before it is known what it shall hold.
+#[derive(Debug)]
+pub struct Frame {
+    pub vcpus: u32,
+    pub memory_mib: u32,
+    /// An open tap, the guest's eth0.
+    pub tap: OwnedFd,
+    pub mac: [u8; 6],
+    /// Private directory (mode 0700) for sockets; short, socket paths hold 107 bytes.
+    pub run_dir: PathBuf,
+    /// Where the VMM's own complaints go.
+    pub log: PathBuf,
+}
+
 /// A machine as it shall be.
 #[derive(Debug)]
 pub struct Spec {
-    pub vcpus: u32,
-    pub memory_mib: u32,
+    pub frame: Frame,
     pub kernel: PathBuf,
     pub initramfs: Option<PathBuf>,
     /// Kernel command line after what the driver needs itself.
@@ -52,13 +65,6 @@ pub struct Spec {
     /// Whether the guest gets a balloon. Giving memory back means punching holes into the memory file, which a guest can
     /// do unasked: never with a file that is shared.
     pub balloon: bool,
-    /// An open tap, the guest's eth0.
-    pub tap: OwnedFd,
-    pub mac: [u8; 6],
-    /// Private directory (mode 0700) for sockets; short, socket paths hold 107 bytes.
-    pub run_dir: PathBuf,
-    /// Where the VMM's own complaints go.
-    pub log: PathBuf,
 }
 
 /// What must be known to take hold of a running machine again.
@@ -119,8 +125,27 @@ pub trait Driver: Send + Sync {
     /// Starts a machine from a capture's device state, its memory mapped over the capture's. It is paused. Everything else of
     /// the spec must be as it was when the state was written; only the disk may have grown.
     fn restore(&self, spec: Spec, state: PathBuf) -> BoxFuture<'_, Result<Arc<dyn Machine>, VmmError>>;
+    /// Starts a VMM ahead of time, for a restore that is not known yet. `None`: this VMM cannot be started without one.
+    fn prepare(&self, frame: Frame) -> BoxFuture<'_, Result<Option<Box<dyn Blank>>, VmmError>>;
     /// Takes hold of a machine started earlier; `None` when it is gone.
     fn adopt(&self, record: Record) -> BoxFuture<'_, Result<Option<Arc<dyn Machine>>, VmmError>>;
+}
+
+/// A VMM that runs and holds no guest yet.
+pub trait Blank: Send + Sync {
+    fn run_dir(&self) -> PathBuf;
+    /// Notes that its private directory has another name now.
+    fn moved(&mut self, run_dir: PathBuf);
+    fn is_alive(&self) -> bool;
+    /// As [`Driver::restore`]. A failure ends the VMM.
+    fn restore(
+        self: Box<Self>,
+        disk: PathBuf,
+        memory: PathBuf,
+        state: PathBuf,
+    ) -> BoxFuture<'static, Result<Arc<dyn Machine>, VmmError>>;
+    /// Ends the VMM and waits until it is gone.
+    fn kill(&self, wait: Duration) -> BoxFuture<'_, Result<(), VmmError>>;
 }
 
 /// A running machine.

@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use wrenn_contract::guest::{GUEST_MAC, InitDone};
 use wrenn_linux::netns::Netns;
-use wrenn_vmm::{Machine, Spec, VmmError};
+use wrenn_vmm::{Frame, Machine, Spec, VmmError};
 
+use super::blanks::{Filled, Sizes};
 use super::report::now_ms;
 use crate::context::Context;
 use crate::faults::Point;
@@ -21,6 +22,8 @@ use crate::storage::{Capture, Image, StorageError};
 const CONSOLE_SHOWN: usize = 600;
 /// Metadata of a sandbox that came back without its memory.
 pub const RESUMED_FROM: &str = "resumed_from";
+/// Metadata of what runs in it.
+pub const KERNEL_VERSION: &str = "kernel_version";
 
 /// Why no sandbox came of it.
 #[derive(Debug, thiserror::Error)]
@@ -157,6 +160,7 @@ pub async fn start(
     begun: &mut Begun,
 ) -> Result<Body, BirthError> {
     let _turn = ctx.templates.births.acquire().await.map_err(|_| BirthError::Random)?;
+    let waiting = take_blank(ctx, dir, &source, begun).await;
     let slot = match begun.slot.take() {
         Some(slot) => slot,
         None => ctx.slots.take().await?,
@@ -176,13 +180,7 @@ pub async fn start(
     ctx.faults.reach(steps.linked, None);
     let machine = match begun.machine.take() {
         Some(machine) => machine,
-        None => {
-            let spec = machine_spec(ctx, dir, ledger.wish.vcpus, ledger.wish.memory_mib, slot)?;
-            match &source {
-                Source::Image(_) | Source::Disk => ctx.driver.boot(spec).await?,
-                Source::Capture(capture) => ctx.driver.restore(spec, capture.state()).await?,
-            }
-        }
+        None => machine(ctx, dir, &ledger, &source, slot, waiting).await?,
     };
     begun.machine = Some(Arc::clone(&machine));
     let_go(ctx, dir, &ledger, &source, steps, &machine).await?;
@@ -193,18 +191,51 @@ pub async fn start(
         Source::Image(_) | Source::Disk => ledger.token.clone(),
     };
     let guest = begun.guest.take().unwrap_or_else(|| Arc::new(GuestClient::new(netns, &known)));
-    let done = greet(ctx, &ledger, &source, beacon.as_ref(), &guest, &machine).await?;
-    ledger.metadata = metadata(ctx, done, &source);
-    ctx.faults.reach(steps.greeted, Some(machine.record().process.pid));
     ledger.step = Step::Ready;
     ledger.unborn = false;
     ledger.crash.clear();
     ledger.started_at_ms = now_ms();
-    ledger.write(dir)?;
+    let done = greet(ctx, &ledger, &source, beacon.as_ref(), &guest, &machine).await?;
+    ledger.metadata = metadata(ctx, done, &source);
+    ctx.faults.reach(steps.greeted, Some(machine.record().process.pid));
+    ledger.hand_out(dir)?;
     ctx.faults.reach(steps.noted, Some(machine.record().process.pid));
     let slot = begun.slot.take().ok_or(BirthError::Random)?;
     begun.machine = None;
     Ok(Body { ledger, slot, machine, guest })
+}
+
+/// A VMM that waits for a capture of these sizes; its slot is the sandbox's from then on.
+async fn take_blank(ctx: &Context, dir: &Path, source: &Source, begun: &mut Begun) -> Option<Filled> {
+    let (Source::Capture(capture), None) = (source, &begun.slot) else { return None };
+    let blank = ctx.blanks.take(&Sizes::of(&capture.manifest))?;
+    let (slot, waiting) = blank.move_into(ctx, dir, &run_dir(ctx, dir)).await?;
+    begun.slot = Some(slot);
+    Some(waiting)
+}
+
+async fn machine(
+    ctx: &Context,
+    dir: &Path,
+    ledger: &Ledger,
+    source: &Source,
+    slot: &Slot,
+    waiting: Option<Filled>,
+) -> Result<Arc<dyn Machine>, BirthError> {
+    if let (Source::Capture(capture), Some(waiting)) = (source, waiting) {
+        match waiting.restore(dir, capture.state()).await {
+            Ok(machine) => return Ok(machine),
+            // One that is started for this capture says better what is wrong, or works.
+            Err(error) => {
+                tracing::warn!(sandbox = %ledger.wish.id, error = &error as &dyn std::error::Error, "a VMM that waited does not take its guest")
+            }
+        }
+    }
+    let spec = machine_spec(ctx, dir, ledger.wish.vcpus, ledger.wish.memory_mib, slot)?;
+    Ok(match source {
+        Source::Image(_) | Source::Disk => ctx.driver.boot(spec).await?,
+        Source::Capture(capture) => ctx.driver.restore(spec, capture.state()).await?,
+    })
 }
 
 fn listen(netns: &Netns) -> Result<Beacon, BirthError> {
@@ -287,15 +318,8 @@ fn run_dir(ctx: &Context, dir: &Path) -> PathBuf {
 
 /// A machine whose files are in `dir`.
 pub fn machine_spec(ctx: &Context, dir: &Path, vcpus: u32, memory_mib: u32, slot: &Slot) -> Result<Spec, BirthError> {
-    let run_dir = run_dir(ctx, dir);
-    std::fs::create_dir_all(&run_dir).map_err(|source| StorageError::File {
-        act: "create",
-        path: run_dir.clone(),
-        source,
-    })?;
     Ok(Spec {
-        vcpus,
-        memory_mib,
+        frame: machine_frame(ctx, dir, vcpus, memory_mib, slot)?,
         kernel: ctx.kernel.path.clone(),
         initramfs: ctx.kernel.initramfs.clone(),
         command_line: String::new(),
@@ -303,11 +327,15 @@ pub fn machine_spec(ctx: &Context, dir: &Path, vcpus: u32, memory_mib: u32, slot
         memory: dir.join("memory"),
         // Memory is shared between sandboxes, and a balloon would punch holes into it.
         balloon: false,
-        tap: slot.open_tap()?,
-        mac: GUEST_MAC,
-        run_dir,
-        log: dir.join("vmm.log"),
     })
+}
+
+/// What a machine of these sizes is before it has memory and disk.
+pub fn machine_frame(ctx: &Context, dir: &Path, vcpus: u32, memory_mib: u32, slot: &Slot) -> Result<Frame, BirthError> {
+    let run_dir = run_dir(ctx, dir);
+    let made = std::fs::create_dir_all(&run_dir);
+    made.map_err(|source| StorageError::File { act: "create", path: run_dir.clone(), source })?;
+    Ok(Frame { vcpus, memory_mib, tap: slot.open_tap()?, mac: GUEST_MAC, run_dir, log: dir.join("vmm.log") })
 }
 
 /// Tells the guest who it is, and waits for its confirmation.
@@ -350,7 +378,7 @@ pub async fn greet(
 fn metadata(ctx: &Context, done: InitDone, source: &Source) -> BTreeMap<String, String> {
     let vmm = format!("{} {}", ctx.driver.name(), ctx.driver.version());
     let mut all = BTreeMap::from([
-        ("kernel_version".to_owned(), done.kernel_version),
+        (KERNEL_VERSION.to_owned(), done.kernel_version),
         ("vmm_version".to_owned(), vmm),
         ("agent_version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
         ("envd_version".to_owned(), done.version),

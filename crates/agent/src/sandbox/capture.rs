@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use wrenn_domain::limits::PAUSE_DISK_RESERVE_BYTES;
 use wrenn_vmm::{Captured, VmmError};
 
-use super::birth::Body;
+use super::birth::{Body, KERNEL_VERSION};
 use super::report::now_ms;
 use crate::context::Context;
 use crate::faults::Point;
@@ -95,14 +95,16 @@ pub async fn write_down(
         Ok::<_, CaptureError>(captured)
     };
     let taken = taken.await;
+    let mut stood_still = frozen_at.elapsed();
     if after == After::GoOn || taken.is_err() {
         // The guest goes on first; whatever failed is told afterwards.
-        let thawed = thaw(body).await;
+        let thawed = body.machine.resume().await;
+        stood_still = frozen_at.elapsed();
+        guest::go_on(&body.guest, &body.ledger.lifecycle).await;
         if taken.is_ok() {
             thawed?;
         }
     }
-    let stood_still = frozen_at.elapsed();
     let captured = taken?;
     if after == After::GoOn {
         reach(steps.thawed);
@@ -117,18 +119,12 @@ pub async fn write_down(
         }
         Err(error) => {
             if after == After::StandStill {
-                thaw(body).await?;
+                body.machine.resume().await?;
+                guest::go_on(&body.guest, &body.ledger.lifecycle).await;
             }
             Err(error)
         }
     }
-}
-
-/// Lets the guest go on, and tells it that it is still the same one.
-async fn thaw(body: &Body) -> Result<(), VmmError> {
-    body.machine.resume().await?;
-    guest::go_on(&body.guest, &body.ledger.lifecycle).await;
-    Ok(())
 }
 
 /// A capture of a running sandbox that goes on.
@@ -153,7 +149,7 @@ fn manifest(
     let (ledger, wish) = (&body.ledger, &body.ledger.wish);
     let disk = dir.join("disk");
     let disk_bytes = disk.metadata().map_err(|source| StorageError::File { act: "read", path: disk, source })?.len();
-    let kernel = ledger.metadata.get("kernel_version").cloned().unwrap_or_else(|| ctx.kernel.name());
+    let kernel = ledger.metadata.get(KERNEL_VERSION).cloned().unwrap_or_else(|| ctx.kernel.name());
     Ok(Manifest {
         format: 1,
         maker: ctx.maker.clone(),

@@ -202,7 +202,7 @@ fn make_child(owner: &Owner, source: &Ledger, instant: &Capture, id: SandboxId) 
     let made = instant.link_to(&capture_dir(&fresh, 1)).map(drop).map_err(CaptureError::from).and_then(|()| {
         ledger.write(&fresh).map_err(|error| failed(&fresh)(std::io::Error::other(error)))?;
         std::fs::rename(&fresh, &place).map_err(failed(&place))?;
-        wrenn_linux::files::sync_directory(place.parent().unwrap_or(Path::new("/"))).map_err(failed(&place))
+        Ok(store.sync_sandbox_dirs()?)
     });
     if made.is_err() {
         let _ = std::fs::remove_dir_all(&fresh);

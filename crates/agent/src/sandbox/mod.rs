@@ -9,6 +9,7 @@
 //! ```
 
 mod birth;
+mod blanks;
 mod capture;
 mod command;
 mod idle;
@@ -19,12 +20,15 @@ mod report;
 mod rings;
 mod runner;
 mod spares;
+mod stock;
 mod templates;
 
+pub use blanks::Blank;
 pub use metrics::measure;
 pub use recovery::{purge, recover};
 pub use registry::{Refusal, Registry, Running, Touch, Used, memory_total_mib};
 pub use report::{Phase, Report, Revision};
 pub use rings::Point;
-pub use spares::{Spares, keep_spares};
+pub use spares::Spare;
+pub use stock::{Stock, keep};
 pub use templates::{Templates, make_templates};

@@ -9,6 +9,7 @@
 //! | pausing | it does not | as if ready: the VM goes on |
 //! | paused, resuming | anything | paused: a VM is ended, its disk of the try removed |
 //! | crashed | anything | crashed, disk kept |
+//! | not written before a power cut | what it replaced | crashed, disk kept |
 //! | deleting | anything | removed |
 //! | unreadable | anything | set aside in quarantine/, its VM ended |
 
@@ -54,6 +55,10 @@ pub async fn recover(registry: &Arc<Registry>) -> Result<(), NetworkError> {
                 Step::Paused | Step::Resuming => put_to_rest(registry, ledger, &dir).await,
                 Step::Crashed => {
                     kill_users(&ctx, &dir).await;
+                    // It may have been read from what the newest one replaced.
+                    if let Err(error) = ledger.write(&dir) {
+                        tracing::error!(sandbox = %id, error = &error as &dyn std::error::Error, "a ledger cannot be written");
+                    }
                     registry.adopt(ledger, None);
                 }
             },

@@ -15,6 +15,7 @@ use wrenn_domain::ids::SandboxId;
 use wrenn_vmm::Machine;
 
 use super::birth::{Begun, BirthError, Body, RESUME, Source, give_birth, last_words, random_token, start};
+use super::blanks::Sizes;
 use super::capture::{self, After, PAUSE};
 use super::command::{Command, answer_captures_when_paused, answer_captures_when_running, refuse};
 use super::idle::idle;
@@ -23,7 +24,7 @@ use super::report::Phase;
 use crate::context::Context;
 use crate::faults::Point;
 use crate::guest::GuestClient;
-use crate::ledger::{Ledger, Step, Wish};
+use crate::ledger::{Ledger, Step, Wish, settle};
 use crate::network::Slot;
 use crate::storage::Capture;
 use crate::storage::captures::discard;
@@ -33,6 +34,8 @@ const KILL_WAIT: Duration = Duration::from_secs(10);
 /// Between two tries to remove what does not go.
 const RETRY_MIN: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(30);
+
+type BoxedError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Where a task begins.
 pub enum Origin {
@@ -61,6 +64,8 @@ pub struct Owner {
     pub delete: CancellationToken,
     /// The way to the guest that was handed out.
     guest: Option<Arc<GuestClient>>,
+    /// What is still being made safe on disk after the last start.
+    settling: Option<tokio::task::JoinHandle<()>>,
 }
 
 impl Owner {
@@ -94,9 +99,31 @@ impl Owner {
         });
     }
 
+    /// Makes a start outlast a power cut, then lets go of what it started from. The sandbox was handed out already.
+    fn settle(&mut self) {
+        let (registry, id, dir) = (Arc::clone(&self.registry), self.id, self.dir());
+        self.settling = Some(tokio::task::spawn_blocking(move || {
+            let settled = registry.ctx.store.sync_sandbox_dirs().map_err(|error| Box::new(error) as BoxedError);
+            match settled.and_then(|()| Ok(settle(&dir)?)) {
+                Ok(()) => release_captures(&dir),
+                Err(error) => {
+                    tracing::error!(sandbox = %id, error = &*error as &dyn std::error::Error, "the start of {id} is not safe from a power cut")
+                }
+            }
+        }));
+    }
+
+    /// Waits for that: nothing else may be done to its files meanwhile.
+    async fn settled(&mut self) {
+        if let Some(settling) = self.settling.take() {
+            let _ = settling.await;
+        }
+    }
+
     /// A promise that cannot be written is said aloud; the state itself is true all the same.
     fn write(&self, ledger: &Ledger) {
-        if let Err(error) = ledger.write(&self.dir()) {
+        // Others go on with this thread's work while the disk writes.
+        if let Err(error) = tokio::task::block_in_place(|| ledger.write(&self.dir())) {
             tracing::error!(sandbox = %self.id, error = &error as &dyn std::error::Error, "the ledger of {} cannot be written", self.id);
         }
     }
@@ -105,7 +132,7 @@ impl Owner {
 /// Starts the task.
 pub fn spawn(registry: &Arc<Registry>, id: SandboxId, origin: Origin, commands: mpsc::Receiver<Command>) {
     let delete = registry.delete_token(id);
-    let mut owner = Owner { registry: Arc::clone(registry), id, commands, delete, guest: None };
+    let mut owner = Owner { registry: Arc::clone(registry), id, commands, delete, guest: None, settling: None };
     tokio::spawn(async move {
         let mut life = match origin {
             Origin::Wish(wish) => Life::Born(wish),
@@ -136,7 +163,10 @@ async fn born(owner: &mut Owner, wish: Wish) -> Life {
         born = give_birth(&owner.registry.ctx, wish, &mut begun) => Some(born),
     };
     match born {
-        Some(Ok(body)) => Life::Live(Box::new(body)),
+        Some(Ok(body)) => {
+            owner.settle();
+            Life::Live(Box::new(body))
+        }
         Some(Err(error)) => {
             tracing::error!(sandbox = %id, error = &error as &dyn std::error::Error, "{id} could not be made");
             clear(owner, begun.slot, begun.machine).await;
@@ -182,8 +212,8 @@ async fn found(owner: &mut Owner, mut ledger: Ledger, machine: Option<Arc<dyn Ma
         ledger.step = Step::Ready;
         owner.write(&ledger);
     }
-    // What an interrupted resume or pause left; the running sandbox needs none of it.
-    release_captures(&owner.dir());
+    // Also removes what an interrupted resume or pause left; the running sandbox needs none of it.
+    owner.settle();
     tracing::info!(sandbox = %owner.id, "{} is taken over", owner.id);
     Life::Live(Box::new(Body { ledger, slot, machine, guest }))
 }
@@ -246,6 +276,7 @@ async fn pause(owner: &mut Owner, mut body: Body, operation: u64) -> Result<Ledg
     let (id, dir) = (owner.id, owner.dir());
     owner.registry.set_running(id, None);
     owner.phase(Phase::Pausing);
+    owner.settled().await;
     body.ledger.step = Step::Pausing;
     body.ledger.generation += 1;
     owner.write(&body.ledger);
@@ -280,6 +311,8 @@ async fn pause(owner: &mut Owner, mut body: Body, operation: u64) -> Result<Ledg
     stop(owner.ctx(), Some(slot), Some(machine)).await;
     owner.ctx().faults.reach(Point::PauseReleased, None);
     release_files(&dir, Some(ledger.generation));
+    let (vcpus, memory_mib) = (ledger.wish.vcpus, ledger.wish.memory_mib);
+    owner.ctx().blanks.expect(&Sizes { vcpus, memory_mib });
     owner.answer(Phase::Paused, operation, None);
     tracing::info!(sandbox = %id, "{id} is paused");
     Ok(ledger)
@@ -352,7 +385,7 @@ async fn come_back(
     let from = from.await;
     match start_again(owner, next, from).await {
         Ok(Some(body)) => {
-            release_captures(&dir);
+            owner.settle();
             hand_out(owner, &body);
             owner.answer(Phase::Running, operation.unwrap_or(0), None);
             tracing::info!(sandbox = %id, "{id} runs again");
@@ -417,6 +450,7 @@ async fn end_by_crash(
     owner.registry.set_running(owner.id, None);
     owner.hang_up();
     stop(owner.ctx(), slot, machine).await;
+    owner.settled().await;
     ledger.step = Step::Crashed;
     (ledger.slot, ledger.machine) = (None, None);
     why.clone_into(&mut ledger.crash);
@@ -454,6 +488,7 @@ async fn crashed(owner: &mut Owner, ledger: Ledger) -> Life {
                 set_timeout(&mut next, timeout_sec);
                 match boot_again(owner, next).await {
                     Ok(Life::Live(body)) => {
+                        owner.settle();
                         hand_out(owner, &body);
                         owner.answer(Phase::Running, operation, None);
                         return Life::Live(body);
@@ -516,6 +551,7 @@ fn set_timeout(ledger: &mut Ledger, timeout_sec: Option<u32>) {
 
 async fn clear(owner: &mut Owner, slot: Option<Slot>, machine: Option<Arc<dyn Machine>>) {
     owner.hang_up();
+    owner.settled().await;
     let registry = &owner.registry;
     registry.set_running(owner.id, None);
     mark_deleting(registry, owner.id);

@@ -32,6 +32,9 @@ const SETTLED_LOOKS: u32 = 4;
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// ...and is taken as it is after this.
 const SETTLE_MAX: Duration = Duration::from_secs(30);
+/// Memories kept on the disk at most, all templates and sizes together; a typical one takes 300 MiB. For one more, the one not used
+/// longest goes: its next sandbox boots.
+const MEMORIES_MAX: usize = 32;
 /// After a failure the same size is not tried again for this long.
 const RETRY_AFTER: Duration = Duration::from_secs(60);
 
@@ -46,8 +49,8 @@ struct Size {
 /// What is wanted, and the turnstile for starting guests.
 pub struct Templates {
     wanted: Mutex<BTreeSet<Size>>,
-    /// Found good since the agent started: checked once, not at each create.
-    good: Mutex<BTreeSet<PathBuf>>,
+    /// Found good since the agent started (checked once, not at each create), with their last use.
+    good: Mutex<BTreeMap<PathBuf, Instant>>,
     news: Notify,
     pub(super) births: Semaphore,
 }
@@ -80,15 +83,27 @@ impl Templates {
     }
 
     fn is_good(&self, ctx: &Context, place: &Path, capture: &Capture) -> bool {
-        if self.good.lock().unwrap_or_else(PoisonError::into_inner).contains(place) {
+        if let Some(used) = self.good.lock().unwrap_or_else(PoisonError::into_inner).get_mut(place) {
+            *used = Instant::now();
             return true;
         }
         if let Err(error) = capture.check(&ctx.maker, &ctx.boot_id) {
             tracing::warn!(place = %place.display(), error = &error as &dyn std::error::Error, "a template's memory cannot be used");
             return false;
         }
-        self.good.lock().unwrap_or_else(PoisonError::into_inner).insert(place.to_owned());
+        self.good.lock().unwrap_or_else(PoisonError::into_inner).insert(place.to_owned(), Instant::now());
         true
+    }
+
+    /// Those that go so that there is room for one more of at most `max`: not used longest, first those not used at all.
+    fn surplus(&self, mut places: Vec<PathBuf>, max: usize) -> Vec<PathBuf> {
+        let mut good = self.good.lock().unwrap_or_else(PoisonError::into_inner);
+        places.sort_by_key(|place| good.get(place).copied());
+        places.truncate((places.len() + 1).saturating_sub(max));
+        for place in &places {
+            good.remove(place);
+        }
+        places
     }
 
     fn want(&self, size: Size) {
@@ -189,6 +204,11 @@ async fn make(ctx: &Context, image: &Arc<Image>, size: &Size) -> Result<Capture,
     ctx.store.admit()?;
     let place = place(ctx, image, size);
     discard(&place)?;
+    let memories = std::fs::read_dir(ctx.store.template_dir("")).into_iter().flatten().flatten();
+    for old in ctx.templates.surplus(memories.map(|entry| entry.path()).collect(), MEMORIES_MAX) {
+        tracing::info!(place = %old.display(), "a template's memory makes room for another");
+        discard(&old)?;
+    }
     let id = SandboxId::from_uuid(uuid::Uuid::new_v4());
     let dir = ctx.store.making_dir().join(id.to_string());
     std::fs::create_dir_all(&dir).map_err(|source| StorageError::File { act: "create", path: dir.clone(), source })?;
@@ -246,4 +266,22 @@ async fn settle(machine: &Arc<dyn Machine>) {
         }
     };
     let _ = tokio::time::timeout(SETTLE_MAX, quiet).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_not_used_longest_makes_room() {
+        let templates = Templates::default();
+        let places: Vec<PathBuf> = (0..5).map(|number| PathBuf::from(format!("/t/{number}"))).collect();
+        let now = Instant::now();
+        for (place, age) in [(0, 30), (2, 10), (3, 20), (4, 40)] {
+            templates.good.lock().unwrap().insert(places[place].clone(), now - Duration::from_secs(age));
+        }
+        assert_eq!(templates.surplus(places.clone(), 6), Vec::<PathBuf>::new());
+        assert_eq!(templates.surplus(places.clone(), 4), [places[1].clone(), places[4].clone()]);
+        assert!(!templates.good.lock().unwrap().contains_key(&places[4]), "made again, it is checked again");
+    }
 }

@@ -111,13 +111,18 @@ impl Store {
         self.admit_bytes(0, HOST_DISK_RESERVE_BYTES)
     }
 
-    /// Makes a sandbox's directory; one that is there is no error.
+    /// Makes a sandbox's directory; one that is there is no error. It outlasts a power cut after [`Store::sync_sandbox_dirs`].
     pub fn create_sandbox_dir(&self, id: SandboxId) -> Result<PathBuf, StorageError> {
         use std::os::unix::fs::DirBuilderExt;
         let dir = self.sandbox_dir(id);
-        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
-        made.and_then(|()| files::sync_directory(&self.root.join("sandboxes"))).map_err(failed("create", &dir))?;
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(failed("create", &dir))?;
         Ok(dir)
+    }
+
+    /// Makes the directories of sandboxes outlast a power cut. Blocks while the disk writes.
+    pub fn sync_sandbox_dirs(&self) -> Result<(), StorageError> {
+        let dir = self.root.join("sandboxes");
+        files::sync_directory(&dir).map_err(failed("sync", &dir))
     }
 
     /// Clones an image as a sandbox's disk of `disk_mib`.
@@ -155,7 +160,8 @@ impl Store {
         match std::fs::remove_dir_all(&dir) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => {
-                other.and_then(|()| files::sync_directory(&self.root.join("sandboxes"))).map_err(failed("remove", &dir))
+                other.map_err(failed("remove", &dir))?;
+                self.sync_sandbox_dirs()
             }
         }
     }

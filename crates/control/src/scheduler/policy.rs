@@ -1,6 +1,7 @@
 //! Which host takes a sandbox. Pure: loads in, choice out.
 //!
-//! The host with the largest free share of its scarcest resource wins; the oldest on ties.
+//! The host with the largest free share of its scarcest resource wins; the oldest on ties. One whose answer is overdue comes after
+//! all that answer: it is taken only when it alone is left, because it may just be starting anew.
 
 use wrenn_domain::limits::{HOST_DISK_RESERVE_BYTES, SANDBOXES_PER_HOST_MAX};
 use wrenn_store::pg::HostLoad;
@@ -29,12 +30,13 @@ pub(super) enum NoPlace {
 /// The best host, or the reason that came nearest to a place.
 pub(super) fn choose<'a>(loads: &'a [HostLoad], need: &Need) -> Result<&'a HostLoad, NoPlace> {
     let mut nearest = NoPlace::NoHost;
-    let mut best: Option<(f64, &HostLoad)> = None;
+    let mut best: Option<((bool, f64), &HostLoad)> = None;
     for load in loads {
         match fits(load, need) {
             Ok(score) => {
-                if best.is_none_or(|(top, _)| score > top) {
-                    best = Some((score, load));
+                let rank = (!load.is_overdue, score);
+                if best.is_none_or(|(top, _)| rank > top) {
+                    best = Some((rank, load));
                 }
             }
             Err(why) => nearest = nearest.max(why),
@@ -99,6 +101,7 @@ mod tests {
             sandboxes: 0,
             vcpus: 0,
             memory_promised_mib: 0,
+            is_overdue: false,
         };
         change(&mut load);
         load
@@ -118,6 +121,13 @@ mod tests {
     fn the_emptiest_host_wins_and_the_oldest_on_ties() {
         let loads = [host(1, |h| h.memory_promised_mib = 8000), host(2, |_| ()), host(3, |_| ())];
         assert_eq!(choose(&loads, &need(512)).expect("a place").host, loads[1].host);
+    }
+
+    #[test]
+    fn one_that_is_overdue_is_taken_only_when_it_alone_is_left() {
+        let loads = [host(1, |h| h.is_overdue = true), host(2, |h| h.memory_promised_mib = 8000)];
+        assert_eq!(choose(&loads, &need(512)).expect("a place").host, loads[1].host);
+        assert_eq!(choose(&loads, &need(8000)).expect("a place").host, loads[0].host);
     }
 
     #[test]

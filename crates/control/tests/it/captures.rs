@@ -349,3 +349,15 @@ async fn what_is_made_from_a_snapshot_goes_to_the_host_that_has_it() {
     }
     assert_eq!((home.living().len(), elsewhere.living().len()), (7, 0));
 }
+
+#[tokio::test]
+async fn a_host_that_fell_silent_a_moment_ago_is_not_chosen_while_another_answers() {
+    let world = World::start().await;
+    let silent = "INSERT INTO hosts (id, address, status, last_seen_at, cpu_cores, memory_mib, disk_total_mib, disk_free_mib, templates)
+        SELECT gen_random_uuid(), 'http://127.0.0.1:9', 'online', now() - interval '50 seconds', cpu_cores * 4, memory_mib * 4,
+          disk_total_mib, disk_free_mib, templates FROM hosts";
+    sqlx::query(silent).execute(world.database.store().pool()).await.expect("a second host");
+    assert_eq!(world.database.store().host_loads().await.expect("loads").len(), 2);
+    let id = world.api.create_running().await;
+    assert_eq!(world.host.living(), [id]);
+}

@@ -38,6 +38,8 @@ pub struct HostLoad {
     pub vcpus: u64,
     /// MiB promised.
     pub memory_promised_mib: u64,
+    /// Its last answer is older than 45 s, which is longer than any poll of it lasts: it may be gone.
+    pub is_overdue: bool,
 }
 
 /// A sandbox to be made.
@@ -84,7 +86,8 @@ macro_rules! load_where {
             "SELECT h.id, h.address, h.cpu_cores, h.memory_mib, h.disk_total_mib, h.disk_free_mib, h.templates,
                count(s.id) AS sandboxes,
                coalesce(sum(s.vcpus) FILTER (WHERE s.state <> 'paused'), 0)::bigint AS vcpus,
-               coalesce(sum(s.memory_mib) FILTER (WHERE s.state <> 'paused'), 0)::bigint AS memory_promised_mib
+               coalesce(sum(s.memory_mib) FILTER (WHERE s.state <> 'paused'), 0)::bigint AS memory_promised_mib,
+               h.last_seen_at IS NULL OR h.last_seen_at < now() - interval '45 seconds' AS is_overdue
              FROM hosts h LEFT JOIN sandboxes s ON s.host_id = h.id AND s.state NOT IN ('stopped', 'error')
              WHERE ",
             $condition,
@@ -214,5 +217,6 @@ pub(super) fn load(row: &PgRow) -> Result<HostLoad, sqlx::Error> {
         sandboxes: count("sandboxes")?,
         vcpus: count("vcpus")?,
         memory_promised_mib: count("memory_promised_mib")?,
+        is_overdue: row.try_get("is_overdue")?,
     })
 }

@@ -3,19 +3,25 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use crate::{Acceleration, Spec};
+use crate::{Acceleration, Frame, Spec};
 
 /// Console bytes QEMU keeps; a power of two.
 pub const CONSOLE_BYTES: usize = 64 * 1024;
 
 /// How a machine begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Begin {
+#[derive(Debug, Clone, Copy)]
+pub enum Begin<'a> {
     /// From its kernel, with empty memory.
-    Boot,
+    Boot(&'a Spec),
     /// From device state that is awaited, with a capture's memory; paused.
-    Restore,
+    Restore(&'a Spec),
+    /// As a restore, and waits before that for memory and disk.
+    Blank,
 }
+
+/// Names by which memory and disk are asked for.
+pub const MEMORY: &str = "memory0";
+pub const DISK: &str = "disk0";
 
 /// What the host offers.
 #[derive(Debug, Clone, Copy)]
@@ -35,42 +41,46 @@ pub struct Files {
 }
 
 /// Everything after the program's name.
-pub fn command_line(spec: &Spec, host: Host, begin: Begin, files: Files) -> Vec<OsString> {
+pub fn command_line(frame: &Frame, host: Host, begin: Begin<'_>, files: Files) -> Vec<OsString> {
     let (accel, cpu) = match host.acceleration {
         Acceleration::Kvm => ("kvm", "host"),
         Acceleration::Tcg => ("tcg,thread=multi", "max"),
     };
     // A VMM taken over by its guest must not write into memory that others start from.
-    let read_only = if begin == Begin::Restore && host.maps_read_only { ",readonly=on,rom=off" } else { "" };
-    let mac = spec.mac.map(|byte| format!("{byte:02x}")).join(":");
+    let read_only = if matches!(begin, Begin::Restore(_)) && host.maps_read_only { ",readonly=on,rom=off" } else { "" };
+    let mac = frame.mac.map(|byte| format!("{byte:02x}")).join(":");
     let mut args: Vec<OsString> = Vec::new();
     let mut option = |name: &str, value: String| args.extend([OsString::from(name), OsString::from(value)]);
-    option("-machine", "microvm,acpi=on,rtc=on,pcie=off,memory-backend=memory0,suppress-vmdesc=on".into());
+    // Whoever looks for VMMs of a place finds one that has nothing else of it yet.
+    option("-name", escaped(&frame.log));
+    let backend = if matches!(begin, Begin::Blank) { String::new() } else { format!(",memory-backend={MEMORY}") };
+    option("-machine", format!("microvm,acpi=on,rtc=on,pcie=off,suppress-vmdesc=on{backend}"));
     option("-accel", accel.into());
     option("-cpu", cpu.into());
-    option("-smp", spec.vcpus.to_string());
-    option("-m", format!("{}M", spec.memory_mib));
-    let path = escaped(&spec.memory);
-    let size = spec.memory_mib;
-    option("-object", format!("memory-backend-file,id=memory0,size={size}M,share=off{read_only},mem-path={path}"));
+    option("-smp", frame.vcpus.to_string());
+    option("-m", format!("{}M", frame.memory_mib));
+    if let Begin::Boot(spec) | Begin::Restore(spec) = begin {
+        let (path, size) = (escaped(&spec.memory), frame.memory_mib);
+        option("-object", format!("memory-backend-file,id={MEMORY},size={size}M,share=off{read_only},mem-path={path}"));
+        let path = escaped(&spec.disk);
+        option("-blockdev", format!("driver=raw,node-name={DISK},discard=unmap,file.driver=file,file.filename={path}"));
+    }
     // Device state is written without memory, and such a stream has no such head.
     option("-global", "migration.send-configuration=off".into());
     // A restored guest has its kernel in memory.
-    if begin == Begin::Boot {
+    if let Begin::Boot(spec) = begin {
         option("-kernel", spec.kernel.display().to_string());
         if let Some(initramfs) = &spec.initramfs {
             option("-initrd", initramfs.display().to_string());
         }
         option("-append", kernel_command_line(spec, host));
     }
-    let path = escaped(&spec.disk);
-    option("-blockdev", format!("driver=raw,node-name=disk0,discard=unmap,file.driver=file,file.filename={path}"));
-    option("-device", "virtio-blk-device,drive=disk0,discard=on".into());
+    option("-device", format!("virtio-blk-device,drive={DISK},discard=on"));
     option("-netdev", format!("tap,id=net0,fd={}", files.tap));
     option("-device", format!("virtio-net-device,netdev=net0,mac={mac}"));
     option("-object", "rng-random,id=rng0,filename=/dev/urandom".into());
     option("-device", "virtio-rng-device,rng=rng0".into());
-    if spec.balloon {
+    if let Begin::Boot(Spec { balloon: true, .. }) | Begin::Restore(Spec { balloon: true, .. }) = begin {
         option("-device", "virtio-balloon-device,id=balloon0,deflate-on-oom=on".into());
     }
     option("-chardev", format!("ringbuf,id=console0,size={CONSOLE_BYTES}"));
@@ -81,8 +91,11 @@ pub fn command_line(spec: &Spec, host: Host, begin: Begin, files: Files) -> Vec<
     // A VMM taken over by its guest starts no programs and gains no rights.
     option("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny".into());
     args.extend(["-nodefaults", "-no-user-config", "-no-reboot", "-no-shutdown"].map(OsString::from));
-    if begin == Begin::Restore {
+    if matches!(begin, Begin::Restore(_) | Begin::Blank) {
         args.extend(["-incoming", "defer", "-S"].map(OsString::from));
+    }
+    if matches!(begin, Begin::Blank) {
+        args.push("-preconfig".into());
     }
     args
 }

@@ -8,6 +8,7 @@
 //! the pages the guest has written are read from the process by the kernel's own account of them (docs/decisions/0004).
 
 mod args;
+mod blank;
 mod machine;
 mod qmp;
 
@@ -22,7 +23,8 @@ use futures::future::BoxFuture;
 use wrenn_linux::process::{Detached, Process};
 use wrenn_linux::tool;
 
-use crate::{Acceleration, Driver, Machine, MachineState, Record, Spec, VmmError};
+use crate::{Acceleration, Blank, Driver, Frame, Machine, MachineState, Record, Spec, VmmError};
+use blank::QemuBlank;
 use machine::QemuMachine;
 use qmp::Qmp;
 
@@ -37,6 +39,8 @@ pub struct Qemu {
     program: PathBuf,
     version: String,
     host: args::Host,
+    /// Memory can be given to a machine that is started but not made yet (QEMU 7.1 and later).
+    waits_for_memory: bool,
 }
 
 impl Qemu {
@@ -55,20 +59,22 @@ impl Qemu {
             .map_err(|error| VmmError::new("measure the clock for", error))?;
         let version = version.ok_or_else(|| VmmError::new("read the VMM's version for", text.clone().into_owned()))?;
         let host = args::Host { acceleration, tsc_khz, maps_read_only: is_at_least(version, 8, 2) };
-        Ok(Self { program: program.to_owned(), version: version.to_owned(), host })
+        let waits_for_memory = is_at_least(version, 7, 1);
+        Ok(Self { program: program.to_owned(), version: version.to_owned(), host, waits_for_memory })
     }
 
-    fn start(&self, spec: &Spec, begin: args::Begin, tap: OwnedFd) -> Result<(Process, PathBuf), VmmError> {
+    fn start(&self, frame: &Frame, begin: args::Begin<'_>) -> Result<(Process, PathBuf), VmmError> {
         use std::os::fd::AsRawFd;
         let failed = |error: std::io::Error| VmmError::new("prepare", error);
-        let socket = socket_path(&spec.run_dir);
+        let socket = socket_path(&frame.run_dir);
         let _ = std::fs::remove_file(&socket);
         let listener = OwnedFd::from(UnixListener::bind(&socket).map_err(failed)?);
-        let output = File::options().append(true).create(true).open(&spec.log).map_err(failed)?;
+        let tap = frame.tap.try_clone().map_err(failed)?;
+        let output = File::options().append(true).create(true).open(&frame.log).map_err(failed)?;
         let files = args::Files { qmp: listener.as_raw_fd(), tap: tap.as_raw_fd() };
         let process = Detached {
             program: self.program.clone(),
-            args: args::command_line(spec, self.host, begin, files),
+            args: args::command_line(frame, self.host, begin, files),
             inherited: vec![listener, tap],
             output,
         }
@@ -77,22 +83,29 @@ impl Qemu {
         Ok((process, socket))
     }
 
-    async fn launch(&self, mut spec: Spec, begin: args::Begin) -> Result<QemuMachine, VmmError> {
-        // The tap is moved out so that the rest of the spec can be lent.
-        let null = OwnedFd::from(File::open("/dev/null").map_err(|e| VmmError::new("prepare", e))?);
-        let tap = std::mem::replace(&mut spec.tap, null);
-        let (process, socket) = self.start(&spec, begin, tap)?;
+    /// Returns when the VMM answers.
+    async fn launch(&self, frame: &Frame, begin: args::Begin<'_>) -> Result<(Process, Qmp), VmmError> {
+        let (process, socket) = self.start(frame, begin)?;
         match connect(&process, &socket).await {
-            Ok(qmp) => Ok(QemuMachine::new(process, qmp, spec.run_dir, spec.memory)),
+            Ok(qmp) => Ok((process, qmp)),
             Err(error) => {
                 // A half-started VMM must not outlive the refusal.
                 let _ = process.kill(ANSWER_WAIT).await;
-                let said = std::fs::read_to_string(&spec.log).unwrap_or_default();
+                let said = std::fs::read_to_string(&frame.log).unwrap_or_default();
                 let last = said.lines().last().unwrap_or("it printed nothing").to_owned();
                 Err(VmmError::new("reach", format!("{error}; {last}")))
             }
         }
     }
+}
+
+/// The machine with its device state in it; ended when that fails.
+async fn loaded(machine: QemuMachine, state: &Path) -> Result<Arc<dyn Machine>, VmmError> {
+    if let Err(error) = machine.load(state).await {
+        let _ = machine.kill(ANSWER_WAIT).await;
+        return Err(error);
+    }
+    Ok(Arc::new(machine) as Arc<dyn Machine>)
 }
 
 async fn connect(process: &Process, socket: &Path) -> Result<Qmp, qmp::QmpError> {
@@ -128,19 +141,26 @@ impl Driver for Qemu {
 
     fn boot(&self, spec: Spec) -> BoxFuture<'_, Result<Arc<dyn Machine>, VmmError>> {
         Box::pin(async move {
-            let machine = self.launch(spec, args::Begin::Boot).await?;
-            Ok(Arc::new(machine) as Arc<dyn Machine>)
+            let (process, qmp) = self.launch(&spec.frame, args::Begin::Boot(&spec)).await?;
+            Ok(Arc::new(QemuMachine::new(process, qmp, spec.frame.run_dir, spec.memory)) as Arc<dyn Machine>)
         })
     }
 
     fn restore(&self, spec: Spec, state: PathBuf) -> BoxFuture<'_, Result<Arc<dyn Machine>, VmmError>> {
         Box::pin(async move {
-            let machine = self.launch(spec, args::Begin::Restore).await?;
-            if let Err(error) = machine.load(&state).await {
-                let _ = machine.kill(ANSWER_WAIT).await;
-                return Err(error);
+            let (process, qmp) = self.launch(&spec.frame, args::Begin::Restore(&spec)).await?;
+            loaded(QemuMachine::new(process, qmp, spec.frame.run_dir, spec.memory), &state).await
+        })
+    }
+
+    fn prepare(&self, frame: Frame) -> BoxFuture<'_, Result<Option<Box<dyn Blank>>, VmmError>> {
+        Box::pin(async move {
+            if !self.waits_for_memory {
+                return Ok(None);
             }
-            Ok(Arc::new(machine) as Arc<dyn Machine>)
+            let (process, qmp) = self.launch(&frame, args::Begin::Blank).await?;
+            let blank = QemuBlank::new(process, qmp, &frame, self.host.maps_read_only);
+            Ok(Some(Box::new(blank) as Box<dyn Blank>))
         })
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use wrenn_linux::netns::{self, Netns};
 use wrenn_linux::tap;
 use wrenn_vmm::qemu::Qemu;
-use wrenn_vmm::{Driver, Machine, Spec};
+use wrenn_vmm::{Driver, Frame, Machine, Spec};
 
 const BUSYBOX: &str = "/bin/busybox";
 const QEMU: &str = "/usr/bin/qemu-system-x86_64";
@@ -77,18 +77,20 @@ impl Bench {
         let run_dir = self.path(name);
         std::fs::create_dir_all(&run_dir).unwrap();
         Spec {
-            vcpus: 1,
-            memory_mib: MEMORY_MIB,
+            frame: Frame {
+                vcpus: 1,
+                memory_mib: MEMORY_MIB,
+                tap: self.netns.as_ref().unwrap().run(|| tap::open(&format!("tap-{name}"))).unwrap().into(),
+                mac: [2, 0, 0, 0, 0, 1],
+                run_dir,
+                log: self.path("vmm.log"),
+            },
             kernel: self.kernel.clone(),
             initramfs: Some(self.path("initramfs")),
             command_line: String::new(),
             disk,
             memory,
             balloon: false,
-            tap: self.netns.as_ref().unwrap().run(|| tap::open(&format!("tap-{name}"))).unwrap().into(),
-            mac: [2, 0, 0, 0, 0, 1],
-            run_dir,
-            log: self.path("vmm.log"),
         }
     }
 

@@ -112,7 +112,57 @@ async fn torn_device_state_is_refused_and_no_vmm_is_left() {
     machine.kill(GONE).await.unwrap();
     File::options().write(true).open(&state).unwrap().set_len(captured.state_bytes / 2).unwrap();
     let spec = bench.spec("b", memory);
-    let mark = spec.run_dir.display().to_string();
+    let mark = spec.frame.run_dir.display().to_string();
     assert!(bench.driver.restore(spec, state).await.is_err());
     assert!(wrenn_linux::process::with_file_below(&mark, Path::new(&mark)).is_empty(), "a VMM was left behind");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vmm_that_waited_takes_any_capture_of_its_sizes_and_one_nobody_wants_ends() {
+    let Some(bench) = Bench::new("blank").await else { return };
+    let machine = bench.boot("a").await;
+    let at = hears(&machine, 1).await;
+    machine.pause().await.unwrap();
+    let (state, memory, _) = capture(&bench, &machine, "one").await;
+    machine.kill(GONE).await.unwrap();
+
+    let spec = bench.spec("b", memory);
+    let mut blank = bench.driver.prepare(spec.frame).await.unwrap().expect("this QEMU can wait");
+    assert!(blank.is_alive());
+    // Its directory may have another name by the time it is wanted.
+    std::fs::rename(blank.run_dir(), bench.path("moved")).unwrap();
+    blank.moved(bench.path("moved"));
+    let restored = blank.restore(spec.disk, spec.memory, state.clone()).await.unwrap();
+    assert_eq!(restored.state().await.unwrap(), MachineState::Paused);
+    restored.resume().await.unwrap();
+    assert_eq!(hears(&restored, at.count).await.nonce, at.nonce);
+    // It is captured like any other, and found again by its record.
+    let record = restored.record();
+    drop(restored);
+    let again = bench.driver.adopt(record).await.unwrap().expect("it runs");
+    again.pause().await.unwrap();
+    capture(&bench, &again, "two").await;
+    again.kill(GONE).await.unwrap();
+
+    let users = || {
+        let mark = bench.path("c").display().to_string();
+        wrenn_linux::process::with_file_below(&mark, Path::new(&mark)).len()
+    };
+    let mut frame = bench.spec("c", bench.path("none")).frame;
+    frame.log = bench.path("c/vmm.log");
+    let blank = bench.driver.prepare(frame).await.unwrap().expect("this QEMU can wait");
+    assert_eq!(users(), 1);
+    drop(blank);
+    let ended = async {
+        while users() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(GONE, ended).await.expect("its VMM ends");
+    // What cannot be loaded ends its VMM as well.
+    let mut frame = bench.spec("d", bench.path("none")).frame;
+    frame.log = bench.path("c/vmm.log");
+    let blank = bench.driver.prepare(frame).await.unwrap().expect("this QEMU can wait");
+    assert!(blank.restore(bench.path("d.disk"), bench.path("no.memory"), state).await.is_err());
+    assert_eq!(users(), 0);
 }

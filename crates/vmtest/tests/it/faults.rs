@@ -1,5 +1,5 @@
-//! Agent and VMM are killed at every named step of every operation. Afterwards each capsule runs, is paused, or has crashed with
-//! its disk: never gone, and never memory of one moment with the disk of another.
+//! Agent and VMM are killed at every named step of every operation, and the power of the store is cut. Afterwards each capsule runs,
+//! is paused, or has crashed with its disk: never gone, and never memory of one moment with the disk of another.
 
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use crate::Case;
 pub const CASES: &[Case] = &[
     ("faults::an_agent_killed_at_any_step_loses_nothing", agent),
     ("faults::a_vmm_killed_at_any_step_leaves_the_disk_and_nothing_half_made", vmm),
+    ("faults::what_was_promised_outlasts_a_power_cut", power),
 ];
 
 const SETTLED: Duration = Duration::from_secs(90);
@@ -20,6 +21,8 @@ const SETTLED: Duration = Duration::from_secs(90);
 enum Victim {
     Agent,
     Vmm,
+    /// Of the store, with agent and all VMMs on it.
+    Power,
 }
 
 /// The command during which a step is passed. A full match: a new step must be put in its place here.
@@ -58,6 +61,30 @@ fn vmm(stack: &Stack) -> anyhow::Result<()> {
     Point::ALL.iter().filter(|point| has_vmm(**point)).try_for_each(|point| one(stack, *point, Victim::Vmm))
 }
 
+/// The steps around every promise; all of them with WRENN_TEST_POWER=all (five minutes more).
+fn power(stack: &Stack) -> anyhow::Result<()> {
+    use Point as P;
+    if !stack.store().join("../store.xfs").exists() {
+        eprintln!("SKIPPED: the store lies on this machine's own disk, whose power is not ours to cut");
+        return Ok(());
+    }
+    let around = [
+        P::CreateNoted,
+        P::PauseWritten,
+        P::PauseSealed,
+        P::PauseCommitted,
+        P::PauseNoted,
+        P::ResumeGreeted,
+        P::ResumeNoted,
+        P::SnapshotSealed,
+        P::SnapshotCommitted,
+        P::ForkMade,
+    ];
+    let all = std::env::var("WRENN_TEST_POWER").is_ok_and(|value| value == "all");
+    let points = if all { Point::ALL } else { &around };
+    points.iter().try_for_each(|point| one(stack, *point, Victim::Power))
+}
+
 /// Whether there is a VMM to be killed at this step. A full match: see `operation`.
 fn has_vmm(point: Point) -> bool {
     use Point as P;
@@ -85,7 +112,11 @@ fn one(stack: &Stack, point: Point, victim: Victim) -> anyhow::Result<()> {
 fn strike(stack: &Stack, point: Point, victim: Victim, work: &[&str]) -> anyhow::Result<Answer> {
     let file = stack.dir().join("wrenn/fault");
     let pid = stack.service_pid("agent")?;
-    let word = if victim == Victim::Agent { "agent" } else { "vmm" };
+    let word = match victim {
+        Victim::Agent => "agent",
+        Victim::Vmm => "vmm",
+        Victim::Power => "power",
+    };
     std::fs::write(&file, format!("{word} {}", point.as_str()))?;
     // Whether the command itself succeeds is not the question. A spare is there only a moment after the one before was taken.
     let again = point == Point::CreateMoved;
@@ -97,7 +128,7 @@ fn strike(stack: &Stack, point: Point, victim: Victim, work: &[&str]) -> anyhow:
         }
         Ok(!file.exists())
     })?;
-    if victim == Victim::Agent {
+    if victim != Victim::Vmm {
         wait_until("the agent is back", SETTLED, || Ok(stack.service_pid("agent").is_ok_and(|now| now != pid)))?;
     }
     Ok(answer)
@@ -167,7 +198,7 @@ fn change(stack: &Stack, point: Point, victim: Victim, operation: &str) -> anyho
     })?;
     let capsule = stack.wrenn(&["--json", "capsule", "get", &id])?.ok()?.json()?;
     let from_disk = capsule["metadata"]["resumed_from"] == "disk";
-    ensure!(!from_disk || victim == Victim::Vmm, "memory was lost although only the agent died");
+    ensure!(!from_disk || victim != Victim::Agent, "memory was lost although only the agent died");
     ensure!(stack.exec(&id, &["cat", "mark"])? == mark, "the disk is not what it was");
     if !from_disk {
         ensure!(stack.exec(&id, &["cat", "/dev/shm/mark"])? == mark, "the memory is not what it was");
