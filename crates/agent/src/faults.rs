@@ -53,7 +53,7 @@ points! {
     PauseCommitted = "pause_committed",
     /// The ledger says paused; VMM and network are still there.
     PauseNoted = "pause_noted",
-    /// VMM and network are gone; the running disk is still there.
+    /// The VMM is gone; its network and the running disk are still there.
     PauseReleased = "pause_released",
     /// The ledger says resuming; nothing else has happened.
     ResumeAsked = "resume_asked",
@@ -120,19 +120,22 @@ impl Faults {
         }
     }
     fn cut_power(&self) -> ! {
-        if let Err(error) = wrenn_linux::mounts::cut_power(&self.store) {
+        let failed = |error: std::io::Error| {
             tracing::error!(error = &error as &dyn std::error::Error, "the store's power cannot be cut");
-        }
-        // They cannot tell any more what they did not tell before.
+        };
+        let _ = wrenn_linux::mounts::cut_power(&self.store).map_err(failed);
+        // VMMs cannot tell any more what they did not tell before.
         let mark = format!("{}/", self.store.display());
         loop {
             let left = process::with_file_below(&mark, &self.store);
             if left.is_empty() {
-                process::kill_self();
+                break;
             }
             for vmm in left {
                 let _ = process::kill_now(vmm.pid);
             }
         }
+        let _ = wrenn_linux::mounts::detach(&self.store).map_err(failed);
+        process::kill_self()
     }
 }

@@ -74,12 +74,15 @@ pub fn replace_unsynced(path: &Path, bytes: &[u8]) -> io::Result<()> {
     std::fs::rename(write_fresh(path, bytes, "new")?, path)
 }
 
-/// The same for a file that is there, whose old bytes stay beside it with the extension `old`. A power cut may leave new bytes that
+/// The same; the old bytes, if there are any, stay beside it with the extension `old`. A power cut may leave new bytes that
 /// were not written: the old ones are then still there, and that they are is the sign that they were replaced.
 pub fn exchange_unsynced(path: &Path, bytes: &[u8], old: &str) -> io::Result<()> {
     use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
     let fresh = write_fresh(path, bytes, old)?;
-    renameat2(AT_FDCWD, &fresh, AT_FDCWD, path, RenameFlags::RENAME_EXCHANGE).map_err(Into::into)
+    match renameat2(AT_FDCWD, &fresh, AT_FDCWD, path, RenameFlags::RENAME_EXCHANGE) {
+        Err(nix::errno::Errno::ENOENT) => std::fs::rename(&fresh, path),
+        other => other.map_err(Into::into),
+    }
 }
 
 fn write_fresh(path: &Path, bytes: &[u8], extension: &str) -> io::Result<PathBuf> {

@@ -29,15 +29,28 @@ nix::ioctl_read!(xfs_going_down, b'X', 125, u32);
 /// Neither data nor log are written out first.
 const NO_LOG_FLUSH: u32 = 2;
 
-/// Does to an XFS what a power cut does to it, and takes it off its place: what was not synced is lost. For fault tests. The device
-/// is free when the last file in it is closed.
+/// Does to an XFS what a power cut does to it: what was not synced is lost, and nothing is taken any more. For fault tests.
 pub fn cut_power(target: &Path) -> io::Result<()> {
     use std::os::fd::AsRawFd;
     let place = std::fs::File::open(target)?;
     let mut how = NO_LOG_FLUSH;
     // SAFETY: an open descriptor and a number that outlives the call; other file systems refuse the request.
     unsafe { xfs_going_down(place.as_raw_fd(), &raw mut how) }?;
+    Ok(())
+}
+
+/// Takes a file system off its place whoever uses it; its device is free when the last file in it is closed.
+pub fn detach(target: &Path) -> io::Result<()> {
     umount2(target, MntFlags::MNT_DETACH).map_err(Into::into)
+}
+
+/// Whether a file system takes changes: one that has shut itself down answers each with an I/O error. Leaves nothing.
+pub fn is_alive(root: &Path) -> bool {
+    let probe = root.join(".probe");
+    match std::fs::write(&probe, b"").and_then(|()| std::fs::remove_file(&probe)) {
+        Err(error) => error.raw_os_error() != Some(nix::libc::EIO),
+        Ok(()) => true,
+    }
 }
 
 /// Whether something is mounted exactly there.

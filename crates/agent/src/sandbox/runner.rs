@@ -64,7 +64,7 @@ pub struct Owner {
     pub delete: CancellationToken,
     /// The way to the guest that was handed out.
     guest: Option<Arc<GuestClient>>,
-    /// What is still being made safe on disk after the last start.
+    /// What is still being made safe on disk after the last start, or given back after a pause.
     settling: Option<tokio::task::JoinHandle<()>>,
 }
 
@@ -102,14 +102,27 @@ impl Owner {
     /// Makes a start outlast a power cut, then lets go of what it started from. The sandbox was handed out already.
     fn settle(&mut self) {
         let (registry, id, dir) = (Arc::clone(&self.registry), self.id, self.dir());
-        self.settling = Some(tokio::task::spawn_blocking(move || {
-            let settled = registry.ctx.store.sync_sandbox_dirs().map_err(|error| Box::new(error) as BoxedError);
-            match settled.and_then(|()| Ok(settle(&dir)?)) {
-                Ok(()) => release_captures(&dir),
-                Err(error) => {
-                    tracing::error!(sandbox = %id, error = &*error as &dyn std::error::Error, "the start of {id} is not safe from a power cut")
-                }
+        self.afterwards(async move {
+            let settled = tokio::task::spawn_blocking(move || {
+                registry.ctx.store.sync_sandbox_dirs()?;
+                settle(&dir)?;
+                release_captures(&dir);
+                Ok::<_, BoxedError>(())
+            });
+            if let Ok(Err(error)) = settled.await {
+                tracing::error!(sandbox = %id, error = &*error as &dyn std::error::Error, "the start of {id} is not safe from a power cut");
             }
+        });
+    }
+
+    /// Does what nobody waits for, one after another.
+    fn afterwards(&mut self, work: impl Future<Output = ()> + Send + 'static) {
+        let before = self.settling.take();
+        self.settling = Some(tokio::spawn(async move {
+            if let Some(before) = before {
+                let _ = before.await;
+            }
+            work.await;
         }));
     }
 
@@ -308,9 +321,12 @@ async fn pause(owner: &mut Owner, mut body: Body, operation: u64) -> Result<Ledg
     owner.write(&ledger);
     owner.ctx().faults.reach(Point::PauseNoted, Some(pid));
     owner.hang_up();
-    stop(owner.ctx(), Some(slot), Some(machine)).await;
+    stop(owner.ctx(), None, Some(machine)).await;
     owner.ctx().faults.reach(Point::PauseReleased, None);
     release_files(&dir, Some(ledger.generation));
+    // Nobody waits for its network to come apart but whoever removes the sandbox.
+    let registry = Arc::clone(&owner.registry);
+    owner.afterwards(async move { stop(&registry.ctx, Some(slot), None).await });
     let (vcpus, memory_mib) = (ledger.wish.vcpus, ledger.wish.memory_mib);
     owner.ctx().blanks.expect(&Sizes { vcpus, memory_mib });
     owner.answer(Phase::Paused, operation, None);

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use wrenn_domain::ids::SandboxId;
 use wrenn_domain::limits::HOST_DISK_RESERVE_BYTES;
@@ -14,6 +14,9 @@ use wrenn_linux::{files, loopdev};
 const MKFS_WAIT: Duration = Duration::from_secs(120);
 /// Bytes of the store file when nothing is set: at most this, and at most four fifths of what is free. The file is sparse.
 const STORE_BYTES_DEFAULT: u64 = 200 << 30;
+/// A store that was shut down is let go of by processes that are ending.
+const SHUT_DOWN_WAIT: Duration = Duration::from_secs(10);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// XFS refuses less.
 const STORE_BYTES_MIN: u64 = 512 << 20;
 
@@ -30,6 +33,11 @@ pub enum StorageError {
         "the host's disk is full: {free_mib} MiB are free and {reserve_mib} MiB are kept for running sandboxes; free some space on the host or delete capsules"
     )]
     Full { free_mib: u64, reserve_mib: u64 },
+    #[error(
+        "the store {} shut itself down after an error of its disk, and something still uses it: look into the kernel's log, end the VMs on it, start the agent again",
+        .0.display()
+    )]
+    ShutDown(PathBuf),
     #[error("there is no template {0} on this host")]
     NoImage(String),
     #[error("there is no snapshot {0} on this host")]
@@ -206,21 +214,41 @@ async fn own_xfs(dir: &Path, bytes: Option<u64>) -> Result<PathBuf, StorageError
     let (backing, root) = (dir.join("store.xfs"), dir.join("store"));
     std::fs::create_dir_all(&root).map_err(failed("create", &root))?;
     if mounts::is_mounted(&root).map_err(failed("look at", &root))? {
-        return Ok(root);
+        if mounts::is_alive(&root) {
+            return Ok(root);
+        }
+        tracing::error!(store = %backing.display(), "the store shut itself down after an error of its disk; mounting it anew");
+        mounts::unmount(&root).map_err(failed("unmount", &root))?;
     }
     if !backing.exists() {
         make_xfs(dir, &backing, bytes).await?;
     }
-    let device = match loopdev::find(&backing).map_err(failed("find the device of", &backing))? {
-        Some(device) => device,
-        None => loopdev::attach(&backing).map_err(failed("attach", &backing))?,
-    };
-    if let Err(source) = mounts::mount_xfs(&device, &root) {
-        let _ = loopdev::detach(&device);
-        return Err(StorageError::File { act: "mount", path: backing, source });
+    let begin = Instant::now();
+    loop {
+        mount(&backing, &root)?;
+        if mounts::is_alive(&root) {
+            break;
+        }
+        // One that was shut down is in use until its last file is closed: what was mounted is still the old one.
+        mounts::unmount(&root).map_err(failed("unmount", &root))?;
+        if begin.elapsed() > SHUT_DOWN_WAIT {
+            return Err(StorageError::ShutDown(backing));
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
     }
     tracing::info!(store = %backing.display(), "this disk cannot share blocks between files: using an XFS store of our own");
     Ok(root)
+}
+
+fn mount(backing: &Path, root: &Path) -> Result<(), StorageError> {
+    let device = match loopdev::find(backing).map_err(failed("find the device of", backing))? {
+        Some(device) => device,
+        None => loopdev::attach(backing).map_err(failed("attach", backing))?,
+    };
+    mounts::mount_xfs(&device, root).map_err(|source| {
+        let _ = loopdev::detach(&device);
+        StorageError::File { act: "mount", path: backing.to_owned(), source }
+    })
 }
 
 /// Made under another name first, so that a kill in the middle leaves no half-made store.

@@ -163,6 +163,6 @@ async fn a_vmm_that_waited_takes_any_capture_of_its_sizes_and_one_nobody_wants_e
     let mut frame = bench.spec("d", bench.path("none")).frame;
     frame.log = bench.path("c/vmm.log");
     let blank = bench.driver.prepare(frame).await.unwrap().expect("this QEMU can wait");
-    assert!(blank.restore(bench.path("d.disk"), bench.path("no.memory"), state).await.is_err());
+    assert!(blank.restore(bench.path("no.disk"), bench.path("one.memory"), state).await.is_err());
     assert_eq!(users(), 0);
 }
