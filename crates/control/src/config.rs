@@ -5,13 +5,17 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use accounts::{Accounts, GithubApp, Smtp, SmtpTls};
 use tracing_subscriber::filter::LevelFilter;
 use wrenn_domain::limits::DATABASE_WAIT_MAX;
 
+use crate::ca::Ca;
+
 mod accounts;
+mod authority;
 
 /// A setting that cannot be understood.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +57,8 @@ pub struct Config {
     pub log_level: LevelFilter,
     /// WRENN_LOG_FORMAT: text or json.
     pub log_json: bool,
+    /// WRENN_CA_CERT and WRENN_CA_KEY: who vouches for hosts, and for us to them; none: hosts are spoken to in plain http.
+    pub ca: Option<Arc<Ca>>,
     /// What people, their mails and their browsers see.
     pub accounts: Accounts,
 }
@@ -68,7 +74,8 @@ impl Config {
     /// Reads settings from a map of variables.
     pub fn parse(values: &BTreeMap<String, String>) -> Result<Self, ConfigError> {
         let read = Reader(values);
-        let host_agent = read.host_agent("CP_HOST_AGENT_ADDR")?;
+        let ca = authority::parse(&read)?;
+        let host_agent = read.host_agent("CP_HOST_AGENT_ADDR", ca.is_some())?;
         Ok(Self {
             database_url: read.url(
                 "DATABASE_URL",
@@ -101,6 +108,7 @@ impl Config {
                 Some("json") => true,
                 Some(other) => return Err(refuse("WRENN_LOG_FORMAT", format!("is {other:?}"), "text or json")),
             },
+            ca,
             accounts: Accounts::parse(&read)?,
         })
     }
@@ -163,9 +171,10 @@ impl Reader<'_> {
         })
     }
 
-    fn host_agent(&self, variable: &'static str) -> Result<String, ConfigError> {
-        let expected = "the base URL of the host agent, such as http://localhost:50051";
-        let url = self.url(variable, "http://localhost:50051", &["http://"], expected)?;
+    fn host_agent(&self, variable: &'static str, has_ca: bool) -> Result<String, ConfigError> {
+        let expected = "the base URL of the host agent, such as http://localhost:50051; https only with WRENN_CA_CERT";
+        let schemes: &[&str] = if has_ca { &["http://", "https://"] } else { &["http://"] };
+        let url = self.url(variable, "http://localhost:50051", schemes, expected)?;
         let url = url.trim_end_matches('/');
         match url.parse::<http::Uri>() {
             Ok(uri) if uri.authority().is_some() && uri.path() == "/" && uri.query().is_none() => Ok(url.to_owned()),
@@ -258,6 +267,10 @@ mod tests {
             ("OAUTH_GITHUB_CLIENT_ID", "half"),
             ("OAUTH_GITHUB_BASE_URL", "ftp://x"),
             ("JWT_SECRET", "short"),
+            ("CP_HOST_AGENT_ADDR", "https://localhost:50051"),
+            ("WRENN_CA_CERT", "-----BEGIN CERTIFICATE-----"),
+            ("WRENN_CA_CERT", "/there/is/no/such/file"),
+            ("WRENN_CA_KEY", "-----BEGIN PRIVATE KEY-----"),
         ] {
             let values = [(variable.to_owned(), value.to_owned())];
             let all = [(TOKEN.0.to_owned(), TOKEN.1.to_owned())].into_iter().chain(values).collect();

@@ -8,18 +8,18 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 use wrenn_domain::limits::{
-    CREATE_GIVE_UP, FORK_WAIT_MAX, HOST_SILENCE_MAX, STREAM_PING_EVERY, STREAM_SILENCE_MAX, STREAMS_PER_CREDENTIAL_MAX,
+    CREATE_GIVE_UP, FORK_WAIT_MAX, HOST_SILENCE_MAX, MAIL_RETRY_MAX, MAIL_RETRY_MIN, MAIL_SEND_MAX, STREAM_PING_EVERY,
+    STREAM_SILENCE_MAX, STREAMS_PER_CREDENTIAL_MAX,
 };
 use wrenn_domain::secret::Secret;
 use wrenn_store::Store;
 use wrenn_store::haste::Haste;
-use wrenn_store::pg::{JobKind, Lease, Work};
+use wrenn_store::pg::{ErrandKind, JobKind, Lease, Work};
 
 use crate::config::Config;
 use crate::extension::{Extension, ServerContext};
 use crate::fault::Faults;
 use crate::fleet::Fleet;
-use crate::mail::Mailer;
 use crate::oauth::http::SiteClient;
 use crate::oauth::{Github, OAuthRegistry};
 use crate::service::events::Watchers;
@@ -49,7 +49,6 @@ pub struct Context {
     pub streams: Arc<StreamPlaces>,
     /// Where traffic to sandboxes goes.
     pub ports: Ports,
-    pub mailer: Mailer,
     pub oauth: OAuthRegistry,
     /// In the order given.
     pub extensions: Vec<Arc<dyn Extension>>,
@@ -76,6 +75,10 @@ pub struct Context {
     pub discards: WorkQueue<JobKind>,
     /// Forks to be made.
     pub forks: WorkQueue<JobKind>,
+    /// Mails to be sent.
+    pub mails: WorkQueue<ErrandKind>,
+    /// Ends of accounts that hooks are to hear of.
+    pub account_hooks: WorkQueue<ErrandKind>,
     /// Told whenever a fork is over here; who waits for one that another control plane drives looks from time to time.
     pub fork_news: Notify,
     pub tuning: Tuning,
@@ -118,6 +121,11 @@ pub struct Tuning {
     pub event_retry_min: Duration,
     /// An event the stream has not brought by then is taken from the outbox.
     pub event_overdue: Duration,
+    /// Sending one mail.
+    pub mail_send: Duration,
+    /// First pause after a mail did not leave; doubles up to `mail_retry_max`.
+    pub mail_retry_min: Duration,
+    pub mail_retry_max: Duration,
     /// Longest wait of a fork request for its host.
     pub fork_wait: Duration,
     /// Between two pings on a WebSocket.
@@ -144,6 +152,9 @@ impl Default for Tuning {
             create_give_up: CREATE_GIVE_UP,
             event_retry_min: Duration::from_secs(2),
             event_overdue: Duration::from_secs(60),
+            mail_send: MAIL_SEND_MAX,
+            mail_retry_min: MAIL_RETRY_MIN,
+            mail_retry_max: MAIL_RETRY_MAX,
             fork_wait: FORK_WAIT_MAX,
             stream_ping: STREAM_PING_EVERY,
             stream_silence: STREAM_SILENCE_MAX,
@@ -167,7 +178,7 @@ impl Context {
             wait_max: config.database_wait,
         })?;
         let haste = Haste::new(&config.redis_url, &config.redis_prefix)?;
-        let fleet = Fleet::new(config.host_token.as_deref(), tuning.host_call)?;
+        let fleet = Fleet::new(config.host_token.as_deref(), config.ca.clone(), tuning.host_call)?;
         let oauth = OAuthRegistry::default();
         if let Some(app) = &config.accounts.github {
             oauth.register(Arc::new(Github::new(app.clone(), SiteClient::new()?)));
@@ -179,7 +190,6 @@ impl Context {
             store,
             haste,
             fleet,
-            mailer: Mailer::new(&config.accounts),
             config,
             oauth,
             extensions,
@@ -203,6 +213,8 @@ impl Context {
             captures: WorkQueue::default(),
             discards: WorkQueue::default(),
             forks: WorkQueue::default(),
+            mails: WorkQueue::default(),
+            account_hooks: WorkQueue::default(),
             fork_news: Notify::new(),
             tuning,
             faults,
@@ -241,6 +253,9 @@ impl Context {
             queue.wake();
         }
         for queue in [&self.captures, &self.discards, &self.forks] {
+            queue.wake();
+        }
+        for queue in [&self.mails, &self.account_hooks] {
             queue.wake();
         }
     }

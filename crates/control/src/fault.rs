@@ -103,6 +103,20 @@ points! {
     DeliveryMade,
     /// The delivery is settled; the stream's entry is still pending.
     DeliverySettled,
+    /// A sign-up and the mail it owes stand; nobody sends it yet.
+    SignUpStored,
+    /// The sender holds the mail; its token is not made.
+    MailClaimed,
+    /// The token in the mail is good; the mail did not leave.
+    MailWritten,
+    /// The mail left; that is not noted.
+    MailSent,
+    /// An account and the call owed for it: the account is purged, nobody was called.
+    AccountPurged,
+    /// The caller holds the errand; no hook was called.
+    AccountHookClaimed,
+    /// The hooks were called; that is not noted.
+    AccountHookCalled,
 }
 
 /// What a test does at a point: return to go on, or never return.

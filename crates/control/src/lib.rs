@@ -7,6 +7,7 @@
 //! that a restart would lose.
 
 pub mod auth;
+pub mod ca;
 mod causes;
 pub mod config;
 pub mod context;

@@ -145,6 +145,12 @@ impl Server {
     pub async fn serve(self) -> anyhow::Result<()> {
         let ctx = self.ctx;
         tracing::info!(address = %self.listener.local_addr()?, version = ctx.version, "wrenn-cp listens");
+        if !self.host_agent.starts_with("https://") {
+            tracing::warn!(
+                "the host agent is spoken to in plain http; set WRENN_CA_CERT and WRENN_CA_KEY and give it an https address unless \
+                 only you can reach the network between"
+            );
+        }
         let preparing = tokio::spawn(prepare(ctx.clone(), self.host_agent));
         accept(&ctx, self.app, self.listener).await;
         preparing.abort();

@@ -250,12 +250,21 @@ pub const AUDIT_PAGE_MAX: i64 = 200;
 pub const AUDIT_PAGE_DEFAULT: i64 = 50;
 /// Rows of one page of the admin lists.
 pub const ADMIN_PAGE: i64 = 100;
-/// Mails waiting to be sent; above it the oldest promise is kept and the new mail is refused with a log line.
-pub const MAILS_WAITING_MAX: usize = 256;
+/// Life of the certificate the control plane shows to hosts; it takes a new one when half of it is over.
+pub const CLIENT_CERTIFICATE_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Mails, and calls of account hooks, under way at once: one slow server must not hold up all.
+pub const ERRANDS_AT_ONCE_MAX: usize = 8;
 /// Sending one mail.
 pub const MAIL_SEND_MAX: Duration = Duration::from_secs(30);
-/// Tries to send one mail.
-pub const MAIL_TRIES_MAX: u32 = 4;
+/// First and longest pause before a mail is tried again; it doubles.
+pub const MAIL_RETRY_MIN: Duration = Duration::from_secs(2);
+pub const MAIL_RETRY_MAX: Duration = Duration::from_secs(1800);
+/// Tries to send one mail: with the pauses above a mail server may be away for two hours.
+pub const MAIL_TRIES_MAX: u32 = 13;
+/// Calls of a distribution's hooks for one account's end; more only when each killed its process.
+pub const ACCOUNT_HOOK_TRIES_MAX: u32 = 8;
+/// How long a mail or call that was given up is kept for who looks for it.
+pub const ERRAND_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 /// One call of a distribution's hook.
 pub const HOOK_WAIT_MAX: Duration = Duration::from_secs(10);
 /// One question to a distribution's limits or usage provider: it is asked while a create waits.

@@ -11,4 +11,4 @@ pub mod pg;
 
 pub use error::StoreError;
 pub use pg::{Store, StoreOptions};
-pub use sqlx::PgPool;
+pub use sqlx::{PgConnection, PgPool};

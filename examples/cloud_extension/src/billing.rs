@@ -1,6 +1,6 @@
 //! Billing accounts and metered events: the distribution's own tables, one function per query.
 
-use sqlx::{PgPool, Row};
+use sqlx::{PgConnection, PgPool, Row};
 use wrenn_control::extension::{Limits, NewAccount, SandboxEvent, TeamId, UserId};
 
 /// What a team's account says.
@@ -83,14 +83,13 @@ pub async fn limits(pool: &PgPool, team: TeamId) -> Result<Limits, sqlx::Error> 
     })
 }
 
-/// Sells a team another plan. False when it has no account.
-pub async fn set_plan(pool: &PgPool, team: TeamId, sandboxes_max: i64) -> Result<bool, sqlx::Error> {
-    let done = sqlx::query("UPDATE billing_accounts SET sandboxes_max = $2 WHERE team_id = $1")
+/// Sells a team another plan, inside the caller's transaction. Answers who pays; none when it has no account.
+pub async fn set_plan(tx: &mut PgConnection, team: TeamId, sandboxes_max: i64) -> Result<Option<String>, sqlx::Error> {
+    sqlx::query_scalar("UPDATE billing_accounts SET sandboxes_max = $2 WHERE team_id = $1 RETURNING email")
         .bind(team.uuid())
         .bind(sandboxes_max)
-        .execute(pool)
-        .await?;
-    Ok(done.rows_affected() == 1)
+        .fetch_optional(tx)
+        .await
 }
 
 /// A team's account.

@@ -5,7 +5,10 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, put};
 use axum::{Json, Router};
-use wrenn_control::extension::{RequireAdmin, RequireSession, RequireSessionOrApiKey, ServerContext, TeamId};
+use wrenn_control::extension::{
+    ExtensionError, RequireAdmin, RequireSession, RequireSessionOrApiKey, ServerContext, TeamId,
+};
+use wrenn_control::mail::Letter;
 
 use crate::billing;
 
@@ -48,11 +51,22 @@ async fn set_plan(
     Path(team): Path<TeamId>,
     Json(plan): Json<Plan>,
 ) -> Response {
-    match billing::set_plan(ctx.pool(), team, plan.sandboxes_max.max(0)).await {
+    match sell(&ctx, team, plan.sandboxes_max.max(0)).await {
         Ok(true) => StatusCode::NO_CONTENT.into_response(),
         Ok(false) => StatusCode::NOT_FOUND.into_response(),
-        Err(error) => failed(&error),
+        Err(error) => failed(&*error),
     }
+}
+
+/// The plan and the mail that tells of it, both or neither. False when the team has no account.
+async fn sell(ctx: &ServerContext, team: TeamId, sandboxes_max: i64) -> Result<bool, ExtensionError> {
+    let mut tx = ctx.pool().begin().await?;
+    let Some(email) = billing::set_plan(&mut tx, team, sandboxes_max).await? else { return Ok(false) };
+    let letter = Letter::new("plan-changed", &email.parse()?, "Your plan was changed", "")
+        .says(format!("Your team may run {sandboxes_max} capsules at once now."));
+    ctx.mailer().send_in(&mut tx, letter).await?;
+    tx.commit().await?;
+    Ok(true)
 }
 
 fn answer<T: serde::Serialize>(found: Result<Option<T>, sqlx::Error>) -> Response {
@@ -63,7 +77,7 @@ fn answer<T: serde::Serialize>(found: Result<Option<T>, sqlx::Error>) -> Respons
     }
 }
 
-fn failed(error: &sqlx::Error) -> Response {
+fn failed(error: &dyn std::error::Error) -> Response {
     tracing::error!(%error, "a billing request failed");
     StatusCode::INTERNAL_SERVER_ERROR.into_response()
 }

@@ -151,6 +151,13 @@ async fn a_distribution_bills_limits_and_meters_without_a_change_to_the_core() {
     let path = format!("/v1/billing/plans/{team}");
     assert_eq!(ann.call(Method::PUT, &path, json!({"sandboxes_max": 9})).await.status, 403);
     assert_eq!(admin.call(Method::PUT, &path, json!({"sandboxes_max": 3})).await.status, 204);
+    wait_until("the mail of the distribution", SOON, || async {
+        std::fs::read_dir(&world.mail).ok()?.flatten().find_map(|entry| {
+            let text = std::fs::read_to_string(entry.path()).ok()?;
+            (text.contains("Subject: Your plan was changed") && text.contains("To: ann@example.com")).then_some(())
+        })
+    })
+    .await;
     assert_eq!(create(&mut ann).await.status, 202);
     wait_until("three are metered and counted", SOON, || async {
         let mut probe = Person { cookies: ann.cookies.clone(), ..Person::new(&world.base) };

@@ -91,6 +91,15 @@ pub struct AdminCapsule {
     pub capsule: super::capsules::Capsule,
 }
 
+/// Query of `DELETE /v1/admin/templates/{name}`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct OfTeam {
+    /// Whose; the platform's own when absent.
+    pub team_id: Option<String>,
+}
+
 /// A template with its team.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct AdminTemplate {

@@ -4,15 +4,16 @@ use std::sync::Arc;
 
 use axum::extract::FromRef;
 use wrenn_domain::secret::Secret;
-use wrenn_store::PgPool;
 use wrenn_store::Store;
 use wrenn_store::haste::Haste;
 use wrenn_store::pg::{HostLoad, NewAudit, NewEvent};
+use wrenn_store::{PgConnection, PgPool};
 
+use crate::ca::Ca;
 use crate::config::Config;
 use crate::context::Context;
 use crate::fleet::Fleet;
-use crate::mail::Mailer;
+use crate::mail::{Letter, Mail};
 use crate::oauth::OAuthRegistry;
 use crate::service::ServiceError;
 use crate::service::sessions::SessionCache;
@@ -60,14 +61,19 @@ impl ServerContext {
         &self.0.fleet
     }
 
+    /// The installation's certificate authority, if it has one.
+    pub fn ca(&self) -> Option<&Ca> {
+        self.0.config.ca.as_deref()
+    }
+
     /// What hosts carry now, as the scheduler sees it.
     pub async fn host_loads(&self) -> Result<Vec<HostLoad>, ServiceError> {
         Ok(self.0.store.host_loads().await?)
     }
 
     /// Sends mails.
-    pub fn mailer(&self) -> &Mailer {
-        &self.0.mailer
+    pub fn mailer(&self) -> Mailer<'_> {
+        Mailer(&self.0)
     }
 
     /// Other sites people can log in by.
@@ -95,6 +101,25 @@ impl ServerContext {
     /// A secret of this installation for one purpose; the same after a restart and on every control plane.
     pub async fn secret(&self, purpose: &str) -> Result<Secret, ServiceError> {
         Ok(self.0.secret().await?.derive(purpose))
+    }
+}
+
+/// The way mails leave: written down, then sent by whichever control plane comes to it, again until it left.
+#[derive(Clone, Copy)]
+pub struct Mailer<'a>(&'a Context);
+
+impl Mailer<'_> {
+    /// Has a letter sent.
+    pub async fn send(&self, letter: Letter) -> Result<(), ServiceError> {
+        let errand = Mail::Letter(letter).owed();
+        self.0.store.errand_put(&errand).await?;
+        self.0.mails.wake_for(errand.id);
+        Ok(())
+    }
+
+    /// Has a letter sent if the caller's transaction is committed, however this process ends after it; within seconds.
+    pub async fn send_in(&self, tx: &mut PgConnection, letter: Letter) -> Result<(), ServiceError> {
+        Ok(self.0.store.errand_put_in(tx, &Mail::Letter(letter).owed()).await?)
     }
 }
 

@@ -6,12 +6,15 @@ use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use futures::FutureExt;
-use futures::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use uuid::Uuid;
 use wrenn_domain::failure::{Failure, FailureKind};
 use wrenn_domain::ids::{TeamId, UserId};
 use wrenn_domain::limits::HOOK_WAIT_MAX;
+use wrenn_store::pg::{ErrandKind, NewErrand};
 
-use super::{AuthHook, ExtensionError, SandboxEvent, ServerContext};
+use super::{ExtensionError, SandboxEvent};
 use crate::context::Context;
 
 /// An account that is about to be.
@@ -71,42 +74,69 @@ pub(crate) async fn on_signup(ctx: &Context, account: &NewAccount) -> Result<(),
     Ok(())
 }
 
+/// Whether any extension hears of accounts.
+pub(crate) fn hear_of_accounts(ctx: &Context) -> bool {
+    ctx.extensions.iter().any(|extension| extension.auth_hook().is_some())
+}
+
 /// Tells every hook of a login, in the background.
 pub(crate) fn on_login(ctx: &Context, user: UserId) {
-    tell(ctx, "on_login", move |hook, server| hook.on_login(server, user));
-}
-
-/// Tells every hook of an account its owner deleted, in the background.
-pub(crate) fn on_account_soft_delete(ctx: &Context, user: UserId) {
-    tell(ctx, "on_account_soft_delete", move |hook, server| hook.on_account_soft_delete(server, user));
-}
-
-/// Tells every hook of an account that is gone, in the background.
-pub(crate) fn on_account_hard_delete(ctx: &Context, user: UserId) {
-    tell(ctx, "on_account_hard_delete", move |hook, server| hook.on_account_hard_delete(server, user));
-}
-
-fn tell<F>(ctx: &Context, what: &'static str, act: F)
-where
-    F: for<'a> Fn(&'a dyn AuthHook, &'a ServerContext) -> BoxFuture<'a, Result<(), ExtensionError>>
-        + Send
-        + Sync
-        + 'static,
-{
-    if !ctx.extensions.iter().any(|extension| extension.auth_hook().is_some()) {
+    if !hear_of_accounts(ctx) {
         return;
     }
     let (Some(server), extensions) = (ctx.server(), ctx.extensions.clone()) else { return };
     ctx.tasks.spawn(async move {
         for extension in &extensions {
             let Some(hook) = extension.auth_hook() else { continue };
-            let told = call(HOOK_WAIT_MAX, async { act(hook, &server).await }).await;
-            if let Err(error) = told {
+            if let Err(error) = call(HOOK_WAIT_MAX, async { hook.on_login(&server, user).await }).await {
                 let chain = crate::causes::chain(&error);
-                tracing::error!(extension = extension.name(), hook = what, error = chain, "a hook failed");
+                tracing::error!(extension = extension.name(), hook = "on_login", error = chain, "a hook failed");
             }
         }
     });
+}
+
+/// An account's end, as the errand that tells of it holds it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum AccountEnd {
+    /// Its owner deleted it.
+    Soft { user: UserId },
+    /// The last of it is gone.
+    Hard { user: UserId },
+}
+
+impl AccountEnd {
+    /// What is owed to the hooks; nothing when there are none.
+    pub(crate) fn owed(&self, ctx: &Context) -> Option<NewErrand> {
+        if !hear_of_accounts(ctx) {
+            return None;
+        }
+        let payload = serde_json::to_value(self).expect("an id is JSON");
+        Some(NewErrand { id: Uuid::new_v4(), kind: ErrandKind::AccountHook, key: None, payload })
+    }
+
+    pub(crate) fn read(payload: &Value) -> Option<Self> {
+        serde_json::from_value(payload.clone()).ok()
+    }
+}
+
+/// Tells every hook of an account's end and waits for them. Their errors are logged.
+pub(crate) async fn on_account_end(ctx: &Context, end: &AccountEnd) {
+    let Some(server) = ctx.server() else { return };
+    for extension in &ctx.extensions {
+        let Some(hook) = extension.auth_hook() else { continue };
+        let told = call(HOOK_WAIT_MAX, async {
+            match *end {
+                AccountEnd::Soft { user } => hook.on_account_soft_delete(&server, user).await,
+                AccountEnd::Hard { user } => hook.on_account_hard_delete(&server, user).await,
+            }
+        });
+        if let Err(error) = told.await {
+            let chain = crate::causes::chain(&error);
+            tracing::error!(extension = extension.name(), ?end, error = chain, "a hook failed");
+        }
+    }
 }
 
 /// Delivers an event to every hook, in order; the first that fails stops it.

@@ -101,7 +101,7 @@ pub trait AuthHook: Send + Sync {
         Box::pin(std::future::ready(Ok(())))
     }
 
-    /// After an account was deleted by its owner. Errors are logged.
+    /// After an account was deleted by its owner; called until it returned once, also across crashes. Errors are logged.
     fn on_account_soft_delete<'a>(
         &'a self,
         _ctx: &'a ServerContext,
@@ -110,7 +110,7 @@ pub trait AuthHook: Send + Sync {
         Box::pin(std::future::ready(Ok(())))
     }
 
-    /// After the last of an account is gone. Errors are logged.
+    /// After the last of an account is gone; called until it returned once, also across crashes. Errors are logged.
     fn on_account_hard_delete<'a>(
         &'a self,
         _ctx: &'a ServerContext,

@@ -4,27 +4,31 @@
 //! to do about a failure, or touch the database.
 
 pub mod client;
+mod connector;
 mod error;
 pub mod guest;
 mod memory;
 mod relay;
 pub mod tunnel;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use wrenn_domain::limits::STREAM_HOST_BUFFER_BYTES;
 
+use crate::ca::Ca;
+
 pub use client::{HostClient, HostPhase, HostReport, HostReports, MetricPoint, Metrics};
+use connector::Connector;
 pub use error::FleetError;
 pub use guest::GuestClient;
 pub use memory::ForkedChild;
 use relay::{RelayBody, RelayTransport};
 
-type HttpClient = Client<HttpConnector, RelayBody>;
+type HttpClient = Client<Connector, RelayBody>;
 
 /// The way to every host.
 #[derive(Clone)]
@@ -36,24 +40,26 @@ pub struct Fleet {
     call_max: Duration,
 }
 
-/// The host token is not fit for a header.
+/// Why no host could ever be spoken to.
 #[derive(Debug, thiserror::Error)]
-#[error("WRENN_HOST_TOKEN cannot be sent in a header")]
-pub struct UnfitToken;
+pub enum FleetSetupError {
+    #[error("WRENN_HOST_TOKEN cannot be sent in a header")]
+    Token,
+    #[error("WRENN_CA_CERT cannot be trusted by TLS")]
+    Authority(#[source] rustls::Error),
+}
 
 impl Fleet {
-    /// `token` goes with every call; `call_max` bounds each lifecycle call.
-    pub fn new(token: Option<&str>, call_max: Duration) -> Result<Self, UnfitToken> {
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(Duration::from_secs(3)));
-        connector.set_keepalive(Some(Duration::from_secs(30)));
+    /// `token` goes with every call; `call_max` bounds each lifecycle call. Hosts with an https address must have a certificate of
+    /// `ca` for it, and get one from us.
+    pub fn new(token: Option<&str>, ca: Option<Arc<Ca>>, call_max: Duration) -> Result<Self, FleetSetupError> {
+        let connector = Connector::new(ca)?;
         let mut builder = Client::builder(TokioExecutor::new());
         builder.pool_timer(TokioTimer::new()).pool_idle_timeout(Duration::from_secs(60)).pool_max_idle_per_host(64);
         let http = builder.build(connector.clone());
         let streams = builder.http1_read_buf_exact_size(STREAM_HOST_BUFFER_BYTES).build(connector);
         let header = |token| {
-            let mut header = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| UnfitToken)?;
+            let mut header = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| FleetSetupError::Token)?;
             header.set_sensitive(true);
             Ok(header)
         };

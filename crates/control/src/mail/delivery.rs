@@ -1,12 +1,14 @@
 //! How a mail leaves: by a mail server, or into files where there is none.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use lettre::transport::smtp::authentication::Credentials;
 use lettre::transport::smtp::client::{Tls, TlsParameters};
+use lettre::transport::smtp::response::Code;
 use lettre::{AsyncSmtpTransport, AsyncTransport, Tokio1Executor};
+use uuid::Uuid;
 use wrenn_domain::account::Email;
-use wrenn_domain::limits::MAIL_SEND_MAX;
 
 use super::Letter;
 use crate::config::{Accounts, Smtp, SmtpTls};
@@ -17,6 +19,7 @@ const FILES_MAX: usize = 1000;
 /// One way out.
 pub struct Delivery {
     from: Email,
+    send_max: Duration,
     way: Way,
 }
 
@@ -38,8 +41,8 @@ pub enum DeliveryError {
         #[source]
         source: std::io::Error,
     },
-    #[error("the mail server took longer than {} s", MAIL_SEND_MAX.as_secs())]
-    TimedOut,
+    #[error("the mail server took longer than {} s", .0.as_secs())]
+    TimedOut(Duration),
 }
 
 impl DeliveryError {
@@ -47,20 +50,21 @@ impl DeliveryError {
     pub fn is_final(&self) -> bool {
         match self {
             Self::Malformed(_) => true,
-            Self::Smtp(error) => error.is_permanent(),
-            Self::File { .. } | Self::TimedOut => false,
+            // Whoever runs this can set a login right; the mail waits for that.
+            Self::Smtp(error) => error.is_permanent() && !error.status().is_some_and(wants_login),
+            Self::File { .. } | Self::TimedOut(_) => false,
         }
     }
 }
 
 impl Delivery {
     /// Prepares the way the settings name. Connects nothing.
-    pub fn new(accounts: &Accounts) -> Result<Self, DeliveryError> {
+    pub fn new(accounts: &Accounts, send_max: Duration) -> Result<Self, DeliveryError> {
         let way = match &accounts.smtp {
-            Some(smtp) => Way::Smtp(transport(smtp)?),
+            Some(smtp) => Way::Smtp(transport(smtp, send_max)?),
             None => Way::Files(accounts.mail_dir.clone()),
         };
-        Ok(Self { from: accounts.mail_from.clone(), way })
+        Ok(Self { from: accounts.mail_from.clone(), send_max, way })
     }
 
     /// Where mails go, for the log.
@@ -71,13 +75,13 @@ impl Delivery {
         }
     }
 
-    /// Sends one letter.
-    pub async fn deliver(&self, letter: &Letter) -> Result<(), DeliveryError> {
-        let message = letter.message(&self.from)?;
+    /// Sends one letter. `id` is the same in every try.
+    pub async fn deliver(&self, letter: &Letter, id: Uuid) -> Result<(), DeliveryError> {
+        let message = letter.message(&self.from, id)?;
         match &self.way {
             Way::Smtp(transport) => {
-                let sent = tokio::time::timeout(MAIL_SEND_MAX, transport.send(message)).await;
-                sent.map_err(|_| DeliveryError::TimedOut)??;
+                let sent = tokio::time::timeout(self.send_max, transport.send(message)).await;
+                sent.map_err(|_| DeliveryError::TimedOut(self.send_max))??;
                 Ok(())
             }
             Way::Files(dir) => put(dir, letter.kind(), &message.formatted())
@@ -87,7 +91,12 @@ impl Delivery {
     }
 }
 
-fn transport(smtp: &Smtp) -> Result<AsyncSmtpTransport<Tokio1Executor>, DeliveryError> {
+/// 530, 534, 535, 538: no login, a wrong one, or one in the clear.
+fn wants_login(code: Code) -> bool {
+    matches!(u16::from(code), 530 | 534 | 535 | 538)
+}
+
+fn transport(smtp: &Smtp, send_max: Duration) -> Result<AsyncSmtpTransport<Tokio1Executor>, DeliveryError> {
     let tls = match smtp.tls {
         SmtpTls::Off => Tls::None,
         SmtpTls::Offered => Tls::Opportunistic(TlsParameters::new(smtp.host.clone())?),
@@ -97,7 +106,7 @@ fn transport(smtp: &Smtp) -> Result<AsyncSmtpTransport<Tokio1Executor>, Delivery
     let builder = AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(&smtp.host)
         .port(smtp.port)
         .tls(tls)
-        .timeout(Some(MAIL_SEND_MAX));
+        .timeout(Some(send_max));
     Ok(match &smtp.login {
         Some((name, password)) => builder.credentials(Credentials::new(name.clone(), password.clone())),
         None => builder,

@@ -1,49 +1,77 @@
-//! Mail: what is written ([`letter`]), how it leaves ([`delivery`]), and the queue between. A request never waits for a mail
-//! server; a mail that is lost with the process is asked for again by its reader.
+//! Mail: what is owed ([`Mail`]), what is written ([`letter`]), and how it leaves ([`delivery`]).
+//!
+//! A mail is an errand of the transaction that owes it: a request never waits for a mail server, and no process takes a mail with
+//! it. Tokens are not in the errand; service/mails.rs makes them when the mail leaves (decisions/0009).
 
 mod delivery;
 mod letter;
 
-use std::sync::Mutex;
-
-use tokio::sync::mpsc;
-use wrenn_domain::limits::MAILS_WAITING_MAX;
-use wrenn_domain::secret::Secret;
-
-use crate::config::Accounts;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+use wrenn_domain::account::Email;
+use wrenn_store::pg::{ErrandKind, NewErrand};
 
 pub use delivery::{Delivery, DeliveryError};
 pub use letter::Letter;
 
-/// The way mails leave. Never waits.
-pub struct Mailer {
-    frontend_url: String,
-    to: mpsc::Sender<Letter>,
-    from: Mutex<Option<mpsc::Receiver<Letter>>>,
+/// A mail that is owed, as it waits in the database.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mail {
+    /// Brings the token that confirms an address.
+    Activation {
+        to: String,
+    },
+    /// Says that there is an account already.
+    AlreadySignedUp {
+        to: String,
+    },
+    /// Brings the token that resets a password, if there is an account.
+    Reset {
+        to: String,
+    },
+    Letter(Letter),
+    /// Says nothing to nobody: it was owed only so that a request took as long as another.
+    Nothing {
+        to: String,
+    },
 }
 
-impl Mailer {
-    /// A mailer with an empty queue.
-    pub fn new(accounts: &Accounts) -> Self {
-        let (to, from) = mpsc::channel(MAILS_WAITING_MAX);
-        Self { frontend_url: accounts.frontend_url.clone(), to, from: Mutex::new(Some(from)) }
+impl Mail {
+    /// The errand to write.
+    pub fn owed(&self) -> NewErrand {
+        let payload = serde_json::to_value(self).expect("texts and lists of texts are JSON");
+        NewErrand { id: Uuid::new_v4(), kind: ErrandKind::Mail, key: self.key(), payload }
     }
 
-    /// Puts a letter into the queue. A full queue drops it and says so.
-    pub fn send(&self, letter: Letter) {
-        if let Err(refused) = self.to.try_send(letter) {
-            let (mpsc::error::TrySendError::Full(letter) | mpsc::error::TrySendError::Closed(letter)) = refused;
-            tracing::error!(mail = letter.kind(), "too many mails are waiting; one is dropped");
+    /// Of mails that anybody can ask for one waits per address.
+    fn key(&self) -> Option<String> {
+        match self {
+            Self::Activation { to } | Self::AlreadySignedUp { to } | Self::Nothing { to } => {
+                Some(format!("sign-up:{to}"))
+            }
+            Self::Reset { to } => Some(format!("reset:{to}")),
+            Self::Letter(_) => None,
         }
     }
 
-    /// The page of the frontend that takes a token.
-    pub fn link(&self, page: &str, token: &Secret) -> String {
-        format!("{}/{page}?token={}", self.frontend_url, token.reveal())
+    /// Brings the token that confirms an address.
+    pub fn activation(to: &Email) -> Self {
+        Self::Activation { to: to.to_string() }
     }
 
-    /// The queue's other end, for the one task that delivers.
-    pub(crate) fn take_queue(&self) -> Option<mpsc::Receiver<Letter>> {
-        self.from.lock().expect("no panic while held").take()
+    /// Says that there is an account already.
+    pub fn already_signed_up(to: &Email) -> Self {
+        Self::AlreadySignedUp { to: to.to_string() }
+    }
+
+    /// Brings the token that resets a password.
+    pub fn reset(to: &Email) -> Self {
+        Self::Reset { to: to.to_string() }
+    }
+
+    /// For an address that must not get a mail.
+    pub fn nothing(to: &Email) -> Self {
+        Self::Nothing { to: to.to_string() }
     }
 }

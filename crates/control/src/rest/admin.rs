@@ -7,22 +7,22 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use wrenn_contract::rest::admin::{
-    AdminCapsule, AdminTeam, AdminTeamPage, AdminTemplate, AdminUser, AdminUserPage, DeadLetter, DeadLetters,
+    AdminCapsule, AdminTeam, AdminTeamPage, AdminTemplate, AdminUser, AdminUserPage, DeadLetter, DeadLetters, OfTeam,
     PageQuery, RetryDeadLetter, SetActive, SetAdmin,
 };
 use wrenn_contract::rest::audit::{AuditPage, ListAudit};
 use wrenn_contract::rest::error::ErrorBody;
-use wrenn_domain::ids::{TeamId, UserId};
+use wrenn_domain::ids::{PLATFORM_TEAM, TeamId, UserId};
 use wrenn_domain::limits::ADMIN_PAGE;
 use wrenn_store::pg;
 
 use super::capsules::capsule;
-use super::extract::{CapsuleId, Id, JsonBody, Params, parsed};
+use super::extract::{CapsuleId, Id, JsonBody, Params, TemplateNamed, parsed};
 use super::snapshots::template;
 use super::{ApiError, audit as audit_routes};
 use crate::auth::session::middleware::RequireAdmin;
 use crate::context::Context;
-use crate::service::{admin, audit};
+use crate::service::{self, admin, audit};
 
 /// List all teams
 #[utoipa::path(get, path = "/v1/admin/teams", tag = "admin", params(PageQuery), security(("session" = [])),
@@ -148,6 +148,24 @@ pub(super) async fn templates(
     let rows = admin::templates(&ctx).await?;
     let shown = |(team, stored): (TeamId, _)| AdminTemplate { team_id: team.to_string(), template: template(stored) };
     Ok(Json(rows.into_iter().map(shown).collect()))
+}
+
+/// Delete a template
+///
+/// The platform's of this name, or a team's by `team_id`. Its files follow when their host can be reached; capsules made from it
+/// live on.
+#[utoipa::path(delete, path = "/v1/admin/templates/{name}", tag = "admin", security(("session" = [])),
+    params(("name" = String, Path, description = "Name of the template"), OfTeam),
+    responses((status = 204), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
+pub(super) async fn delete_template(
+    State(ctx): State<Arc<Context>>,
+    RequireAdmin(user): RequireAdmin,
+    TemplateNamed(name): TemplateNamed,
+    Params(query): Params<OfTeam>,
+) -> Result<StatusCode, ApiError> {
+    let team = query.team_id.as_deref().map(parsed).transpose()?.unwrap_or(PLATFORM_TEAM);
+    service::templates::delete_any(&ctx, &user.person(), team, &name).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// Read the platform's audit log

@@ -166,6 +166,7 @@ fn routes() -> OpenApiRouter<Arc<Context>> {
         .routes(routes!(admin::capsules))
         .routes(routes!(admin::get_capsule, admin::delete_capsule))
         .routes(routes!(admin::templates))
+        .routes(routes!(admin::delete_template))
         .routes(routes!(admin::audit_logs))
         .routes(routes!(events::watch_all))
         .routes(routes!(admin::dead_letters))

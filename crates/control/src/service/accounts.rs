@@ -8,7 +8,7 @@ use wrenn_domain::ids::{TeamId, UserId};
 use wrenn_domain::limits::ACTIVATION_AGE_MAX;
 use wrenn_domain::secret::{Secret, SecretHash};
 use wrenn_store::Store;
-use wrenn_store::pg::{Activated, Author, EnsureUser, NewAudit, SignUp, SignedUp, User, UserStatus};
+use wrenn_store::pg::{Activated, Author, EnsureUser, NewAudit, NewTeam, SignUp, SignedUp, User, UserStatus};
 
 use super::passwords::{Checked, Passwords};
 use super::rates::{self, Limited};
@@ -16,7 +16,8 @@ use super::{Person, ServiceError, chance, sessions};
 use crate::auth::address::ClientAddress;
 use crate::context::Context;
 use crate::extension::hooks::{self, NewAccount};
-use crate::mail::Letter;
+use crate::fault::FaultPoint;
+use crate::mail::Mail;
 
 /// A wish for an account.
 #[derive(Debug, Clone)]
@@ -49,7 +50,6 @@ pub struct Profile {
 pub async fn sign_up(ctx: &Context, from: ClientAddress, wish: CreateAccount) -> Result<(), ServiceError> {
     rates::take_address(ctx, Limited::SignUp, from).await?;
     rates::take_account(ctx, Limited::SignUp, wish.email.as_str()).await?;
-    let token = chance::secret()?;
     let new = SignUp {
         user: UserId::from_uuid(chance::id()),
         first_team: TeamId::from_uuid(chance::id()),
@@ -57,18 +57,21 @@ pub async fn sign_up(ctx: &Context, from: ClientAddress, wish: CreateAccount) ->
         password_hash: ctx.passwords.hash(&wish.password).await?,
         email: wish.email.clone(),
         name: wish.name.clone(),
-        token: token.hash(),
         keep: ACTIVATION_AGE_MAX,
     };
-    match ctx.store.user_sign_up(&new).await? {
-        SignedUp::Pending => {
-            let link = ctx.mailer.link("activate", &token);
-            ctx.mailer.send(Letter::activation(&wish.email, wish.name.as_str(), link));
-        }
-        SignedUp::Taken(UserStatus::Active) => ctx.mailer.send(Letter::already_signed_up(&wish.email)),
+    let activation = Mail::activation(&wish.email).owed();
+    let already = Mail::already_signed_up(&wish.email).owed();
+    let nothing = Mail::nothing(&wish.email).owed();
+    // Whatever it becomes, one errand is written: that takes time too.
+    let owed = |outcome| match outcome {
+        SignedUp::Pending => activation.clone(),
+        SignedUp::Taken(UserStatus::Active) => already.clone(),
         // A mail went out a short while ago, or must not go out at all.
-        SignedUp::Cooling | SignedUp::Taken(_) => {}
-    }
+        SignedUp::Cooling | SignedUp::Taken(_) => nothing.clone(),
+    };
+    let outcome = ctx.store.user_sign_up(&new, owed).await?;
+    ctx.faults.reach(FaultPoint::SignUpStored).await;
+    ctx.mails.wake_for(owed(outcome).id);
     Ok(())
 }
 
@@ -132,7 +135,8 @@ pub async fn home(ctx: &Context, user: UserId) -> Result<Option<TeamId>, Service
     let name = TeamName::of_person(&name);
     let team = TeamId::from_uuid(chance::id());
     let audit = NewAudit::new(team, author_of(&found), "team", "create").on(team);
-    let made = ctx.store.team_create(team, &name, &chance::slug()?, user, true, &[audit]).await?;
+    let new = NewTeam { id: team, name: &name, slug: &chance::slug()?, owner: user, is_default: true };
+    let made = ctx.store.team_create(&new, &[audit], &[]).await?;
     // Somebody may have added the user to a team meanwhile; then that is as good.
     Ok(if made { Some(team) } else { ctx.store.team_first(user).await?.map(|(team, _)| team) })
 }

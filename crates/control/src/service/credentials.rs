@@ -3,16 +3,15 @@
 use wrenn_domain::account::{Email, Password};
 use wrenn_domain::failure::{Failure, FailureKind};
 use wrenn_domain::ids::PLATFORM_TEAM;
-use wrenn_domain::limits::RESET_AGE_MAX;
-use wrenn_store::pg::{NewAudit, User, UserStatus};
+use wrenn_store::pg::{NewAudit, NewErrand, User};
 
 use super::accounts::{author_of, gone, token_hash};
 use super::passwords::Checked;
 use super::rates::{self, Limited};
-use super::{Person, ServiceError, chance, sessions};
+use super::{Person, ServiceError, sessions};
 use crate::auth::address::ClientAddress;
 use crate::context::Context;
-use crate::mail::Letter;
+use crate::mail::{Letter, Mail};
 
 /// A wish to change one's password.
 #[derive(Debug, Clone)]
@@ -43,26 +42,25 @@ pub async fn change(ctx: &Context, person: &Person, wish: ChangePassword) -> Res
     }
     let hash = ctx.passwords.hash(&wish.new).await?;
     let audit = audit(&user, "password_change");
-    if !ctx.store.password_change(user.id, user.password_hash.as_deref(), &hash, &[audit]).await? {
+    let owed = notice(&user);
+    let seen = user.password_hash.as_deref();
+    if !ctx.store.password_change(user.id, seen, &hash, &[audit], std::slice::from_ref(&owed)).await? {
         let text = "the password was changed by somebody else meanwhile; try again with that one";
         return Err(Failure::new(FailureKind::Conflict, text).into());
     }
+    ctx.mails.wake_for(owed.id);
     sessions::forget_user(ctx, user.id).await;
-    notify(ctx, &user);
     Ok(())
 }
 
-/// Sends a reset link if there is an active account. Always the same answer.
+/// Has a reset link sent if there is an active account. Always the same answer, after the same work: whether there is one is
+/// looked at when the mail is to leave.
 pub async fn ask_reset(ctx: &Context, from: ClientAddress, email: &Email) -> Result<(), ServiceError> {
     rates::take_address(ctx, Limited::AskReset, from).await?;
     rates::take_account(ctx, Limited::AskReset, email.as_str()).await?;
-    let token = chance::secret()?;
-    let user = ctx.store.user_by_email(email).await?.filter(|user| user.status == UserStatus::Active);
-    if let Some(user) = user
-        && ctx.store.reset_token_create(user.id, &token.hash(), RESET_AGE_MAX).await?
-    {
-        ctx.mailer.send(Letter::reset(email, &user.name, ctx.mailer.link("reset-password", &token)));
-    }
+    let owed = Mail::reset(email).owed();
+    ctx.store.errand_put(&owed).await?;
+    ctx.mails.wake_for(owed.id);
     Ok(())
 }
 
@@ -77,12 +75,12 @@ pub async fn confirm_reset(
     let over = || Failure::invalid("this reset link is not valid any more; ask for a new one");
     let token = token_hash(token).ok_or_else(over)?;
     let hash = ctx.passwords.hash(new).await?;
-    let reset = ctx.store.password_reset(&token, &hash, |user| vec![audit(user, "password_reset")]).await?;
+    let reset = ctx.store.password_reset(&token, &hash, |user| audit(user, "password_reset"), notice).await?;
     let user = reset.ok_or_else(over)?;
+    ctx.mails.wake();
     sessions::forget_user(ctx, user.id).await;
     // Who can read the account's mail need not wait for a guesser's tries to be over.
     rates::forgive_account(ctx, Limited::Login, &user.email).await?;
-    notify(ctx, &user);
     Ok(())
 }
 
@@ -90,8 +88,6 @@ fn audit(user: &User, action: &'static str) -> NewAudit {
     NewAudit::new(PLATFORM_TEAM, author_of(user), "user", action).on(user.id).for_admins()
 }
 
-fn notify(ctx: &Context, user: &User) {
-    if let Ok(email) = user.email.parse::<Email>() {
-        ctx.mailer.send(Letter::password_changed(&email, &user.name));
-    }
+fn notice(user: &User) -> NewErrand {
+    Mail::Letter(Letter::password_changed(&user.email, &user.name)).owed()
 }

@@ -1,17 +1,16 @@
 //! The end of an account: at once for its owner, for good after a while.
 
-use wrenn_domain::account::Email;
 use wrenn_domain::failure::{Failure, FailureKind};
 use wrenn_domain::limits::ACCOUNT_KEPT;
-use wrenn_store::StoreError;
-use wrenn_store::pg::{Departure, NewAudit};
+use wrenn_store::pg::{Departure, NewAudit, User};
 
 use super::accounts::gone;
 use super::rates::{self, Limited};
 use super::{Person, ServiceError, sessions};
 use crate::context::Context;
-use crate::extension::hooks;
-use crate::mail::Letter;
+use crate::extension::hooks::AccountEnd;
+use crate::fault::FaultPoint;
+use crate::mail::{Letter, Mail};
 
 /// Deletes the caller's account, if they confirm it with its address.
 pub async fn delete(ctx: &Context, person: &Person, confirmation: &str) -> Result<(), ServiceError> {
@@ -21,7 +20,9 @@ pub async fn delete(ctx: &Context, person: &Person, confirmation: &str) -> Resul
     }
     let author = person.author();
     let audit = |team| NewAudit::new(team, author.clone(), "team", "delete").on(team).warning();
-    let ended = match ctx.store.user_depart(person.user, &author, audit).await? {
+    let mail = Mail::Letter(Letter::account_deleted(&person.email, &person.name)).owed();
+    let owed: Vec<_> = AccountEnd::Soft { user: person.user }.owed(ctx).into_iter().chain([mail]).collect();
+    let ended = match ctx.store.user_depart(person.user, &author, audit, &owed).await? {
         Departure::Done(ended) => ended,
         Departure::Gone => return Err(gone().into()),
         Departure::OwnsTeams => {
@@ -34,24 +35,29 @@ pub async fn delete(ctx: &Context, person: &Person, confirmation: &str) -> Resul
         }
     };
     sessions::forget(ctx, &ended).await;
-    hooks::on_account_soft_delete(ctx, person.user);
-    if let Ok(email) = person.email.parse::<Email>() {
-        ctx.mailer.send(Letter::account_deleted(&email, &person.name));
-    }
+    wake(ctx);
     tracing::info!(user = %person.user, "{} is deleted and will be purged", person.user);
     Ok(())
 }
 
 /// Purges every account whose time is over. Answers how many.
-pub async fn purge(ctx: &Context) -> Result<usize, StoreError> {
+pub async fn purge(ctx: &Context) -> Result<usize, ServiceError> {
+    let owed = |user: &User| {
+        let mail = Mail::Letter(Letter::account_purged(&user.email, &user.name)).owed();
+        AccountEnd::Hard { user: user.id }.owed(ctx).into_iter().chain([mail]).collect()
+    };
     let mut count = 0;
-    while let Some(user) = ctx.store.user_purge_one(ACCOUNT_KEPT.as_secs_f64()).await? {
-        hooks::on_account_hard_delete(ctx, user.id);
-        if let Ok(email) = user.email.parse::<Email>() {
-            ctx.mailer.send(Letter::account_purged(&email, &user.name));
-        }
+    while let Some(user) = ctx.store.user_purge_one(ACCOUNT_KEPT.as_secs_f64(), owed).await? {
+        ctx.faults.reach(FaultPoint::AccountPurged).await;
+        wake(ctx);
         tracing::info!(user = %user.id, "{} is purged", user.id);
         count += 1;
     }
     Ok(count)
+}
+
+/// What was owed may be done now.
+fn wake(ctx: &Context) {
+    ctx.mails.wake();
+    ctx.account_hooks.wake();
 }

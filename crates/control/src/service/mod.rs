@@ -18,6 +18,7 @@ pub mod files;
 pub mod forks;
 pub mod health;
 pub mod keys;
+pub mod mails;
 pub mod metrics;
 mod news;
 pub mod oauth;

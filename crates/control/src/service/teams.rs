@@ -5,12 +5,12 @@ use wrenn_domain::failure::{Failure, FailureKind};
 use wrenn_domain::ids::{TeamId, UserId};
 use wrenn_domain::limits::{MEMBERS_PER_TEAM_MAX, TEAMS_PER_USER_MAX};
 use wrenn_domain::role::Role;
-use wrenn_store::pg::{Ended, Member, NewAudit, Team, TeamAct};
+use wrenn_store::pg::{Ended, Member, NewAudit, NewTeam, Team, TeamAct};
 
 use super::rates::{self, Limited};
 use super::{Person, ServiceError, chance, sessions};
 use crate::context::Context;
-use crate::mail::Letter;
+use crate::mail::{Letter, Mail};
 
 /// The team a request means: the one it names, else the one the caller works in.
 pub fn chosen(person: &Person, named: Option<TeamId>) -> Result<TeamId, Failure> {
@@ -40,13 +40,13 @@ pub async fn create(ctx: &Context, person: &Person, name: &TeamName) -> Result<(
     let id = TeamId::from_uuid(chance::id());
     let audit = NewAudit::new(id, person.author(), "team", "create").on(id).with("name", name);
     let slug = chance::slug()?;
-    if !ctx.store.team_create(id, name, &slug, person.user, false, &[audit]).await? {
+    let owed = Mail::Letter(Letter::team_created(&person.email, &person.name, name)).owed();
+    let new = NewTeam { id, name, slug: &slug, owner: person.user, is_default: false };
+    if !ctx.store.team_create(&new, &[audit], std::slice::from_ref(&owed)).await? {
         let text = format!("one person is in at most {TEAMS_PER_USER_MAX} teams; leave one first");
         return Err(Failure::new(FailureKind::Conflict, text).into());
     }
-    if let Ok(email) = person.email.parse::<Email>() {
-        ctx.mailer.send(Letter::team_created(&email, &person.name, name));
-    }
+    ctx.mails.wake_for(owed.id);
     get(ctx, person, id).await
 }
 
@@ -75,24 +75,24 @@ pub async fn members(ctx: &Context, person: &Person, id: TeamId) -> Result<Vec<M
 pub async fn add_member(ctx: &Context, person: &Person, id: TeamId, email: &Email) -> Result<Member, ServiceError> {
     rates::take_account(ctx, Limited::AddMember, &person.user.to_string()).await?;
     let audit = |user: UserId| member_audit(id, person, "add", user).with("email", email);
-    let member = match ctx.store.member_add(id, person.user, email, audit).await? {
-        TeamAct::Done(member) => member,
+    let owed =
+        |member: &Member, team: &str| Mail::Letter(Letter::added_to_team(&member.email, &member.name, team)).owed();
+    match ctx.store.member_add(id, person.user, email, audit, owed).await? {
+        TeamAct::Done(member) => {
+            ctx.mails.wake();
+            Ok(member)
+        }
         TeamAct::NoTarget => {
             let text = format!("no active account has the address {email}; ask the person to sign up first");
-            return Err(Failure::not_found(text).into());
+            Err(Failure::not_found(text).into())
         }
-        TeamAct::Already => {
-            return Err(Failure::new(FailureKind::Conflict, format!("{email} is in the team already")).into());
-        }
+        TeamAct::Already => Err(Failure::new(FailureKind::Conflict, format!("{email} is in the team already")).into()),
         TeamAct::Full => {
             let text = format!("a team has at most {MEMBERS_PER_TEAM_MAX} members");
-            return Err(Failure::new(FailureKind::Conflict, text).into());
+            Err(Failure::new(FailureKind::Conflict, text).into())
         }
-        other => return Err(refusal(&other, id)),
-    };
-    let team = get(ctx, person, id).await?.0;
-    ctx.mailer.send(Letter::added_to_team(email, &member.name, &team.name));
-    Ok(member)
+        other => Err(refusal(&other, id)),
+    }
 }
 
 /// Changes a member's role.

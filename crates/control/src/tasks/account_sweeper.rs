@@ -3,21 +3,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use wrenn_domain::limits::EVENT_KEPT;
-use wrenn_store::StoreError;
+use wrenn_domain::limits::{ERRAND_KEPT, EVENT_KEPT};
 
 use crate::causes::chain;
 use crate::context::Context;
-use crate::service::departures;
+use crate::service::{ServiceError, departures};
 
 const SWEEP_EVERY: Duration = Duration::from_secs(300);
 
 pub(super) async fn run(ctx: Arc<Context>) {
     loop {
-        let swept: Result<(), StoreError> = async {
+        let swept: Result<(), ServiceError> = async {
             ctx.store.account_sweep().await?;
             ctx.store.rate_sweep().await?;
             ctx.store.outbox_sweep(EVENT_KEPT).await?;
+            ctx.store.errand_sweep(ERRAND_KEPT).await?;
             departures::purge(&ctx).await?;
             Ok(())
         }

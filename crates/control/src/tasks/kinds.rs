@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use uuid::Uuid;
 use wrenn_domain::ids::SandboxId;
+use wrenn_domain::limits::{ERRANDS_AT_ONCE_MAX, HOST_CALLS_MAX};
 use wrenn_store::StoreError;
-use wrenn_store::pg::{Job, JobKind, PlacedSandbox, Work};
+use wrenn_store::pg::{Errand, ErrandKind, Job, JobKind, PlacedSandbox, Work};
 
 use super::WorkQueue;
 use crate::context::Context;
@@ -19,6 +20,14 @@ pub trait Kind: Copy + Debug + Send + Sync + 'static {
     /// One piece, as claimed.
     type Row: Send + 'static;
 
+    /// Pieces under way at once.
+    fn at_once(self) -> usize {
+        HOST_CALLS_MAX
+    }
+    /// Pause before the next try of what failed `attempts` times.
+    fn backoff(self, ctx: &Context, attempts: u32) -> Duration {
+        doubled(ctx.tuning.retry_min, attempts, ctx.tuning.retry_max)
+    }
     /// Where pieces of this kind are handed over.
     fn queue(self, ctx: &Context) -> &WorkQueue<Self>;
     /// Takes up to `limit` pieces that are due.
@@ -39,6 +48,19 @@ pub trait Kind: Copy + Debug + Send + Sync + 'static {
         pause: Duration,
         failed: bool,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
+}
+
+/// Work whose doing may outlast its lease, which is renewed meanwhile.
+pub trait Held: Kind {
+    /// What is under way when the process is to end is dropped and given back, rather than finished.
+    const CUT: bool;
+
+    /// Keeps a piece. False: it is done or somebody else's.
+    fn renew(self, ctx: &Context, id: Self::Id) -> impl Future<Output = Result<bool, StoreError>> + Send;
+}
+
+fn doubled(first: Duration, times: u32, most: Duration) -> Duration {
+    first.saturating_mul(1 << times.min(16)).min(most)
 }
 
 impl Kind for Work {
@@ -97,5 +119,58 @@ impl Kind for JobKind {
 
     async fn postpone(self, ctx: &Context, id: Uuid, pause: Duration, failed: bool) -> Result<(), StoreError> {
         ctx.store.job_postpone(self, ctx.owner, id, pause, failed).await
+    }
+}
+
+impl Held for JobKind {
+    const CUT: bool = true;
+
+    async fn renew(self, ctx: &Context, id: Uuid) -> Result<bool, StoreError> {
+        ctx.store.job_renew(self, ctx.lease(), id).await
+    }
+}
+
+impl Kind for ErrandKind {
+    type Id = Uuid;
+    type Row = Errand;
+
+    fn at_once(self) -> usize {
+        ERRANDS_AT_ONCE_MAX
+    }
+
+    fn backoff(self, ctx: &Context, attempts: u32) -> Duration {
+        doubled(ctx.tuning.mail_retry_min, attempts.saturating_sub(1), ctx.tuning.mail_retry_max)
+    }
+
+    fn queue(self, ctx: &Context) -> &WorkQueue<Self> {
+        match self {
+            Self::Mail => &ctx.mails,
+            Self::AccountHook => &ctx.account_hooks,
+        }
+    }
+
+    async fn claim(self, ctx: &Context, limit: u32) -> Result<Vec<Errand>, StoreError> {
+        ctx.store.errand_claim(self, ctx.lease(), limit).await
+    }
+
+    async fn claim_one(self, ctx: &Context, id: Uuid) -> Result<Option<Errand>, StoreError> {
+        ctx.store.errand_claim_one(self, ctx.lease(), id).await
+    }
+
+    async fn next_due(self, ctx: &Context) -> Result<Option<Duration>, StoreError> {
+        ctx.store.errand_next_due(self).await
+    }
+
+    async fn postpone(self, ctx: &Context, id: Uuid, pause: Duration, _failed: bool) -> Result<(), StoreError> {
+        ctx.store.errand_postpone(ctx.owner, id, pause).await
+    }
+}
+
+impl Held for ErrandKind {
+    // A mail that is cut in the middle may have left.
+    const CUT: bool = false;
+
+    async fn renew(self, ctx: &Context, id: Uuid) -> Result<bool, StoreError> {
+        ctx.store.errand_renew(ctx.lease(), id).await
     }
 }

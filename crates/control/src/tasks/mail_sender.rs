@@ -1,25 +1,22 @@
-//! Sends the mails that wait, a few at once, each with some tries. What still fails is in the log.
+//! Sends the mails that are owed, a few at once, again until one left or was tried often enough.
+//!
+//! A mail whose process dies after the server took it is sent again, with the same message id.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use tokio::sync::Semaphore;
 use wrenn_domain::limits::MAIL_TRIES_MAX;
+use wrenn_store::StoreError;
+use wrenn_store::pg::{Errand, ErrandKind};
 
+use super::work::{self, Next, hold, settle};
 use crate::causes::chain;
 use crate::context::Context;
-use crate::mail::{Delivery, Letter};
-
-/// Mails under way at once: one slow server must not hold up all.
-const SENDING_MAX: usize = 8;
-const PAUSE_MIN: Duration = Duration::from_secs(2);
+use crate::fault::FaultPoint;
+use crate::mail::{Delivery, DeliveryError};
+use crate::service::{ServiceError, mails};
 
 pub(super) async fn run(ctx: Arc<Context>) {
-    let Some(mut queue) = ctx.mailer.take_queue() else {
-        tracing::error!("mails have their sender already");
-        return;
-    };
-    let delivery = match Delivery::new(&ctx.config.accounts) {
+    let delivery = match Delivery::new(&ctx.config.accounts, ctx.tuning.mail_send) {
         Ok(delivery) => Arc::new(delivery),
         Err(error) => {
             tracing::error!(error = %chain(&error), "no mail can be sent; check SMTP_HOST");
@@ -27,38 +24,55 @@ pub(super) async fn run(ctx: Arc<Context>) {
         }
     };
     tracing::info!("mails go {}", delivery.describe());
-    let hands = Arc::new(Semaphore::new(SENDING_MAX));
-    while let Some(letter) = queue.recv().await {
-        let hand = hands.clone().acquire_owned().await;
-        let (delivery, stop) = (delivery.clone(), ctx.stop.clone());
-        ctx.tasks.spawn(async move {
-            // A try under way at the end of the process is finished; only the pauses between tries are cut.
-            send(&delivery, &letter, &stop).await;
-            drop(hand);
-        });
+    work::run(ctx, ErrandKind::Mail, move |ctx, errand| drive(ctx, errand, delivery.clone())).await;
+}
+
+async fn drive(ctx: Arc<Context>, errand: Errand, delivery: Arc<Delivery>) {
+    ctx.faults.reach(FaultPoint::MailClaimed).await;
+    if let Some(next) = hold(&ctx, ErrandKind::Mail, errand.id, step(&ctx, &errand, &delivery)).await {
+        settle(&ctx, ErrandKind::Mail, errand.id, next).await;
     }
 }
 
-async fn send(delivery: &Delivery, letter: &Letter, stop: &tokio_util::sync::CancellationToken) {
-    let mut pause = PAUSE_MIN;
-    for left in (0..MAIL_TRIES_MAX).rev() {
-        let error = match delivery.deliver(letter).await {
-            Ok(()) => {
-                tracing::debug!(mail = letter.kind(), "a mail left");
-                return;
+/// Why a try did not work.
+#[derive(Debug, thiserror::Error)]
+enum TryError {
+    #[error("the mail cannot be written now")]
+    Write(#[source] ServiceError),
+    #[error("the mail did not leave")]
+    Deliver(#[source] DeliveryError),
+    #[error("its process died in every try")]
+    Deadly,
+}
+
+async fn step(ctx: &Context, errand: &Errand, delivery: &Delivery) -> Result<Next, StoreError> {
+    let id = errand.id;
+    let sent = if errand.attempts > MAIL_TRIES_MAX { Err(TryError::Deadly) } else { send(ctx, errand, delivery).await };
+    match sent {
+        Ok(()) => {
+            ctx.store.errand_finish(id).await?;
+            Ok(Next::Over)
+        }
+        Err(error) => {
+            let is_final = matches!(&error, TryError::Deliver(error) if error.is_final());
+            let (attempt, error) = (errand.attempts, chain(&error));
+            if is_final || attempt >= MAIL_TRIES_MAX {
+                tracing::error!(mail = %id, attempt, error, "the mail {id} is given up");
+                ctx.store.errand_bury(id, &error).await?;
+                return Ok(Next::Over);
             }
-            Err(error) => error,
-        };
-        if left == 0 || error.is_final() || stop.is_cancelled() {
-            tracing::error!(mail = letter.kind(), error = %chain(&error), "a mail is lost");
-            return;
+            tracing::warn!(mail = %id, attempt, error, "the mail {id} waits for another try");
+            Ok(Next::Retry(attempt))
         }
-        tracing::warn!(mail = letter.kind(), error = %chain(&error), "a mail did not leave; trying again");
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => {}
-            () = tokio::time::sleep(pause) => {}
-        }
-        pause *= 3;
     }
+}
+
+async fn send(ctx: &Context, errand: &Errand, delivery: &Delivery) -> Result<(), TryError> {
+    let written = mails::write(ctx, errand.id, &errand.payload).await.map_err(TryError::Write)?;
+    let Some(letter) = written else { return Ok(()) };
+    ctx.faults.reach(FaultPoint::MailWritten).await;
+    delivery.deliver(&letter, errand.id).await.map_err(TryError::Deliver)?;
+    ctx.faults.reach(FaultPoint::MailSent).await;
+    tracing::debug!(mail = %errand.id, kind = letter.kind(), "the mail {} left", errand.id);
+    Ok(())
 }

@@ -4,6 +4,7 @@
 //! Signals ([`WorkQueue`], LISTEN/NOTIFY, long polls) only make things sooner. Nothing calls into here but [`spawn_all`].
 
 mod account_sweeper;
+mod account_teller;
 mod event_deliverer;
 mod event_relayer;
 mod event_teller;
@@ -54,6 +55,7 @@ pub fn spawn_all(ctx: &Arc<Context>) {
     spawn(ctx, "event_teller", event_teller::run(ctx.clone()));
     spawn(ctx, "usage_roller", usage_roller::run(ctx.clone()));
     spawn(ctx, "mail_sender", mail_sender::run(ctx.clone()));
+    spawn(ctx, "account_teller", account_teller::run(ctx.clone()));
     spawn(ctx, "account_sweeper", account_sweeper::run(ctx.clone()));
     extension_workers::spawn_all(ctx);
 }

@@ -4,13 +4,11 @@ use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc};
-use uuid::Uuid;
-use wrenn_domain::limits::{HOST_CALLS_MAX, LEASE_BATCH_MAX};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use wrenn_domain::limits::LEASE_BATCH_MAX;
 use wrenn_store::StoreError;
-use wrenn_store::pg::JobKind;
 
-use super::kinds::Kind;
+use super::kinds::{Held, Kind};
 use crate::causes::chain;
 use crate::context::Context;
 
@@ -59,7 +57,8 @@ impl<K: Kind> WorkQueue<K> {
     }
 }
 
-/// Drives every piece of one kind of work, at most [`HOST_CALLS_MAX`] at once.
+/// Drives every piece of one kind of work, so many at once. A piece is claimed only when there is a hand for it: a lease must not
+/// run out while its piece waits for its turn.
 pub(super) async fn run<K, F, Fut>(ctx: Arc<Context>, work: K, drive: F)
 where
     K: Kind,
@@ -70,9 +69,8 @@ where
         tracing::error!(?work, "this work has its task already");
         return;
     };
-    let hands = Arc::new(Semaphore::new(HOST_CALLS_MAX));
-    let begin = async |row: K::Row| {
-        let hand = hands.clone().acquire_owned().await;
+    let hands = Arc::new(Semaphore::new(work.at_once()));
+    let begin = |row: K::Row, hand: OwnedSemaphorePermit| {
         let step = drive(ctx.clone(), row);
         // A process that is asked to end finishes its steps: they have deadlines, and the lease would delay others.
         ctx.tasks.spawn(async move {
@@ -86,18 +84,27 @@ where
             hint = hints.recv() => hint.unwrap_or(Hint::LookAll),
             () = tokio::time::sleep(sleep) => Hint::LookAll,
         };
+        let Ok(mut hand) = hands.clone().acquire_many_owned(1).await else { return };
         let found: Result<(), StoreError> = async {
             match hint {
-                Hint::Ours(row) => begin(*row).await,
+                Hint::Ours(row) => begin(*row, hand),
                 Hint::Look(id) => {
                     if let Some(row) = work.claim_one(&ctx, id).await? {
-                        begin(row).await;
+                        begin(row, hand);
                     }
                 }
                 Hint::LookAll => {
-                    for row in work.claim(&ctx, LEASE_BATCH_MAX).await? {
-                        begin(row).await;
+                    // Nobody else takes hands, so what is free now stays so.
+                    if let Ok(more) = hands.clone().try_acquire_many_owned(hands.available_permits() as u32) {
+                        hand.merge(more);
                     }
+                    let limit = (hand.num_permits() as u32).min(LEASE_BATCH_MAX);
+                    for row in work.claim(&ctx, limit).await? {
+                        if let Some(one) = hand.split(1) {
+                            begin(row, one);
+                        }
+                    }
+                    drop(hand);
                     let due = work.next_due(&ctx).await?;
                     sleep = due.unwrap_or(LOOK_EVERY).clamp(LOOK_MIN, LOOK_EVERY);
                 }
@@ -112,26 +119,26 @@ where
     }
 }
 
-/// Waits for a call that may outlast the lease of its job, which is renewed meanwhile. None: the job is somebody else's by now,
-/// or this process is to end; whoever claims the job next makes the same call.
-pub(super) async fn hold<T>(ctx: &Context, kind: JobKind, id: Uuid, call: impl Future<Output = T>) -> Option<T> {
-    tokio::pin!(call);
+/// Waits for an act that may outlast the lease of its piece, which is renewed meanwhile. None: the piece is somebody else's by now,
+/// or this process is to end; whoever claims the piece next does the same.
+pub(super) async fn hold<K: Held, T>(ctx: &Context, work: K, id: K::Id, act: impl Future<Output = T>) -> Option<T> {
+    tokio::pin!(act);
     loop {
         tokio::select! {
             // The answer first: it is what all this is for.
             biased;
-            answer = call.as_mut() => return Some(answer),
-            () = ctx.stop.cancelled() => {
-                postpone(ctx, kind, id, Duration::ZERO, false).await;
+            answer = act.as_mut() => return Some(answer),
+            () = ctx.stop.cancelled(), if K::CUT => {
+                postpone(ctx, work, id, Duration::ZERO, false).await;
                 return None;
             }
             () = tokio::time::sleep(ctx.tuning.lease / 3) => {}
         }
-        match ctx.store.job_renew(kind, ctx.lease(), id).await {
+        match work.renew(ctx, id).await {
             Ok(true) => {}
             Ok(false) => return None,
             Err(error) => {
-                tracing::warn!(job = %id, ?kind, error = %chain(&error), "cannot renew the lease of {id} now")
+                tracing::warn!(%id, ?work, error = %chain(&error), "cannot renew the lease of {id} now")
             }
         }
     }
@@ -152,16 +159,11 @@ pub(super) async fn settle<K: Kind>(ctx: &Context, work: K, id: K::Id, next: Res
     match next {
         Ok(Next::Over) => {}
         Ok(Next::Recheck) => postpone(ctx, work, id, ctx.tuning.recheck, false).await,
-        Ok(Next::Retry(attempts)) => postpone(ctx, work, id, backoff(ctx, attempts), true).await,
+        Ok(Next::Retry(attempts)) => postpone(ctx, work, id, work.backoff(ctx, attempts), true).await,
         Err(error) => {
             tracing::warn!(%id, ?work, error = %chain(&error), "cannot note what became of {id}; it is done again")
         }
     }
-}
-
-/// Pause before the next try of what failed `attempts` times.
-fn backoff(ctx: &Context, attempts: u32) -> Duration {
-    ctx.tuning.retry_min.saturating_mul(1 << attempts.min(16)).min(ctx.tuning.retry_max)
 }
 
 /// Gives a piece back; failing that it comes back by the end of its lease.

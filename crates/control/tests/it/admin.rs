@@ -25,6 +25,7 @@ async fn admin_routes_are_for_admins_as_the_database_knows_them_now() {
         (Method::GET, format!("/v1/admin/capsules/{id}"), Value::Null),
         (Method::DELETE, format!("/v1/admin/capsules/{id}"), Value::Null),
         (Method::GET, "/v1/admin/templates".to_owned(), Value::Null),
+        (Method::DELETE, "/v1/admin/templates/minimal".to_owned(), Value::Null),
         (Method::GET, "/v1/admin/audit-logs".to_owned(), Value::Null),
         (Method::GET, "/v1/admin/events/dead".to_owned(), Value::Null),
         (
@@ -111,6 +112,48 @@ async fn an_account_shut_out_loses_sessions_keys_and_capsules_and_may_come_back(
         (actions["items"][0]["action"].as_str(), actions["items"][1]["action"].as_str()),
         (Some("activate"), Some("deactivate"))
     );
+}
+
+#[tokio::test]
+async fn an_admin_deletes_any_unprotected_template_with_its_files() {
+    let house = House::start().await;
+    let mut admin = house.person("admin@example.com").await;
+    let mut ann = house.person("ann@example.com").await;
+    let (_, key) = ann.new_key().await;
+    let api = ann.api(&key);
+    let capsule = api.create_running().await;
+    for name in ["mine", "ours"] {
+        assert_eq!(api.post("/v1/snapshots", json!({"sandbox_id": capsule, "name": name})).await.status, 202);
+        wait_until("it is captured", SOON, || async {
+            let list = api.get("/v1/snapshots?type=snapshot").await.json();
+            list.as_array().expect("a list").iter().any(|row| row["name"] == name).then_some(())
+        })
+        .await;
+        api.wait_status(&capsule, "running").await;
+    }
+    // As a build of the platform leaves one.
+    house.sql("UPDATE templates SET team_id = '00000000-0000-0000-0000-000000000000' WHERE name = 'ours'").await;
+    assert_eq!(house.host.snapshots().len(), 2);
+    let path = |name: &str, team: &str| format!("/v1/admin/templates/{name}?team_id={team}");
+    let (team, nobody) = (ann.team(), "team-0000000000000000000000001");
+    admin.delete("/v1/admin/templates/minimal").await.is_error(403, "forbidden");
+    admin.delete("/v1/admin/templates/mine").await.is_error(404, "not_found");
+    admin.delete("/v1/admin/templates/a%2Fb").await.is_error(400, "invalid_request");
+    admin.delete(&path("mine", "x")).await.is_error(400, "invalid_request");
+    admin.delete(&path("mine", nobody)).await.is_error(404, "not_found");
+    admin.delete(&path("minimal", &team)).await.is_error(404, "not_found");
+    assert_eq!(admin.delete(&path("mine", &team)).await.status, 204);
+    admin.delete(&path("mine", &team)).await.is_error(404, "not_found");
+    assert_eq!(admin.delete("/v1/admin/templates/ours").await.status, 204);
+    wait_until("their files are gone", SOON, || async { house.host.snapshots().is_empty().then_some(()) }).await;
+    let log = admin.get("/v1/admin/audit-logs?resource_type=template").await.json();
+    let rows: Vec<_> = log["items"].as_array().expect("a list").iter().map(|row| &row["resource_id"]).collect();
+    assert_eq!(rows, ["ours", "mine"]);
+    assert_eq!(log["items"][1]["metadata"]["team_id"], team.as_str());
+    let theirs = ann.get("/v1/audit-logs?resource_type=template&action=delete").await.json();
+    assert_eq!(theirs["items"][0]["actor_name"], "admin@example.com");
+    let told = "SELECT count(*) FROM event_outbox WHERE payload->>'event' = 'template.snapshot.delete'";
+    assert_eq!(house.count(told).await, 2);
 }
 
 #[tokio::test]

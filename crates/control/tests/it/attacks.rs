@@ -366,3 +366,34 @@ async fn a_stream_ends_with_the_session_it_was_opened_by() {
     };
     assert_eq!(tokio::time::timeout(SOON, closed).await.expect("in time"), 1008);
 }
+
+#[tokio::test]
+async fn a_password_counts_to_its_last_byte_however_its_letters_are_typed() {
+    let house = House::start().await;
+    house.person("ann@example.com").await;
+    let long = "x".repeat(200);
+    let near = format!("{}y", &long[..199]);
+    let mut current = PASSWORD.to_owned();
+    for (new, right, wrong) in [
+        (long.as_str(), vec![long.as_str()], vec![&long[..72], &long[..199], near.as_str(), PASSWORD]),
+        // One letter as one character, or as a letter and its dots.
+        (
+            "pässwörd 😀",
+            vec!["pässwörd 😀", "pa\u{308}sswo\u{308}rd 😀"],
+            vec!["password 😀", "pässwörd ", "pässwörd 😁"],
+        ),
+    ] {
+        let mut ann = house.browser();
+        let login = |password: &str| json!({"email": "ann@example.com", "password": password});
+        assert_eq!(ann.post("/v1/auth/login", login(&current)).await.status, 200);
+        let change = json!({"current_password": current, "new_password": new});
+        assert_eq!(ann.post("/v1/me/password", change).await.status, 204);
+        for wrong in wrong {
+            house.browser().post("/v1/auth/login", login(wrong)).await.is_error(401, "unauthorized");
+        }
+        for right in right {
+            assert_eq!(house.browser().post("/v1/auth/login", login(right)).await.status, 200, "{right}");
+        }
+        current = new.to_owned();
+    }
+}

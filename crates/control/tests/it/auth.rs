@@ -283,3 +283,27 @@ async fn every_credential_tells_who_it_is() {
     );
     house.browser().get("/v1/whoami").await.is_error(401, "unauthorized");
 }
+
+#[tokio::test]
+async fn what_is_past_its_time_is_removed() {
+    let house = House::start().await;
+    let ann = house.person("ann@example.com").await;
+    house.pending("bob@example.com").await;
+    assert_eq!(house.browser().post("/v1/auth/device", json!({})).await.status, 201);
+    for statement in [
+        "UPDATE sessions SET expires_at = now()",
+        "UPDATE account_tokens SET expires_at = now()",
+        "UPDATE device_logins SET expires_at = now()",
+        "UPDATE users SET created_at = now() - interval '8 days' WHERE status = 'inactive'",
+        "INSERT INTO errands (id, kind, payload, died_at) VALUES (gen_random_uuid(), 'mail', '{}', now() - interval '8 days')",
+    ] {
+        assert_eq!(house.sql(statement).await, 1, "{statement}");
+    }
+    // The sweeper looks when a control plane starts.
+    let _second = house.second_plane().await;
+    let left = "SELECT (SELECT count(*) FROM sessions) + (SELECT count(*) FROM account_tokens) + (SELECT count(*) FROM errands)
+                  + (SELECT count(*) FROM device_logins) + (SELECT count(*) FROM users WHERE status = 'inactive')";
+    wait_until("all of it is gone", SOON, || async { (house.count(left).await == 0).then_some(()) }).await;
+    ann.get("/v1/me").await.is_error(401, "unauthorized");
+    assert_eq!(house.log_in("ann@example.com").await.get("/v1/me").await.status, 200, "the account stays");
+}

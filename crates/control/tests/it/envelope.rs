@@ -118,6 +118,7 @@ async fn every_route_but_the_public_ones_wants_a_key() {
         (Method::GET, format!("/v1/admin/capsules/{id}")),
         (Method::DELETE, format!("/v1/admin/capsules/{id}")),
         (Method::GET, "/v1/admin/templates".to_owned()),
+        (Method::DELETE, "/v1/admin/templates/mine".to_owned()),
         (Method::GET, "/v1/admin/audit-logs".to_owned()),
         (Method::GET, "/v1/admin/events/stream".to_owned()),
         (Method::GET, "/v1/admin/events/dead".to_owned()),

@@ -17,10 +17,11 @@ use wrenn_control::extension::{
     RequireSessionOrApiKey, SandboxEvent, SandboxEventHook, SandboxEventKind, ServerContext, SessionUser, Usage,
     UsageProvider, Worker, require_admin, require_session,
 };
+use wrenn_control::fault::FaultPoint;
 use wrenn_domain::ids::{EventId, TeamId, UserId};
 use wrenn_testkit::wait_until;
 
-use crate::harness::{Plane, SOON, config};
+use crate::harness::{Plane, SOON, config, trap};
 use crate::people::{House, PASSWORD};
 
 /// An extension whose parts a test switches while it runs.
@@ -285,7 +286,39 @@ async fn hooks_hear_of_an_accounts_end() {
     let gone = json!({"confirmation": "ann@example.com"});
     assert_eq!(ann.call(http::Method::DELETE, "/v1/me", gone).await.status, 204);
     let soft = format!("soft {}", ann.user());
+    // It fails; that is logged and no more.
     wait_until("told", SOON, || async { probe.called(&soft).then_some(()) }).await;
+    house.nothing_is_owed().await;
+    assert_eq!(probe.calls.lock().expect("whole").iter().filter(|call| **call == soft).count(), 1);
+}
+
+#[tokio::test]
+async fn a_kill_anywhere_around_the_purge_of_an_account_skips_no_hook() {
+    for point in [FaultPoint::AccountPurged, FaultPoint::AccountHookClaimed, FaultPoint::AccountHookCalled] {
+        let house = House::start().await;
+        house.person("admin@example.com").await;
+        let ann = house.person("ann@example.com").await;
+        house
+            .sql("UPDATE users SET status = 'deleted', deleted_at = now() - interval '16 days' WHERE email LIKE 'ann%'")
+            .await;
+        // The sweeper looks when a control plane starts; this one dies at the point, its heir lives. The house's own has no hooks
+        // and leaves their errands alone.
+        let (faults, mut told, armed) = trap(point);
+        armed.store(true, Ordering::SeqCst);
+        let (dying, heir) = (Arc::new(Probe::default()), Arc::new(Probe::default()));
+        let part = Part(dying.clone());
+        let plane = house.another_plane(&[], |builder| builder.extension(part).faults(faults)).await;
+        let reached = tokio::time::timeout(SOON, told.recv()).await;
+        reached.unwrap_or_else(|_| panic!("{point:?} is never reached"));
+        plane.kill();
+        let hard = format!("hard {}", ann.user());
+        assert_eq!(dying.called(&hard), point == FaultPoint::AccountHookCalled, "{point:?}");
+        assert_eq!(house.count("SELECT count(*) FROM users WHERE email LIKE 'ann%'").await, 0);
+        let part = Part(heir.clone());
+        let _next = house.another_plane(&[], |builder| builder.extension(part)).await;
+        house.nothing_is_owed().await;
+        assert!(heir.called(&hard), "{point:?}");
+    }
 }
 
 #[tokio::test]

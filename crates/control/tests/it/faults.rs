@@ -9,6 +9,7 @@ use wrenn_testkit::host::Guest;
 use wrenn_testkit::{Database, SimHost, wait_until};
 
 use crate::harness::{Api, Plane, SOON, host_is_known, new_key, trap};
+use crate::people::{PASSWORD, mails_in, token_in};
 
 /// What is under way when the world stops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,10 +21,11 @@ enum Act {
     DeleteTemplate,
     Fork,
     Delete,
+    SignUp,
 }
 
-/// The act a point belongs to, and whether anything of it was written before. None: of the delivery of events, which needs somebody
-/// to deliver to (`live.rs`).
+/// The act a point belongs to, and whether anything of it was written before. None: it is passed only where there is somebody to deliver
+/// to (`live.rs`) or an extension (`extensions.rs`), and walked there.
 fn act_of(point: FaultPoint) -> Option<(Act, bool)> {
     use FaultPoint as P;
     Some(match point {
@@ -44,12 +46,14 @@ fn act_of(point: FaultPoint) -> Option<(Act, bool)> {
         // Its event is on its way.
         P::EventsTaken | P::EventsAppended => (Act::Create, true),
         P::DeliveryBegun | P::DeliveryMade | P::DeliverySettled => return None,
+        P::SignUpStored | P::MailClaimed | P::MailWritten | P::MailSent => (Act::SignUp, true),
+        P::AccountPurged | P::AccountHookClaimed | P::AccountHookCalled => return None,
     })
 }
 
 /// The capsule the act is about, as it must be before.
 async fn prepare(act: Act, api: &Api) -> String {
-    if act == Act::Create {
+    if matches!(act, Act::Create | Act::SignUp) {
         return String::new();
     }
     let id = api.create_running().await;
@@ -62,7 +66,7 @@ async fn prepare(act: Act, api: &Api) -> String {
             api.post("/v1/snapshots", json!({"sandbox_id": id, "name": "mine"})).await;
             api.wait_status(&id, "running").await;
         }
-        Act::Create | Act::Pause | Act::Snapshot | Act::Fork | Act::Delete => {}
+        Act::Create | Act::Pause | Act::Snapshot | Act::Fork | Act::Delete | Act::SignUp => {}
     }
     id
 }
@@ -76,6 +80,10 @@ async fn perform(act: Act, api: &Api, id: &str) {
         Act::DeleteTemplate => api.delete("/v1/snapshots/mine").await,
         Act::Fork => api.post(&format!("/v1/capsules/{id}/fork"), json!({"count": 3})).await,
         Act::Delete => api.delete(&format!("/v1/capsules/{id}")).await,
+        Act::SignUp => {
+            let body = json!({"email": "ann@example.com", "password": PASSWORD, "name": "Ann"});
+            api.post("/v1/auth/signup", body).await
+        }
     };
 }
 
@@ -85,7 +93,7 @@ async fn ids(api: &Api) -> Vec<String> {
 }
 
 /// What the next control plane makes of it: all of the act if anything was written, else nothing.
-async fn check(act: Act, written: bool, api: &Api, host: &SimHost, id: &str) {
+async fn check(act: Act, written: bool, api: &Api, (host, database): (&SimHost, &Database), id: &str) {
     let snapshots = async || api.get("/v1/snapshots?type=snapshot").await.json().as_array().map_or(0, Vec::len);
     match (act, written) {
         (Act::Create, _) => {
@@ -108,6 +116,7 @@ async fn check(act: Act, written: bool, api: &Api, host: &SimHost, id: &str) {
             wait_until("its files are gone", SOON, || async { host.snapshots().is_empty().then_some(()) }).await;
         }
         (Act::DeleteTemplate, false) => assert_eq!((snapshots().await, host.snapshots().len()), (1, 1)),
+        (Act::SignUp, _) => check_mail(api, database).await,
         (Act::Fork, _) => {
             let rows = ids(api).await;
             assert_eq!(rows.len(), if written { 4 } else { 1 });
@@ -117,6 +126,23 @@ async fn check(act: Act, written: bool, api: &Api, host: &SimHost, id: &str) {
             assert_eq!(host.living().len(), if written { 4 } else { 1 });
         }
     }
+}
+
+/// What was sent but not noted comes twice; it can be told, and each of them works.
+async fn check_mail(api: &Api, database: &Database) {
+    let (store, dir) = (database.store(), std::env::temp_dir().join(format!("wrenn-it-{}", database.name)));
+    let mails = wait_until("the mail", SOON, || async {
+        let owed: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM errands").fetch_one(store.pool()).await.expect("asked");
+        let mails = mails_in(&dir, "activation", "ann@example.com", false);
+        (owed == 0 && !mails.is_empty()).then_some(mails)
+    })
+    .await;
+    let id = |mail: &String| mail.lines().find(|line| line.starts_with("Message-ID:")).expect("a line").to_owned();
+    assert!(mails.iter().all(|mail| id(mail) == id(&mails[0])), "{mails:?}");
+    let answer = api.post("/v1/auth/activate", json!({"token": token_in(&mails[0])})).await;
+    assert_eq!(answer.status, 200, "{:?}", answer.body);
+    let _ = std::fs::remove_dir_all(&dir);
 }
 
 async fn killed_at(point: FaultPoint, (act, written): (Act, bool)) {
@@ -142,7 +168,7 @@ async fn killed_at(point: FaultPoint, (act, written): (Act, bool)) {
     let plane = Plane::start(&database.url, &database, &host, Faults::default()).await;
     let api = plane.api(&key);
     host_is_known(&database).await;
-    check(act, written, &api, &host, &id).await;
+    check(act, written, &api, (&host, &database), &id).await;
     for id in ids(&api).await {
         api.delete(&format!("/v1/capsules/{id}")).await;
         api.wait_status(&id, "stopped").await;

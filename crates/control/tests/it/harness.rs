@@ -135,6 +135,9 @@ pub fn quick() -> Tuning {
         create_give_up: Duration::from_secs(60),
         event_retry_min: Duration::from_millis(20),
         event_overdue: Duration::from_millis(800),
+        mail_send: Duration::from_secs(2),
+        mail_retry_min: Duration::from_millis(20),
+        mail_retry_max: Duration::from_secs(2),
         fork_wait: Duration::from_secs(20),
         ..Tuning::default()
     }

@@ -7,9 +7,13 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use futures::FutureExt;
 use http::HeaderMap;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use wrenn_control::Extension;
+use wrenn_control::extension::{BoxFuture, OAuthProvider, ServerContext};
+use wrenn_control::oauth::{AuthorizeRequest, CodeGrant, OAuthError, Profile};
 
 use crate::harness::Answer;
 use crate::people::{Browser, House};
@@ -273,4 +277,65 @@ async fn an_account_is_linked_by_its_own_session_and_unlinked_while_another_way_
     house.sql("UPDATE users SET password_hash = 'x' WHERE email = 'ann@example.com'").await;
     assert_eq!(ann.delete("/v1/me/providers/github").await.status, 204);
     ann.delete("/v1/me/providers/github").await.is_error(404, "not_found");
+}
+
+/// A site a distribution brings.
+struct Acme;
+
+impl OAuthProvider for Acme {
+    fn name(&self) -> &str {
+        "acme"
+    }
+
+    fn authorize_url(&self, request: &AuthorizeRequest) -> String {
+        format!("https://acme.test/in?state={}&challenge={}", request.state, request.code_challenge)
+    }
+
+    fn identify<'a>(&'a self, grant: &'a CodeGrant) -> BoxFuture<'a, Result<Profile, OAuthError>> {
+        let email = format!("{}@acme.test", grant.code);
+        async move { Ok(Profile { id: email.clone(), verified_email: Some(email), name: "Ann".to_owned() }) }.boxed()
+    }
+}
+
+struct WithAcme;
+
+impl Extension for WithAcme {
+    fn name(&self) -> &str {
+        "acme"
+    }
+
+    fn oauth_providers(&self, _ctx: &ServerContext) -> Vec<Arc<dyn OAuthProvider>> {
+        vec![Arc::new(Acme)]
+    }
+}
+
+#[tokio::test]
+async fn a_site_of_a_distribution_is_one_entry() {
+    let house = House::with(&[], |builder| builder.extension(WithAcme)).await;
+    let mut ann = house.browser();
+    let url = place(&ann.visit("/auth/oauth/acme?intent=signup").await);
+    assert!(url.starts_with("https://acme.test/in?state="), "{url}");
+    let back = ann.visit(&format!("/auth/oauth/acme/callback?code=ann&state={}", param(&url, "state"))).await;
+    assert!(!place(&back).contains("error="), "{back:?}");
+    let me = ann.get("/v1/me").await.json();
+    assert_eq!((me["email"].as_str(), &me["providers"]), (Some("ann@acme.test"), &json!(["acme"])));
+}
+
+#[tokio::test]
+async fn leaving_for_a_site_and_coming_back_is_limited_per_address() {
+    let (house, _) = house().await;
+    let mut browser = house.browser();
+    let mut passed = 0;
+    let limited = loop {
+        let answer = browser.visit("/auth/oauth/github?intent=login").await;
+        if answer.status == 429 {
+            break answer;
+        }
+        passed += 1;
+        assert!(passed < 60, "nothing stops it");
+    };
+    assert!(passed >= 30, "{passed}");
+    limited.is_error(429, "rate_limited");
+    assert!(limited.headers.contains_key("retry-after"));
+    browser.visit("/auth/oauth/github/callback?code=x&state=y").await.is_error(429, "rate_limited");
 }

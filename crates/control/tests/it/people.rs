@@ -1,7 +1,7 @@
 //! A control plane with people: browsers with cookies, mail that is read, addresses to come from.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use bytes::Bytes;
@@ -25,7 +25,7 @@ pub struct House {
     pub database: Database,
     pub host: SimHost,
     pub plane: Plane,
-    dir: PathBuf,
+    pub dir: PathBuf,
 }
 
 impl House {
@@ -45,7 +45,12 @@ impl House {
 
     /// One more control plane on the same database and Redis.
     pub async fn second_plane(&self) -> Plane {
-        Plane::launch(house_config(&self.database, &self.host, &[]), |builder| builder).await
+        self.another_plane(&[], |builder| builder).await
+    }
+
+    /// One more, with settings and parts of a distribution.
+    pub async fn another_plane(&self, extra: &[(&str, &str)], parts: impl FnOnce(Builder) -> Builder) -> Plane {
+        Plane::launch(house_config(&self.database, &self.host, extra), parts).await
     }
 
     /// A browser that never was here.
@@ -81,10 +86,7 @@ impl House {
 
     /// The token in the newest mail of this kind to this address; the mail is removed.
     pub async fn token(&self, kind: &str, email: &str) -> String {
-        let mail = self.mail(kind, email).await;
-        let text = mail.replace("=\r\n", "").replace("=3D", "=");
-        let (_, rest) = text.split_once("?token=").expect("a link with a token");
-        rest[..64].to_owned()
+        token_in(&self.mail(kind, email).await)
     }
 
     /// Waits for a mail of this kind to this address, and removes it.
@@ -94,24 +96,15 @@ impl House {
 
     /// Mails of this kind to this address now.
     pub fn mails(&self, kind: &str, email: &str, take: bool) -> Vec<String> {
-        let Ok(entries) = std::fs::read_dir(self.dir.join("mail")) else { return Vec::new() };
-        let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
-        paths.sort();
-        let mut found = Vec::new();
-        for path in paths {
-            let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default().to_owned();
-            if !name.contains(&format!("-{kind}-")) || !name.ends_with(".eml") {
-                continue;
-            }
-            let Ok(text) = std::fs::read_to_string(&path) else { continue };
-            if text.contains(&format!("To: {email}")) {
-                if take {
-                    let _ = std::fs::remove_file(&path);
-                }
-                found.push(text);
-            }
-        }
-        found
+        mails_in(&self.dir, kind, email, take)
+    }
+
+    /// Waits until every mail left and every hook was told.
+    pub async fn nothing_is_owed(&self) {
+        wait_until("nothing is owed", SOON, || async {
+            (self.count("SELECT count(*) FROM errands WHERE died_at IS NULL").await == 0).then_some(())
+        })
+        .await;
     }
 
     /// Runs a statement on the database.
@@ -137,6 +130,35 @@ impl House {
             redis::cmd("DEL").arg(key).query_async::<()>(&mut redis).await.expect("deleted");
         }
     }
+}
+
+/// Mails of this kind to this address in the directory of a control plane.
+pub fn mails_in(dir: &Path, kind: &str, email: &str, take: bool) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(dir.join("mail")) else { return Vec::new() };
+    let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    let mut found = Vec::new();
+    for path in paths {
+        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default().to_owned();
+        if !name.contains(&format!("-{kind}-")) || !name.ends_with(".eml") {
+            continue;
+        }
+        let Ok(text) = std::fs::read_to_string(&path) else { continue };
+        if text.contains(&format!("To: {email}")) {
+            if take {
+                let _ = std::fs::remove_file(&path);
+            }
+            found.push(text);
+        }
+    }
+    found
+}
+
+/// The token in a mail.
+pub fn token_in(mail: &str) -> String {
+    let text = mail.replace("=\r\n", "").replace("=3D", "=");
+    let (_, rest) = text.split_once("?token=").expect("a link with a token");
+    rest[..64].to_owned()
 }
 
 impl Drop for House {

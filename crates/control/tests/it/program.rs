@@ -1,14 +1,19 @@
 //! The program wrenn-cp itself: its commands, its settings, kill -9.
 
 use std::process::{Output, Stdio};
+use std::time::Duration;
 
+use tokio::io::AsyncReadExt;
 use tokio::process::{Child, Command};
 use wrenn_testkit::host::{Guest, TOKEN};
+use wrenn_testkit::smtp::{MailServer, MailServerKind};
 use wrenn_testkit::{Database, SimHost, wait_until};
 
 use crate::harness::{Api, SOON, host_is_known};
+use crate::people::PASSWORD;
+use crate::pki::Authority;
 
-fn program(database: &Database, host: &SimHost, listen: &str) -> Command {
+pub fn program(database: &Database, host: &SimHost, listen: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_wrenn-cp"));
     command
         .env_clear()
@@ -30,7 +35,7 @@ pub fn free_port() -> String {
     socket.local_addr().expect("bound").to_string()
 }
 
-async fn output(mut command: Command) -> Output {
+pub async fn output(mut command: Command) -> Output {
     tokio::time::timeout(SOON, command.output()).await.expect("in time").expect("starts")
 }
 
@@ -122,6 +127,115 @@ async fn a_bad_setting_ends_it_with_a_sentence_that_names_it() {
     taken.stdout(Stdio::piped());
     let said = String::from_utf8_lossy(&output(taken).await.stderr).into_owned();
     assert!(said.contains("WRENN_CP_LISTEN_ADDR"), "{said}");
+}
+
+#[tokio::test]
+async fn half_a_certificate_authority_or_a_wrong_one_ends_it_and_its_key_is_not_told() {
+    let database = Database::empty().await;
+    let host = SimHost::start(Guest::None).await;
+    let (ours, other) = (Authority::new(), Authority::new());
+    let leaf = ours.server("localhost");
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("key.pem");
+    std::fs::write(&file, &other.key_pem).expect("written");
+    let file = file.to_str().expect("text");
+    for (cert, key, named) in [
+        (ours.cert_pem.as_str(), "", "WRENN_CA_CERT"),
+        ("", ours.key_pem.as_str(), "WRENN_CA_KEY"),
+        (ours.cert_pem.as_str(), other.key_pem.as_str(), "WRENN_CA_KEY"),
+        (ours.cert_pem.as_str(), file, "WRENN_CA_KEY"),
+        (leaf.cert_pem.as_str(), leaf.key_pem.as_str(), "WRENN_CA_CERT"),
+        ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----", ours.key_pem.as_str(), "WRENN_CA_CERT"),
+    ] {
+        let mut command = program(&database, &host, ":0");
+        command.env("WRENN_CA_CERT", cert).env("WRENN_CA_KEY", key);
+        let ended = output(command).await;
+        let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+        assert!(!ended.status.success() && said.contains(named) && said.contains("it takes"), "{said}");
+        for key in [&ours, &other].map(|pair| pair.key_pem.lines().nth(1).expect("a line").to_owned()) {
+            assert!(!said.contains(&key), "{said}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn without_an_authority_it_says_once_that_hosts_are_spoken_to_plainly() {
+    let database = Database::fresh().await;
+    let host = SimHost::start(Guest::None).await;
+    let listen = free_port();
+    let mut child = program(&database, &host, &listen).spawn().expect("starts");
+    let api = Api::at(&listen, "");
+    wait_until("it answers", SOON, || async { api.try_get("/health").await.map(|_| ()) }).await;
+    let pid = child.id().expect("runs").to_string();
+    std::process::Command::new("kill").args(["-TERM", &pid]).status().expect("kill");
+    let mut said = String::new();
+    let mut stderr = child.stderr.take().expect("piped");
+    tokio::time::timeout(SOON, stderr.read_to_string(&mut said)).await.expect("in time").expect("text");
+    assert_eq!(said.matches("WRENN_CA_CERT").count(), 1, "{said}");
+}
+
+/// Mails of a control plane that must log in to its mail server, over TLS.
+#[tokio::test]
+async fn mails_go_to_the_server_over_starttls_with_a_login_or_not_at_all() {
+    let database = Database::fresh().await;
+    let host = SimHost::start(Guest::None).await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let (authority, path) = (Authority::new(), |name: &str| dir.path().join(name));
+    let pair = authority.server("localhost");
+    for (name, text) in [("ca", &authority.cert_pem), ("cert", &pair.cert_pem), ("key", &pair.key_pem)] {
+        std::fs::write(path(name), text).expect("written");
+    }
+    let (cert, key) = (path("cert"), path("key"));
+    let login = Some(("wrenn", "correct horse"));
+    let mut safe = MailServer::start(MailServerKind { tls: Some((&cert, &key)), login, port: 0 }).await;
+    let mut plain = MailServer::start(MailServerKind::default()).await;
+    let owed = || async {
+        let store = database.store();
+        let query = "SELECT count(*) FROM errands WHERE attempts > 0 AND died_at IS NULL";
+        sqlx::query_scalar::<_, i64>(query).fetch_one(store.pool()).await.expect("asked")
+    };
+    for (n, (port, password, trusts, arrives)) in [
+        (safe.port(), "correct horse", true, true),
+        // Nobody vouches for the server; the password is wrong; the server has no TLS: nothing is said in the clear.
+        (safe.port(), "correct horse", false, false),
+        (safe.port(), "wrong horse", true, false),
+        (plain.port(), "correct horse", true, false),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let listen = free_port();
+        let mut command = program(&database, &host, &listen);
+        command
+            .env("SMTP_HOST", "localhost")
+            .env("SMTP_PORT", port.to_string())
+            .env("SMTP_USERNAME", "wrenn")
+            .env("SMTP_PASSWORD", password)
+            .env("WRENN_DIR", dir.path())
+            .env("SSL_CERT_FILE", if trusts { path("ca") } else { path("nothing") })
+            .stderr(Stdio::null());
+        let mut child = command.spawn().expect("starts");
+        let api = Api::at(&listen, "");
+        wait_until("it answers", SOON, || async {
+            api.try_get("/health").await.filter(|a| a.status == 200).map(|_| ())
+        })
+        .await;
+        let body = serde_json::json!({"email": format!("p{n}@example.com"), "password": PASSWORD, "name": "Ann"});
+        assert_eq!(api.post("/v1/auth/signup", body).await.status, 201);
+        if arrives {
+            let mail = safe.next(SOON).await;
+            assert_eq!((mail.tls, mail.login.as_deref()), (true, Some("wrenn")));
+            assert_eq!(mail.to, [format!("p{n}@example.com")]);
+            wait_until("it is noted", SOON, || async { (owed().await == 0).then_some(()) }).await;
+        } else {
+            wait_until("it was tried, and waits", SOON, || async { (owed().await == 1).then_some(()) }).await;
+        }
+        child.kill().await.expect("killed");
+        let store = database.store();
+        sqlx::query("DELETE FROM errands").execute(store.pool()).await.expect("deleted");
+    }
+    assert!(safe.rest(Duration::from_millis(100)).await.is_empty());
+    assert!(plain.rest(Duration::from_millis(100)).await.is_empty());
 }
 
 #[tokio::test]

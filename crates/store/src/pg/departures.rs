@@ -10,6 +10,7 @@ use wrenn_domain::ids::{TeamId, UserId};
 use wrenn_domain::role::Act;
 
 use super::audit::{Author, AuthorJson, NewAudit, note};
+use super::errands::{NewErrand, owe};
 use super::sessions::next_generation;
 use super::signals::DUE_CHANNEL;
 use super::teams::{TeamAct, acting_role};
@@ -94,6 +95,7 @@ impl Store {
         id: UserId,
         author: &Author,
         audit: impl Fn(TeamId) -> NewAudit,
+        owed: &[NewErrand],
     ) -> Result<Departure, StoreError> {
         let audit = &audit;
         self.run_seen("delete an account", || async move {
@@ -140,6 +142,7 @@ impl Store {
                 .bind(id.uuid())
                 .execute(&mut *tx)
                 .await?;
+            owe(&mut tx, owed).await?;
             tx.commit().await?;
             Ok(Departure::Done(all))
         })
@@ -147,9 +150,14 @@ impl Store {
     }
 
     /// Removes what is left of one account deleted longer ago than `kept` (seconds), and its name from the audit log. Answers
-    /// whom, for hooks and the last mail.
-    pub async fn user_purge_one(&self, kept_secs: f64) -> Result<Option<User>, StoreError> {
-        self.run("purge an account", || async {
+    /// whom. What is `owed` to it, and to those who hear of it, is written with it.
+    pub async fn user_purge_one(
+        &self,
+        kept_secs: f64,
+        owed: impl Fn(&User) -> Vec<NewErrand>,
+    ) -> Result<Option<User>, StoreError> {
+        let owed = &owed;
+        self.run("purge an account", || async move {
             let mut tx = self.pool.begin().await?;
             let row = sqlx::query(
                 "SELECT * FROM users WHERE status = 'deleted' AND deleted_at <= now() - $1 * interval '1 second'
@@ -171,6 +179,7 @@ impl Store {
             .execute(&mut *tx)
             .await?;
             sqlx::query("DELETE FROM users WHERE id = $1").bind(gone.id.uuid()).execute(&mut *tx).await?;
+            owe(&mut tx, &owed(&gone)).await?;
             tx.commit().await?;
             Ok(Some(gone))
         })

@@ -12,6 +12,7 @@ use wrenn_domain::limits::MEMBERS_PER_TEAM_MAX;
 use wrenn_domain::role::{Act, Role};
 
 use super::audit::{NewAudit, note};
+use super::errands::{NewErrand, owe};
 use super::sessions::next_generation;
 use super::teams::{TeamAct, acting_role, member_role, role};
 use crate::{Store, StoreError};
@@ -54,8 +55,9 @@ impl Store {
         by: UserId,
         email: &Email,
         audit: impl Fn(UserId) -> NewAudit,
+        owed: impl Fn(&Member, &str) -> NewErrand,
     ) -> Result<TeamAct<Member>, StoreError> {
-        let audit = &audit;
+        let (audit, owed) = (&audit, &owed);
         self.run("add a member", || async move {
             let mut tx = self.pool.begin().await?;
             match acting_role(&mut tx, id, by).await? {
@@ -89,15 +91,18 @@ impl Store {
             }
             note(&mut tx, &[audit(UserId::from_uuid(target))]).await?;
             let row = sqlx::query(
-                "SELECT u.id, u.name, u.email, m.role, m.created_at FROM team_members m JOIN users u ON u.id = m.user_id
+                "SELECT u.id, u.name, u.email, m.role, m.created_at, t.name AS team FROM team_members m
+                 JOIN users u ON u.id = m.user_id JOIN teams t ON t.id = m.team_id
                  WHERE m.team_id = $1 AND m.user_id = $2",
             )
             .bind(id.uuid())
             .bind(target)
             .fetch_one(&mut *tx)
             .await?;
+            let added = member(&row)?;
+            owe(&mut tx, &[owed(&added, row.try_get("team")?)]).await?;
             tx.commit().await?;
-            Ok(TeamAct::Done(member(&row)?))
+            Ok(TeamAct::Done(added))
         })
         .await
     }

@@ -6,21 +6,31 @@ use std::time::Duration;
 
 use sqlx::PgConnection;
 use uuid::Uuid;
+use wrenn_domain::account::Email;
 use wrenn_domain::ids::UserId;
 use wrenn_domain::secret::SecretHash;
 
 use super::audit::{NewAudit, note};
-use super::users::{User, user};
+use super::errands::{NewErrand, owe};
+use super::users::{User, UserStatus, user};
 use crate::{Store, StoreError};
 
 /// What a single-use token is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum TokenPurpose {
+pub enum TokenPurpose {
     Activation,
     PasswordReset,
 }
 
 impl TokenPurpose {
+    /// What an account is that such a token is for.
+    fn of(self) -> UserStatus {
+        match self {
+            Self::Activation => UserStatus::Inactive,
+            Self::PasswordReset => UserStatus::Active,
+        }
+    }
+
     fn as_str(self) -> &'static str {
         match self {
             Self::Activation => "activation",
@@ -30,26 +40,46 @@ impl TokenPurpose {
 }
 
 impl Store {
-    /// Stores a token and forgets earlier ones of its purpose. False when the account is not active any more.
-    pub async fn reset_token_create(
+    /// Writes the token a mail is about to carry to the account of this address. Answers whose it is; none when no such account
+    /// waits for one. Earlier tokens of the purpose are dead, except those of the same mail: its first try may have
+    /// arrived though its sender never heard so.
+    pub async fn token_issue(
         &self,
-        user: UserId,
+        mail: Uuid,
+        purpose: TokenPurpose,
+        email: &Email,
         token: &SecretHash,
         keep: Duration,
-    ) -> Result<bool, StoreError> {
-        self.run("store a reset token", || async {
+    ) -> Result<Option<User>, StoreError> {
+        self.run("store a token", || async {
             let mut tx = self.pool.begin().await?;
-            let active: Option<bool> =
-                sqlx::query_scalar("SELECT true FROM users WHERE id = $1 AND status = 'active' FOR SHARE")
-                    .bind(user.uuid())
-                    .fetch_optional(&mut *tx)
-                    .await?;
-            if active.is_none() {
-                return Ok(false);
-            }
-            put_token(&mut tx, user, TokenPurpose::PasswordReset, token, keep).await?;
+            let row = sqlx::query("SELECT * FROM users WHERE email = $1 AND status = $2 FOR UPDATE")
+                .bind(email.as_str())
+                .bind(purpose.of().as_str())
+                .fetch_optional(&mut *tx)
+                .await?;
+            let Some(user) = row.as_ref().map(user).transpose()? else { return Ok(None) };
+            sqlx::query(
+                "DELETE FROM account_tokens WHERE user_id = $1 AND purpose = $2 AND errand_id IS DISTINCT FROM $3",
+            )
+            .bind(user.id.uuid())
+            .bind(purpose.as_str())
+            .bind(mail)
+            .execute(&mut *tx)
+            .await?;
+            sqlx::query(
+                "INSERT INTO account_tokens (hash, user_id, purpose, expires_at, errand_id)
+                 VALUES ($1, $2, $3, now() + $4 * interval '1 second', $5) ON CONFLICT DO NOTHING",
+            )
+            .bind(token.as_str())
+            .bind(user.id.uuid())
+            .bind(purpose.as_str())
+            .bind(keep.as_secs_f64())
+            .bind(mail)
+            .execute(&mut *tx)
+            .await?;
             tx.commit().await?;
-            Ok(true)
+            Ok(Some(user))
         })
         .await
     }
@@ -60,14 +90,16 @@ impl Store {
         &self,
         token: &SecretHash,
         hash: &str,
-        audit: impl Fn(&User) -> Vec<NewAudit>,
+        audit: impl Fn(&User) -> NewAudit,
+        owed: impl Fn(&User) -> NewErrand,
     ) -> Result<Option<User>, StoreError> {
-        let audit = &audit;
+        let (audit, owed) = (&audit, &owed);
         self.run("reset a password", || async move {
             let mut tx = self.pool.begin().await?;
             let Some(id) = take_token(&mut tx, TokenPurpose::PasswordReset, token).await? else { return Ok(None) };
             let Some(user) = set_password(&mut tx, id, hash, None).await? else { return Ok(None) };
-            note(&mut tx, &audit(&user)).await?;
+            note(&mut tx, &[audit(&user)]).await?;
+            owe(&mut tx, &[owed(&user)]).await?;
             tx.commit().await?;
             Ok(Some(user))
         })
@@ -82,6 +114,7 @@ impl Store {
         seen: Option<&str>,
         hash: &str,
         audit: &[NewAudit],
+        owed: &[NewErrand],
     ) -> Result<bool, StoreError> {
         self.run("change a password", || async {
             let mut tx = self.pool.begin().await?;
@@ -89,6 +122,7 @@ impl Store {
                 return Ok(false);
             }
             note(&mut tx, audit).await?;
+            owe(&mut tx, owed).await?;
             tx.commit().await?;
             Ok(true)
         })
@@ -110,29 +144,9 @@ impl Store {
     }
 }
 
-pub(super) async fn put_token(
-    tx: &mut PgConnection,
-    user: UserId,
-    purpose: TokenPurpose,
-    token: &SecretHash,
-    keep: Duration,
-) -> Result<(), sqlx::Error> {
-    sqlx::query("DELETE FROM account_tokens WHERE user_id = $1 AND purpose = $2")
-        .bind(user.uuid())
-        .bind(purpose.as_str())
-        .execute(&mut *tx)
-        .await?;
-    sqlx::query(
-        "INSERT INTO account_tokens (hash, user_id, purpose, expires_at)
-         VALUES ($1, $2, $3, now() + $4 * interval '1 second')",
-    )
-    .bind(token.as_str())
-    .bind(user.uuid())
-    .bind(purpose.as_str())
-    .bind(keep.as_secs_f64())
-    .execute(tx)
-    .await?;
-    Ok(())
+/// Ends every mailed token of an account.
+pub(super) async fn forget_tokens(tx: &mut PgConnection, user: UserId) -> Result<(), sqlx::Error> {
+    sqlx::query("DELETE FROM account_tokens WHERE user_id = $1").bind(user.uuid()).execute(tx).await.map(|_| ())
 }
 
 /// Takes a token: it works for exactly one caller.
@@ -169,7 +183,7 @@ async fn set_password(
     .fetch_optional(&mut *tx)
     .await?;
     let Some(user) = row.as_ref().map(user).transpose()? else { return Ok(None) };
-    sqlx::query("DELETE FROM account_tokens WHERE user_id = $1").bind(id.uuid()).execute(&mut *tx).await?;
+    forget_tokens(tx, id).await?;
     sqlx::query("DELETE FROM sessions WHERE user_id = $1").bind(id.uuid()).execute(&mut *tx).await?;
     Ok(Some(user))
 }

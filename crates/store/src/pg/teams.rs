@@ -12,6 +12,7 @@ use wrenn_domain::limits::TEAMS_PER_USER_MAX;
 use wrenn_domain::role::{Act, Role};
 
 use super::audit::{NewAudit, note};
+use super::errands::{NewErrand, owe};
 use crate::error::corrupt;
 use crate::{Store, StoreError};
 
@@ -39,6 +40,17 @@ pub enum TeamAct<T> {
     Already,
     /// As many as there may be.
     Full,
+}
+
+/// A team to be made.
+#[derive(Debug, Clone, Copy)]
+pub struct NewTeam<'a> {
+    pub id: TeamId,
+    pub name: &'a TeamName,
+    pub slug: &'a str,
+    pub owner: UserId,
+    /// The one its owner's logins begin in.
+    pub is_default: bool,
 }
 
 impl Store {
@@ -102,30 +114,28 @@ impl Store {
     /// Makes a team with its owner. False when the user is in as many as may be, or not active.
     pub async fn team_create(
         &self,
-        id: TeamId,
-        name: &TeamName,
-        slug: &str,
-        owner: UserId,
-        is_default: bool,
+        new: &NewTeam<'_>,
         audit: &[NewAudit],
+        owed: &[NewErrand],
     ) -> Result<bool, StoreError> {
         self.run("make a team", || async {
             let mut tx = self.pool.begin().await?;
             // One at a time per user, so that the count holds.
             let active: Option<bool> =
                 sqlx::query_scalar("SELECT true FROM users WHERE id = $1 AND status = 'active' FOR UPDATE")
-                    .bind(owner.uuid())
+                    .bind(new.owner.uuid())
                     .fetch_optional(&mut *tx)
                     .await?;
             let count: i64 = sqlx::query_scalar("SELECT count(*) FROM team_members WHERE user_id = $1")
-                .bind(owner.uuid())
+                .bind(new.owner.uuid())
                 .fetch_one(&mut *tx)
                 .await?;
             if active.is_none() || count >= TEAMS_PER_USER_MAX {
                 return Ok(false);
             }
-            insert_team(&mut tx, id, name.as_str(), slug, owner, is_default).await?;
+            insert_team(&mut tx, new.id, new.name.as_str(), new.slug, new.owner, new.is_default).await?;
             note(&mut tx, audit).await?;
+            owe(&mut tx, owed).await?;
             tx.commit().await?;
             Ok(true)
         })

@@ -13,8 +13,9 @@ use wrenn_domain::ids::{TeamId, UserId};
 use wrenn_domain::secret::SecretHash;
 
 use super::audit::{NewAudit, note};
+use super::errands::{NewErrand, owe};
 use super::facts::claim_first_admin;
-use super::passwords::{TokenPurpose, put_token, take_token};
+use super::passwords::{TokenPurpose, forget_tokens, take_token};
 use super::teams::insert_team;
 use crate::error::corrupt;
 use crate::{Store, StoreError};
@@ -51,8 +52,7 @@ pub struct SignUp {
     pub email: Email,
     pub name: PersonName,
     pub password_hash: String,
-    pub token: SecretHash,
-    /// How long the token lives and the address stays this sign-up's.
+    /// How long the address stays this sign-up's.
     pub keep: Duration,
 }
 
@@ -118,9 +118,14 @@ impl Store {
     }
 
     /// Puts a sign-up where its activation finds it. A pending one older than `keep` gives way: its address was never
-    /// confirmed.
-    pub async fn user_sign_up(&self, new: &SignUp) -> Result<SignedUp, StoreError> {
-        self.run("store a sign-up", || async {
+    /// confirmed. `owed` is written however it went, so that every outcome takes as long.
+    pub async fn user_sign_up(
+        &self,
+        new: &SignUp,
+        owed: impl Fn(SignedUp) -> NewErrand,
+    ) -> Result<SignedUp, StoreError> {
+        let owed = &owed;
+        self.run("store a sign-up", || async move {
             let mut tx = self.pool.begin().await?;
             let placed: Option<Uuid> = sqlx::query_scalar(
                 "INSERT INTO users AS u (id, email, name, password_hash, status, first_team_id)
@@ -137,19 +142,25 @@ impl Store {
             .bind(new.keep.as_secs_f64())
             .fetch_optional(&mut *tx)
             .await?;
-            let Some(id) = placed else {
-                let status: String = sqlx::query_scalar("SELECT status FROM users WHERE email = $1")
-                    .bind(new.email.as_str())
-                    .fetch_one(&mut *tx)
-                    .await?;
-                return Ok(match UserStatus::read(&status)? {
-                    UserStatus::Inactive => SignedUp::Cooling,
-                    status => SignedUp::Taken(status),
-                });
+            let outcome = match placed {
+                Some(id) => {
+                    forget_tokens(&mut tx, UserId::from_uuid(id)).await?;
+                    SignedUp::Pending
+                }
+                None => {
+                    let status: String = sqlx::query_scalar("SELECT status FROM users WHERE email = $1")
+                        .bind(new.email.as_str())
+                        .fetch_one(&mut *tx)
+                        .await?;
+                    match UserStatus::read(&status)? {
+                        UserStatus::Inactive => SignedUp::Cooling,
+                        status => SignedUp::Taken(status),
+                    }
+                }
             };
-            put_token(&mut tx, UserId::from_uuid(id), TokenPurpose::Activation, &new.token, new.keep).await?;
+            owe(&mut tx, &[owed(outcome)]).await?;
             tx.commit().await?;
-            Ok(SignedUp::Pending)
+            Ok(outcome)
         })
         .await
     }
@@ -188,6 +199,7 @@ impl Store {
             .fetch_optional(&mut *tx)
             .await?;
             let Some(user) = row.as_ref().map(user).transpose()? else { return Ok(None) };
+            forget_tokens(&mut tx, user.id).await?;
             let activated = settle_in(&mut tx, &user, slug).await?;
             note(&mut tx, &audit(&user)).await?;
             tx.commit().await?;

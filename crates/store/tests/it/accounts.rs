@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use wrenn_domain::ids::UserId;
-use wrenn_store::pg::{Author, Departure, Identity, Linked, NewSession, SignedUp, Switched, Unlinked, UserStatus};
+use wrenn_store::pg::{
+    Author, Departure, Identity, Linked, NewSession, SignedUp, Switched, TokenPurpose, Unlinked, UserStatus,
+};
 use wrenn_testkit::Database;
 
-use crate::people::{pending, person, secret, sign_up, slug};
+use crate::people::{owed, pending, person, secret, sign_up, slug, token};
 
 #[tokio::test]
 async fn of_many_first_activations_at_once_exactly_one_is_admin() {
@@ -47,13 +49,14 @@ async fn one_activation_token_used_by_many_at_once_works_once() {
 async fn a_pending_sign_up_keeps_its_address_for_its_time_and_an_account_for_ever() {
     let store = Database::fresh().await.store();
     let old = pending(&store, "a@example.com").await;
-    let again = sign_up("a@example.com", secret().hash());
-    assert_eq!(store.user_sign_up(&again).await.expect("asked"), SignedUp::Cooling);
+    let again = sign_up("a@example.com");
+    assert_eq!(store.user_sign_up(&again, |_| owed()).await.expect("asked"), SignedUp::Cooling);
     sqlx::query("UPDATE users SET created_at = now() - interval '601 s'").execute(store.pool()).await.expect("aged");
-    assert_eq!(store.user_sign_up(&again).await.expect("asked"), SignedUp::Pending);
+    assert_eq!(store.user_sign_up(&again, |_| owed()).await.expect("asked"), SignedUp::Pending);
     assert!(store.user_by_activation(&old).await.expect("asked").is_none(), "the old token is dead");
-    store.user_activate(&again.token, &slug(), |_| Vec::new()).await.expect("asked").expect("activated");
-    let taken = store.user_sign_up(&sign_up("a@example.com", secret().hash())).await.expect("asked");
+    let new = token(&store, "a@example.com", TokenPurpose::Activation).await;
+    store.user_activate(&new, &slug(), |_| Vec::new()).await.expect("asked").expect("activated");
+    let taken = store.user_sign_up(&sign_up("a@example.com"), |_| owed()).await.expect("asked");
     assert_eq!(taken, SignedUp::Taken(UserStatus::Active));
 }
 
@@ -70,7 +73,8 @@ async fn of_two_password_changes_on_one_old_password_one_is_made_and_every_sessi
     };
     store.session_create(&session, None).await.expect("made").expect("active");
     let changes =
-        join_all(["one", "two", "three"].map(|hash| store.password_change(ann.user, Some("hash"), hash, &[]))).await;
+        join_all(["one", "two", "three"].map(|hash| store.password_change(ann.user, Some("hash"), hash, &[], &[])))
+            .await;
     assert_eq!(changes.iter().filter(|c| *c.as_ref().expect("asked")).count(), 1);
     assert!(store.session_get(&session.hash).await.expect("asked").is_none());
 }
@@ -102,12 +106,17 @@ async fn the_last_admin_cannot_leave() {
     let ann = person(&store, "a@example.com").await.user;
     let author = Author::system();
     let audit = |team| wrenn_store::pg::NewAudit::new(team, Author::system(), "team", "delete").on(team);
-    assert_eq!(store.user_depart(ann, &author, audit).await.expect("asked"), Departure::LastAdmin);
+    assert_eq!(store.user_depart(ann, &author, audit, &[]).await.expect("asked"), Departure::LastAdmin);
     let bob = person(&store, "b@example.com").await;
-    assert!(matches!(store.user_depart(bob.user, &author, audit).await.expect("asked"), Departure::Done(_)));
-    assert_eq!(store.user_depart(bob.user, &author, audit).await.expect("asked"), Departure::Gone);
-    assert!(store.user_purge_one(3600.0).await.expect("asked").is_none(), "kept for a while");
-    assert_eq!(store.user_purge_one(0.0).await.expect("asked").expect("purged").id, bob.user);
+    assert!(matches!(store.user_depart(bob.user, &author, audit, &[]).await.expect("asked"), Departure::Done(_)));
+    assert_eq!(store.user_depart(bob.user, &author, audit, &[]).await.expect("asked"), Departure::Gone);
+    assert!(store.user_purge_one(3600.0, |_| Vec::new()).await.expect("asked").is_none(), "kept for a while");
+    assert_eq!(store.user_purge_one(0.0, |_| vec![owed()]).await.expect("asked").expect("purged").id, bob.user);
+    let owed: i64 = sqlx::query_scalar("SELECT count(*) FROM errands WHERE payload = '{}'")
+        .fetch_one(store.pool())
+        .await
+        .expect("asked");
+    assert_eq!(owed, 3, "two sign-ups and the purge");
     assert!(store.user_get(bob.user).await.expect("asked").is_none());
 }
 

@@ -1,6 +1,7 @@
 //! The store against a real PostgreSQL and a real Redis.
 
 mod accounts;
+mod errands;
 mod events;
 mod haste;
 mod hosts;
@@ -9,6 +10,7 @@ mod lifecycle;
 mod live;
 mod people;
 mod quota;
+mod races;
 mod rows;
 mod sandboxes;
 mod schema;

@@ -6,7 +6,7 @@ use uuid::Uuid;
 use wrenn_domain::ids::{TeamId, UserId};
 use wrenn_domain::secret::{Secret, SecretHash};
 use wrenn_store::Store;
-use wrenn_store::pg::{Activated, SignUp, SignedUp};
+use wrenn_store::pg::{Activated, ErrandKind, NewErrand, SignUp, SignedUp, TokenPurpose};
 
 pub fn secret() -> Secret {
     let (a, b) = (Uuid::new_v4(), Uuid::new_v4());
@@ -20,22 +20,34 @@ pub fn slug() -> String {
     Uuid::new_v4().simple().to_string()
 }
 
-pub fn sign_up(email: &str, token: SecretHash) -> SignUp {
+pub fn sign_up(email: &str) -> SignUp {
     SignUp {
         user: UserId::from_uuid(Uuid::new_v4()),
         first_team: TeamId::from_uuid(Uuid::new_v4()),
         email: email.parse().expect("an address"),
         name: "Ann".parse().expect("a name"),
         password_hash: "hash".to_owned(),
-        token,
         keep: Duration::from_secs(600),
     }
 }
 
-/// Signs up, without activation; answers the token.
+/// A mail that is owed.
+pub fn owed() -> NewErrand {
+    NewErrand { id: Uuid::new_v4(), kind: ErrandKind::Mail, key: None, payload: serde_json::json!({}) }
+}
+
+/// Signs up, without activation; answers the token of the mail.
 pub async fn pending(store: &Store, email: &str) -> SecretHash {
+    assert_eq!(store.user_sign_up(&sign_up(email), |_| owed()).await.expect("stored"), SignedUp::Pending);
+    token(store, email, TokenPurpose::Activation).await
+}
+
+/// A token as a mail carries it.
+pub async fn token(store: &Store, email: &str, purpose: TokenPurpose) -> SecretHash {
     let token = secret().hash();
-    assert_eq!(store.user_sign_up(&sign_up(email, token.clone())).await.expect("stored"), SignedUp::Pending);
+    let email = email.parse().expect("an address");
+    let issued = store.token_issue(Uuid::new_v4(), purpose, &email, &token, Duration::from_secs(600)).await;
+    issued.expect("asked").expect("somebody's");
     token
 }
 

@@ -12,7 +12,7 @@ use wrenn_store::Store;
 use wrenn_store::pg::{Author, NewAudit, NewKey, Placed, TeamAct};
 use wrenn_testkit::Database;
 
-use crate::people::person;
+use crate::people::{owed, person};
 use crate::rows::{host, place, wish};
 
 fn audit(team: TeamId) -> NewAudit {
@@ -22,7 +22,8 @@ fn audit(team: TeamId) -> NewAudit {
 async fn join(store: &Store, team: TeamId, owner: UserId, email: &str) -> UserId {
     let who = person(store, email).await.user;
     let added =
-        store.member_add(team, owner, &email.parse().expect("an address"), |_| audit(team)).await.expect("asked");
+        store.member_add(team, owner, &email.parse().expect("an address"), |_| audit(team), |_, _| owed()).await;
+    let added = added.expect("asked");
     assert!(matches!(added, TeamAct::Done(_)), "{added:?}");
     who
 }
@@ -103,7 +104,9 @@ async fn strangers_find_no_team_and_members_are_refused_what_their_role_lacks() 
     assert_eq!(store.member_remove(ann.team, bob, eve, &[]).await.expect("asked"), TeamAct::NoTarget);
     assert!(store.member_list(ann.team, eve).await.expect("asked").is_none());
     assert_eq!(store.member_list(ann.team, bob).await.expect("asked").map(|m| m.len()), Some(2));
-    let again = store.member_add(ann.team, ann.user, &"b@example.com".parse().expect("one"), |_| audit(ann.team)).await;
+    let again = store
+        .member_add(ann.team, ann.user, &"b@example.com".parse().expect("one"), |_| audit(ann.team), |_, _| owed())
+        .await;
     assert!(matches!(again.expect("asked"), TeamAct::Already));
 }
 

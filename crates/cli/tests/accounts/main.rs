@@ -1,5 +1,7 @@
 //! `wrenn login` and what it opens, against a real control plane.
 
+mod browser;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::{Output, Stdio};
@@ -13,7 +15,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 use wrenn_control::service::accounts::{EnsureAccount, ensure};
 use wrenn_control::{Config, Server};
 use wrenn_testkit::host::Guest;
@@ -111,16 +113,25 @@ impl World {
         }
     }
 
-    /// `wrenn login`, approved.
-    async fn log_in(&self) {
+    /// `wrenn login` that waits: the program, the page it names, the code it shows.
+    async fn begin_login(&self) -> (Child, String, String) {
         let mut login = self.wrenn(&["--base-url", &self.base, "login"]).spawn().expect("starts");
         let mut lines = BufReader::new(login.stderr.take().expect("piped")).lines();
-        let code = loop {
+        let mut page = String::new();
+        loop {
             let line = lines.next_line().await.expect("readable").expect("a line with the code");
-            if let Some((_, code)) = line.split_once("the code ") {
-                break code.trim().to_owned();
+            if let Some(url) = line.strip_prefix("Open ") {
+                page = url.trim().to_owned();
             }
-        };
+            if let Some((_, code)) = line.split_once("the code ") {
+                return (login, page, code.trim().to_owned());
+            }
+        }
+    }
+
+    /// `wrenn login`, approved.
+    async fn log_in(&self) {
+        let (login, _, code) = self.begin_login().await;
         self.approve(&code).await;
         let ended = tokio::time::timeout(SOON, login.wait_with_output()).await.expect("in time").expect("ends");
         assert!(ended.status.success(), "{ended:?}");
