@@ -13,15 +13,12 @@ use futures::future::BoxFuture;
 use wrenn_vmm::{Machine, VmmError};
 
 use super::birth::{BirthError, machine_frame};
-use super::runner::stop;
+use super::runner::{KILL_WAIT, stop};
 use super::spares::remove;
 use super::stock::Ware;
 use crate::context::Context;
 use crate::network::Slot;
 use crate::storage::{Manifest, StorageError};
-
-/// A killed VMM is gone at once unless the kernel is in trouble.
-const KILL_WAIT: Duration = Duration::from_secs(10);
 
 /// What a VMM must know when it is started.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

@@ -98,11 +98,9 @@ pub async fn write_down(
     let mut stood_still = frozen_at.elapsed();
     if after == After::GoOn || taken.is_err() {
         // The guest goes on first; whatever failed is told afterwards.
-        let thawed = body.machine.resume().await;
-        stood_still = frozen_at.elapsed();
-        guest::go_on(&body.guest, &body.ledger.lifecycle).await;
+        let thawed = thaw(body).await;
         if taken.is_ok() {
-            thawed?;
+            stood_still = thawed?.duration_since(frozen_at);
         }
     }
     let captured = taken?;
@@ -119,12 +117,19 @@ pub async fn write_down(
         }
         Err(error) => {
             if after == After::StandStill {
-                body.machine.resume().await?;
-                guest::go_on(&body.guest, &body.ledger.lifecycle).await;
+                thaw(body).await?;
             }
             Err(error)
         }
     }
+}
+
+/// Lets the guest go on, and tells it that it is still the same one. Answers when it went on.
+async fn thaw(body: &Body) -> Result<Instant, VmmError> {
+    body.machine.resume().await?;
+    let went_on = Instant::now();
+    guest::go_on(&body.guest, &body.ledger.lifecycle).await;
+    Ok(went_on)
 }
 
 /// A capture of a running sandbox that goes on.

@@ -15,19 +15,16 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use wrenn_domain::ids::SandboxId;
 use wrenn_linux::process::{self, Process};
 
 use super::registry::Registry;
-use super::runner::release_captures_but;
+use super::runner::{KILL_WAIT, release_captures_but};
 use crate::context::Context;
 use crate::ledger::{Ledger, Step};
 use crate::network::NetworkError;
 use crate::storage::Capture;
-
-const KILL_WAIT: Duration = Duration::from_secs(10);
 
 /// Reads every ledger and acts on it, then removes networks nobody owns.
 pub async fn recover(registry: &Arc<Registry>) -> Result<(), NetworkError> {

@@ -30,7 +30,7 @@ use crate::storage::Capture;
 use crate::storage::captures::discard;
 
 /// A killed VMM is gone at once unless the kernel is in trouble.
-const KILL_WAIT: Duration = Duration::from_secs(10);
+pub(super) const KILL_WAIT: Duration = Duration::from_secs(10);
 /// Between two tries to remove what does not go.
 const RETRY_MIN: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(30);
