@@ -9,16 +9,17 @@ use anyhow::{Context, bail};
 use crate::images::binaries;
 
 /// Programs that run on a host.
-const PROGRAMS: [(&str, &str); 3] =
-    [("wrenn-control", "wrenn-cp"), ("wrenn-agent", "wrenn-agent"), ("wrenn-cli", "wrenn")];
+const PROGRAMS: [&str; 3] = ["wrenn-cp", "wrenn-agent", "wrenn"];
 
 /// Builds and installs.
 pub fn run() -> anyhow::Result<()> {
     let root = crate::root();
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.current_dir(&root).args(["build", "--release", "--locked"]);
-    for (package, program) in PROGRAMS {
-        cargo.args(["--package", package, "--bin", program]);
+    // Of the whole workspace: `cargo test --workspace` then finds everything compiled with the features it wants.
+    cargo.current_dir(&root).args(["build", "--release", "--locked", "--workspace"]);
+    cargo.args(["--exclude", "xtask", "--exclude", "wrenn-bench"]);
+    for program in PROGRAMS {
+        cargo.args(["--bin", program]);
     }
     let status = cargo.status().context("cannot start cargo")?;
     if !status.success() {
@@ -26,7 +27,7 @@ pub fn run() -> anyhow::Result<()> {
     }
     let builds = root.join("builds");
     std::fs::create_dir_all(&builds).context("cannot create builds/")?;
-    for (_, program) in PROGRAMS {
+    for program in PROGRAMS {
         install(&root.join("target/release").join(program), &builds.join(program))?;
     }
     let guest = binaries::build(&root)?;
