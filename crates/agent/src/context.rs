@@ -8,7 +8,7 @@ use wrenn_vmm::Driver;
 use crate::config::Config;
 use crate::faults::Faults;
 use crate::network::Slots;
-use crate::sandbox::{Blank, Spare, Stock, Templates};
+use crate::sandbox::{Blank, Calm, Spare, Stock, Templates};
 use crate::storage::{Images, Maker, Store};
 
 /// Kernel release and where it is.
@@ -34,6 +34,8 @@ pub struct Context {
     pub boot_id: String,
     pub faults: Faults,
     pub templates: Templates,
+    /// Starts somebody waits for.
+    pub calm: Arc<Calm>,
     /// Guests loaded ahead of time.
     pub spares: Stock<Spare>,
     /// VMMs started ahead of time.

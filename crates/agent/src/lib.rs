@@ -76,7 +76,8 @@ impl Agent {
         let run_dir = PathBuf::from("/run").join(format!("wrenn-{}", instance.id()));
         make_private(&run_dir).map_err(io(format!("create {}", run_dir.display())))?;
         let egress = Egress { allow: config.egress_allow.clone() };
-        let slots = Slots::new(instance, egress, config.slot_pool)?;
+        let calm = Arc::new(sandbox::Calm::default());
+        let slots = Slots::new(instance, egress, config.slot_pool, Arc::clone(&calm))?;
         let kernel = Kernel::find(&dir)?;
         let probed = wrenn_vmm::probe::acceleration(&config.qemu).await;
         tracing::info!(acceleration = probed.acceleration.as_str(), "{}", probed.detail);
@@ -97,6 +98,7 @@ impl Agent {
             store,
             images,
             slots,
+            calm,
             driver,
             kernel,
             run_dir,

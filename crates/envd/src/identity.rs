@@ -3,6 +3,7 @@
 //! Owns the token: it is compared in constant time, wiped when replaced, and never printed.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
 
@@ -36,7 +37,28 @@ pub struct Defaults {
 struct Inner {
     token: Option<Zeroizing<String>>,
     lifecycle_id: Option<String>,
+    names: Names,
     defaults: Defaults,
+}
+
+/// What the machine itself was told, in files and in the kernel.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Names {
+    sandbox_id: Option<String>,
+    template_id: Option<String>,
+    proxy_domain: Option<String>,
+    dns: Vec<IpAddr>,
+}
+
+impl Names {
+    fn of(init: &Init) -> Self {
+        Self {
+            sandbox_id: init.sandbox_id.clone(),
+            template_id: init.template_id.clone(),
+            proxy_domain: init.proxy_domain.clone(),
+            dns: init.dns.clone(),
+        }
+    }
 }
 
 /// See the module.
@@ -82,6 +104,12 @@ impl Identity {
         lifecycle_id.is_none() || inner.lifecycle_id.as_deref() != lifecycle_id
     }
 
+    /// Whether the machine has these names already: it comes back from a pause as the one it was.
+    pub fn has_names(&self, init: &Init) -> bool {
+        let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
+        init.sandbox_id.is_some() && inner.names == Names::of(init)
+    }
+
     /// Takes over what `init` brings; what is absent stays.
     pub fn apply(&self, init: &Init) {
         let mut guard = self.inner.write().unwrap_or_else(PoisonError::into_inner);
@@ -97,6 +125,9 @@ impl Identity {
         }
         if let Some(workdir) = init.default_workdir.as_deref().filter(|dir| !dir.is_empty()) {
             inner.defaults.workdir = Some(workdir.to_owned());
+        }
+        if init.sandbox_id.is_some() {
+            inner.names = Names::of(init);
         }
         for (name, value) in &init.env_vars {
             inner.defaults.env.insert(name.clone(), value.clone());
@@ -127,7 +158,8 @@ impl Identity {
     }
 }
 
-trait Published {
+/// What programs in the sandbox are told by an `/init`.
+pub trait Published {
     /// The ids an `/init` carries, under the names programs in the sandbox know.
     fn published(&self) -> impl Iterator<Item = (&'static str, &str)>;
 }
@@ -177,6 +209,9 @@ mod tests {
         identity.apply(&first);
         assert!(!identity.is_new_life(Some("one")));
         assert!(identity.is_new_life(Some("two")));
+        assert!(identity.has_names(&first) && !identity.has_names(&Init::default()));
+        assert!(!identity.has_names(&Init { dns: vec![[9, 9, 9, 9].into()], ..first.clone() }));
+        assert!(!identity.has_names(&Init { sandbox_id: Some("cl-2".into()), ..first }));
         identity.apply(&Init { env_vars: BTreeMap::from([("B".into(), "3".into())]), ..Init::default() });
         let defaults = identity.defaults();
         assert_eq!(defaults.user, "daemon");

@@ -16,6 +16,7 @@ use wrenn_linux::tap;
 
 use super::plan::{self, Egress, Names, TAP, UPLINK};
 use crate::instance::Instance;
+use crate::sandbox::Calm;
 
 /// Numbers: two addresses each of a /16.
 const NUMBER_MAX: u32 = 32_767;
@@ -91,14 +92,15 @@ pub struct Slots {
     stock: usize,
     state: Mutex<State>,
     refill: Notify,
+    calm: Arc<Calm>,
 }
 
 impl Slots {
     /// Writes the host's rules; makes no slot yet.
-    pub fn new(instance: Instance, egress: Egress, stock: usize) -> Result<Arc<Self>, NetworkError> {
+    pub fn new(instance: Instance, egress: Egress, stock: usize, calm: Arc<Calm>) -> Result<Arc<Self>, NetworkError> {
         netns::prepare()?;
         nft::replace(&plan::host_table(instance.id(), instance.network()))?;
-        Ok(Arc::new(Self { instance, egress, stock, state: Mutex::default(), refill: Notify::new() }))
+        Ok(Arc::new(Self { instance, egress, stock, state: Mutex::default(), refill: Notify::new(), calm }))
     }
 
     /// Keeps the stock full and empties the quarantine, for as long as the agent runs.
@@ -108,7 +110,12 @@ impl Slots {
             for number in quarantined {
                 self.discard(number).await;
             }
-            while self.lock().ready.len() < self.stock {
+            loop {
+                let ready = self.lock().ready.len();
+                if ready >= self.stock {
+                    break;
+                }
+                self.calm.come(ready > 0).await;
                 match self.make().await {
                     Ok(slot) => self.lock().ready.push(slot),
                     Err(error) => {

@@ -116,6 +116,7 @@ pub const RESUME: Steps = Steps {
 
 /// Makes a new sandbox. On failure `begun` tells what there is to clear up.
 pub async fn give_birth(ctx: &Context, wish: Wish, begun: &mut Begun) -> Result<Body, BirthError> {
+    let _busy = ctx.calm.busy();
     let source = choose(ctx, &wish)?;
     let dir = ctx.store.create_sandbox_dir(wish.id)?;
     let ledger = Ledger::begin(wish, random_token()?);
@@ -159,6 +160,7 @@ pub async fn start(
     steps: &Steps,
     begun: &mut Begun,
 ) -> Result<Body, BirthError> {
+    let _busy = ctx.calm.busy();
     let _turn = ctx.templates.births.acquire().await.map_err(|_| BirthError::Random)?;
     let waiting = take_blank(ctx, dir, &source, begun).await;
     let slot = match begun.slot.take() {

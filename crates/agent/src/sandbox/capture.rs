@@ -82,9 +82,17 @@ pub async fn write_down(
     let pid = body.machine.record().process.pid;
     let reach = |point: Option<Point>| ctx.faults.reach(point, Some(pid));
     ctx.store.admit_bytes(wrenn_linux::process::anonymous_bytes(pid).unwrap_or(0), PAUSE_DISK_RESERVE_BYTES)?;
-    let draft = Draft::begin(place)?;
-    draft.begin_memory(&dir.join("memory"))?;
-    guest::prepare(&body.guest).await;
+    let (begin, base) = (Draft::begin(place)?, dir.join("memory"));
+    // Sharing a file of many pieces takes as long as the guest's sync.
+    let begun = tokio::task::spawn_blocking(move || begin.begin_memory(&base).map(|()| begin));
+    let (begun, ()) = tokio::join!(begun, guest::prepare(&body.guest));
+    let draft = match begun.map_err(|_| CaptureError::GivenUp).and_then(|begun| begun.map_err(CaptureError::from)) {
+        Ok(draft) => draft,
+        Err(error) => {
+            guest::go_on(&body.guest, &body.ledger.lifecycle).await;
+            return Err(error);
+        }
+    };
     let frozen_at = Instant::now();
     let taken = async {
         body.machine.pause().await?;

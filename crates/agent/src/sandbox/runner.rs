@@ -66,6 +66,8 @@ pub struct Owner {
     guest: Option<Arc<GuestClient>>,
     /// What is still being made safe on disk after the last start, or given back after a pause.
     settling: Option<tokio::task::JoinHandle<()>>,
+    /// Cancelled when the VMM of the last pause is gone, and its files.
+    ended: CancellationToken,
 }
 
 impl Owner {
@@ -142,10 +144,24 @@ impl Owner {
     }
 }
 
+fn nothing_ends() -> CancellationToken {
+    let ended = CancellationToken::new();
+    ended.cancel();
+    ended
+}
+
 /// Starts the task.
 pub fn spawn(registry: &Arc<Registry>, id: SandboxId, origin: Origin, commands: mpsc::Receiver<Command>) {
     let delete = registry.delete_token(id);
-    let mut owner = Owner { registry: Arc::clone(registry), id, commands, delete, guest: None, settling: None };
+    let mut owner = Owner {
+        registry: Arc::clone(registry),
+        id,
+        commands,
+        delete,
+        guest: None,
+        settling: None,
+        ended: nothing_ends(),
+    };
     tokio::spawn(async move {
         let mut life = match origin {
             Origin::Wish(wish) => Life::Born(wish),
@@ -321,12 +337,17 @@ async fn pause(owner: &mut Owner, mut body: Body, operation: u64) -> Result<Ledg
     owner.write(&ledger);
     owner.ctx().faults.reach(Point::PauseNoted, Some(pid));
     owner.hang_up();
-    stop(owner.ctx(), None, Some(machine)).await;
-    owner.ctx().faults.reach(Point::PauseReleased, None);
-    release_files(&dir, Some(ledger.generation));
-    // Nobody waits for its network to come apart but whoever removes the sandbox.
-    let registry = Arc::clone(&owner.registry);
-    owner.afterwards(async move { stop(&registry.ctx, Some(slot), None).await });
+    // Only a resume waits for its VMM to end, which takes as long as it has memory; and only a removal for its network to come apart.
+    let (registry, generation) = (Arc::clone(&owner.registry), ledger.generation);
+    owner.ended = CancellationToken::new();
+    let ended = owner.ended.clone().drop_guard();
+    owner.afterwards(async move {
+        stop(&registry.ctx, None, Some(machine)).await;
+        registry.ctx.faults.reach(Point::PauseReleased, None);
+        release_files(&dir, Some(generation));
+        drop(ended);
+        stop(&registry.ctx, Some(slot), None).await;
+    });
     let (vcpus, memory_mib) = (ledger.wish.vcpus, ledger.wish.memory_mib);
     owner.ctx().blanks.expect(&Sizes { vcpus, memory_mib });
     owner.answer(Phase::Paused, operation, None);
@@ -388,6 +409,7 @@ async fn come_back(
 ) -> Result<Life, (String, &'static str)> {
     let (id, dir) = (owner.id, owner.dir());
     owner.phase(if ledger.unborn { Phase::Starting } else { Phase::Resuming });
+    owner.ended.cancelled().await;
     let mut next = ledger.clone();
     let from = async {
         let capture = Capture::open(&next.capture_dir(&dir))?;

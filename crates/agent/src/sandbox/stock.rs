@@ -91,8 +91,8 @@ impl<W: Ware> Stock<W> {
         }
     }
 
-    /// What is no longer wanted, and what is to be made next.
-    fn plan(&self) -> (Vec<W>, Option<W::Kind>) {
+    /// What is no longer wanted, and what is to be made next; whether there is some of it left.
+    fn plan(&self) -> (Vec<W>, Option<(W::Kind, bool)>) {
         let mut uses = self.lock();
         let mut surplus = Vec::new();
         let mut room = self.max;
@@ -107,7 +107,7 @@ impl<W: Ware> Stock<W> {
                 surplus.extend(used.ready.pop());
             }
             if used.ready.len() < wanted && missing.is_none() {
-                missing = Some(used.kind.clone());
+                missing = Some((used.kind.clone(), !used.ready.is_empty()));
             }
             room -= wanted;
         }
@@ -150,17 +150,24 @@ fn wanted<W: Ware>(asked: &VecDeque<Instant>, now: Instant) -> usize {
     lately.max(usize::from(warm))
 }
 
+/// Removes what is no longer wanted; what is to be made next.
+async fn look<W: Ware>(ctx: &Context, stock: impl Fn(&Context) -> &Stock<W>) -> Option<(W::Kind, bool)> {
+    let (surplus, missing) = stock(ctx).plan();
+    for ware in surplus {
+        ware.discard(ctx).await;
+    }
+    missing
+}
+
 /// Keeps a stock as it is wanted, for as long as the agent runs.
 pub async fn keep<W: Ware>(ctx: Arc<Context>, stock: impl Fn(&Context) -> &Stock<W> + Send) {
     loop {
-        let (surplus, missing) = stock(&ctx).plan();
-        for ware in surplus {
-            ware.discard(&ctx).await;
-        }
-        let Some(kind) = missing else {
+        let Some((_, in_stock)) = look(&ctx, &stock).await else {
             let _ = tokio::time::timeout(LOOK_EVERY, stock(&ctx).news.notified()).await;
             continue;
         };
+        ctx.calm.come(in_stock).await;
+        let Some((kind, _)) = look(&ctx, &stock).await else { continue };
         match W::make(&ctx, &kind).await {
             Ok(ware) => {
                 if let Some(unwanted) = stock(&ctx).put(&kind, ware) {

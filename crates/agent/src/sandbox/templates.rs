@@ -14,6 +14,7 @@ use wrenn_linux::process::cpu_ticks;
 use wrenn_vmm::Machine;
 
 use super::birth::{self, Begun, BirthError, Body, Source, random_token, start};
+use super::blanks::Sizes;
 use super::capture::{self, CaptureError};
 use super::runner::stop;
 use crate::context::Context;
@@ -131,7 +132,7 @@ pub async fn make_templates(ctx: Arc<Context>) {
         for &memory_mib in &ctx.config.prepare_mib {
             // Asking for it is what puts it on the list.
             if let Some(capture) = ctx.templates.memory_of(&ctx, &image, 1, memory_mib) {
-                ctx.spares.expect(&capture);
+                expect(&ctx, &capture);
             }
         }
     }
@@ -151,7 +152,7 @@ pub async fn make_templates(ctx: Arc<Context>) {
         match make(&ctx, &image, &size).await {
             Ok(capture) => {
                 failed_at.remove(&size);
-                ctx.spares.expect(&capture);
+                expect(&ctx, &capture);
                 tracing::info!(template = %size.image, vcpus = size.vcpus, memory_mib = size.memory_mib,
                     "{} has its memory for {} vCPU and {} MiB", size.image, size.vcpus, size.memory_mib);
             }
@@ -163,6 +164,12 @@ pub async fn make_templates(ctx: Arc<Context>) {
         // Looking at it found it missing and asked again.
         ctx.templates.wanted.lock().unwrap_or_else(PoisonError::into_inner).remove(&size);
     }
+}
+
+/// Who can be created will be, and be paused and come back.
+fn expect(ctx: &Context, capture: &Capture) {
+    ctx.spares.expect(capture);
+    ctx.blanks.expect(&Sizes::of(&capture.manifest));
 }
 
 /// Removes memories of images that were replaced, and what an interrupted agent left half-made.

@@ -33,11 +33,11 @@ pub async fn init(State(envd): State<Arc<Envd>>, headers: HeaderMap, body: Body)
     let token = headers.get(TOKEN_HEADER).map(|value| Zeroizing::new(value.as_bytes().to_vec()));
     let turn = envd.init_turn.lock().await;
     let anew = envd.identity.is_new_life(wish.lifecycle_id.as_deref());
+    let quick = init::is_quick(&envd.identity, &wish);
     let worker = envd.clone();
-    let done = tokio::task::spawn_blocking(move || {
-        init::apply(&worker.identity, &worker.system, token.as_ref().map(|token| token.as_slice()), &wish)
-    })
-    .await;
+    let apply =
+        move || init::apply(&worker.identity, &worker.system, token.as_ref().map(|token| token.as_slice()), &wish);
+    let done = if quick { Ok(apply()) } else { tokio::task::spawn_blocking(apply).await };
     drop(turn);
     let done = done.map_err(|error| Reply::internal(format!("init did not finish: {error}")))?;
     envd.told.notify_waiters();

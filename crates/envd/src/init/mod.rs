@@ -11,7 +11,7 @@ use wrenn_contract::guest::{Init, InitDone};
 use wrenn_domain::limits::{EXEC_ARG_BYTES_MAX, EXEC_ENVS_MAX};
 use zeroize::Zeroizing;
 
-use crate::identity::{Identity, TokenCheck};
+use crate::identity::{Identity, Published, TokenCheck};
 pub use system::System;
 
 /// Name servers a resolver reads; glibc ignores more.
@@ -38,6 +38,13 @@ pub enum InitError {
     },
 }
 
+/// Whether nothing is to be written or grown for this one, so that it need not be done on a thread of its own.
+pub fn is_quick(identity: &Identity, init: &Init) -> bool {
+    let nothing_named = init.sandbox_id.is_none() && init.dns.is_empty() && init.published().next().is_none();
+    let nothing_new = nothing_named && !identity.is_new_life(init.lifecycle_id.as_deref());
+    !init.grow_root && (identity.has_names(init) || nothing_new)
+}
+
 /// Applies `init` for a caller who presented `token`. Blocking; one at a time.
 ///
 /// # Errors
@@ -48,6 +55,7 @@ pub fn apply(identity: &Identity, system: &System, token: Option<&[u8]>, init: &
     }
     let entropy = parse(init)?;
     let new_life = identity.is_new_life(init.lifecycle_id.as_deref());
+    let named = identity.has_names(init);
     let mut done = InitDone {
         lifecycle_id: init.lifecycle_id.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -60,22 +68,26 @@ pub fn apply(identity: &Identity, system: &System, token: Option<&[u8]>, init: &
         if let Some(entropy) = &entropy {
             done.entropy_reseeded = system.reseed(entropy).map_err(step("reseeding the random generator"))?;
         }
-        system.set_machine_id(init.sandbox_id.as_deref()).map_err(step("setting the machine id"))?;
+        if !named {
+            system.set_machine_id(init.sandbox_id.as_deref()).map_err(step("setting the machine id"))?;
+        }
     }
     if let Some(now) = init.timestamp_ns {
         done.clock_offset_ns = Some(system.step_clock(now).map_err(step("setting the clock"))?);
     }
-    if let Some(name) = &init.sandbox_id {
+    if let Some(name) = init.sandbox_id.as_ref().filter(|_| !named) {
         system.set_hostname(name).map_err(step("setting the host name"))?;
     }
-    if !init.dns.is_empty() {
+    if !init.dns.is_empty() && !named {
         system.set_dns(&init.dns).map_err(step("setting the name servers"))?;
     }
     if init.grow_root {
         system.grow_root().map_err(step("growing the root file system"))?;
     }
     done.root_bytes = system.root_bytes().map_err(step("reading the size of the root file system"))?;
-    identity.publish(init).map_err(step("writing the sandbox's ids"))?;
+    if !named {
+        identity.publish(init).map_err(step("writing the sandbox's ids"))?;
+    }
     identity.apply(init);
     Ok(done)
 }

@@ -32,7 +32,8 @@ impl System {
     }
 
     pub(super) fn kernel_version(&self) -> String {
-        fs::read_to_string("/proc/sys/kernel/osrelease").map(|text| text.trim().to_owned()).unwrap_or_default()
+        let name = nix::sys::utsname::uname();
+        name.map(|name| name.release().to_string_lossy().into_owned()).unwrap_or_default()
     }
 
     /// False when switched off.
@@ -96,8 +97,7 @@ impl System {
         ext4::size_bytes(Path::new("/"))
     }
 
-    /// Everything on disk and free blocks given back, so that a snapshot of the disk is small and whole. The second sync
-    /// is for what was written while the trim ran.
+    /// Everything on disk and free blocks given back, so that a snapshot of the disk is small and whole.
     ///
     /// Caches are kept: dropping them empties no disk, and the restored guest would pay for it with reads. What they
     /// cost a memory snapshot is the host's to decide, which sees clean pages for what they are.
@@ -107,12 +107,11 @@ impl System {
         }
         ext4::sync_all();
         match ext4::trim(Path::new("/")) {
-            Ok(bytes) => tracing::info!(bytes, "trimmed the root file system"),
+            Ok(bytes) => tracing::debug!(bytes, "trimmed the root file system"),
             Err(error) => {
                 tracing::debug!(%error, source = %error.source, "the root device cannot discard")
             }
         }
-        ext4::sync_all();
     }
 }
 
