@@ -4,7 +4,8 @@ use std::net::{TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Mutex, Notify, watch};
+use tokio::sync::{Mutex, watch};
+use tokio_util::sync::CancellationToken;
 use wrenn_contract::guest::{GATEWAY_ADDR, READY_BEACON, READY_PORT};
 
 use crate::config::Config;
@@ -38,8 +39,8 @@ pub struct Envd {
     pub processes: Arc<Processes>,
     /// Held by the `/init` being applied.
     pub init_turn: Mutex<()>,
-    /// Rings after every `/init`.
-    pub told: Notify,
+    /// Cancelled by the first `/init`: the host has heard of us.
+    pub told: CancellationToken,
     /// Places for work on files.
     pub disk: Disk,
     /// Directories being watched.
@@ -58,7 +59,7 @@ impl Envd {
             system: if config.no_system { System::untouched() } else { System::own() },
             processes: Arc::new(Processes::new(&config.cgroup_root, !config.no_system)),
             init_turn: Mutex::new(()),
-            told: Notify::new(),
+            told: CancellationToken::new(),
             disk: Disk::default(),
             watchers: Watchers::default(),
             usage: Usage::default(),
@@ -126,7 +127,7 @@ fn send_beacon() -> Option<UdpSocket> {
 async fn repeat_beacon(envd: Arc<Envd>, socket: UdpSocket) {
     for _ in 0..BEACONS_MAX {
         tokio::select! {
-            _ = envd.told.notified() => return,
+            () = envd.told.cancelled() => return,
             _ = tokio::time::sleep(BEACON_EVERY) => {}
         }
         let _ = socket.send_to(READY_BEACON, (GATEWAY_ADDR, READY_PORT));

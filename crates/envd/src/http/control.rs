@@ -40,7 +40,7 @@ pub async fn init(State(envd): State<Arc<Envd>>, headers: HeaderMap, body: Body)
     let done = if quick { Ok(apply()) } else { tokio::task::spawn_blocking(apply).await };
     drop(turn);
     let done = done.map_err(|error| Reply::internal(format!("init did not finish: {error}")))?;
-    envd.told.notify_waiters();
+    envd.told.cancel();
     if done.is_ok() {
         envd.processes.lives.go_on(anew);
         if anew {
