@@ -1,15 +1,21 @@
 //! The floor of everything that starts a guest: the same kernel and image under the bare VMM, with a shell loop where envd
-//! would be, on the same file system, in a network namespace of its own.
+//! would be, on the same file system, in a network namespace of its own. And that of a resume that does the same work: a paused
+//! capsule's own files under the bare VMM, and the same command asked of its envd.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use wrenn_contract::guest::{GATEWAY_ADDR, GATEWAY_MAC, GUEST_ADDR, GUEST_MAC, LINK_PREFIX};
+use wrenn_linux::links::Links;
 use wrenn_linux::netns::{self, Netns};
 use wrenn_linux::{files, tap};
 use wrenn_vmm::qemu::Qemu;
 use wrenn_vmm::{Driver, Frame, Machine, Spec};
+
+use crate::exec::Direct;
+use crate::guest::Guest;
 
 const QEMU: &str = "/usr/bin/qemu-system-x86_64";
 const WAIT: Duration = Duration::from_secs(60);
@@ -68,6 +74,10 @@ impl Bare {
     }
 
     fn spec(&self, disk: PathBuf, memory: PathBuf) -> anyhow::Result<Spec> {
+        self.spec_on(&format!("t{}", self.count.get() + 1), [2, 0, 0, 0, 0, 1], disk, memory)
+    }
+
+    fn spec_on(&self, tap: &str, mac: [u8; 6], disk: PathBuf, memory: PathBuf) -> anyhow::Result<Spec> {
         let number = self.count.get() + 1;
         self.count.set(number);
         let run_dir = self.dir.join(format!("run{number}"));
@@ -77,8 +87,8 @@ impl Bare {
             frame: Frame {
                 vcpus: 1,
                 memory_mib: self.memory_mib,
-                tap: netns.run(|| tap::open(&format!("t{number}")))?.into(),
-                mac: [2, 0, 0, 0, 0, 1],
+                tap: netns.run(|| tap::open(tap))?.into(),
+                mac,
                 run_dir,
                 log: self.dir.join("log"),
             },
@@ -136,6 +146,30 @@ impl Bare {
         let _ = std::fs::remove_file(&disk);
         files::reflink(&saved.disk, &disk)?;
         Ok(self.driver.restore(self.spec(disk, saved.memory.clone())?, saved.state.clone()).await?)
+    }
+
+    /// From a paused capsule's files, in this directory, to the end of a command asked of its envd.
+    pub async fn come_back(&self, capture: &Path) -> anyhow::Result<Duration> {
+        const TAP: &str = "back";
+        let netns = self.netns.as_ref().context("the namespace is there until the end")?;
+        let links = Links::inside(netns)?;
+        netns.run(|| tap::open(TAP))?;
+        links.set_mac(TAP, GATEWAY_MAC).await?;
+        links.configure(TAP, GATEWAY_ADDR, LINK_PREFIX).await?;
+        links.neighbour(TAP, GUEST_ADDR, GUEST_MAC).await?;
+        let guest = Guest::paused(&self.name, capture)?;
+        let begin = Instant::now();
+        let disk = self.dir.join("back.disk");
+        files::reflink(&capture.join("disk"), &disk)?;
+        let spec = self.spec_on(TAP, GUEST_MAC, disk.clone(), capture.join("memory"))?;
+        let machine = self.driver.restore(spec, capture.join("state")).await?;
+        machine.resume().await?;
+        Direct::connect(&guest).await?.run("/bin/echo", "ready").await?;
+        let took = begin.elapsed();
+        Self::end(machine).await?;
+        links.remove(TAP).await?;
+        std::fs::remove_file(&disk)?;
+        Ok(took)
     }
 
     /// How long the VMM needs to write down the state of a guest's devices, when there is no memory to be written.

@@ -15,7 +15,7 @@ const MEMORY_MIB: u32 = 512;
 pub fn run(bench: &Bench, report: &mut Report) -> anyhow::Result<()> {
     let (creates, boots) = (bench.runs(20), bench.runs(10));
     bench.stack.wait_prepared()?;
-    let (ours, resumed, restored, booted) = tokio::runtime::Runtime::new()?.block_on(async {
+    let (ours, resumed, restored, booted, same) = tokio::runtime::Runtime::new()?.block_on(async {
         let bare = Bare::new(&bench.stack.store(), &bench.builds, MEMORY_MIB).await?;
         let mut rest = Rest::connect(bench.stack).await?;
         let mut booted = Vec::new();
@@ -32,7 +32,7 @@ pub fn run(bench: &Bench, report: &mut Report) -> anyhow::Result<()> {
         // As a template: everything the boot left to do is done.
         tokio::time::sleep(std::time::Duration::from_secs(2)).await;
         let saved = bare.save(&last).await?;
-        let (mut ours, mut resumed, mut restored) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut ours, mut resumed, mut restored, mut same) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for _ in 0..creates {
             let (time, machine) = bare.restore(&saved).await?;
             restored.push(time);
@@ -41,12 +41,13 @@ pub fn run(bench: &Bench, report: &mut Report) -> anyhow::Result<()> {
             let id = rest.create_until_exec().await?;
             ours.push(begin.elapsed());
             rest.pause(&id).await?;
+            same.push(bare.come_back(&capture_of(bench, &id)?).await?);
             let begin = Instant::now();
             rest.resume_until_exec(&id).await?;
             resumed.push(begin.elapsed());
             rest.remove(&id).await?;
         }
-        anyhow::Ok((ours, resumed, restored, booted))
+        anyhow::Ok((ours, resumed, restored, booted, same))
     })?;
     for (percentile, bound) in [(50, Some(Bound::AtMost(1.3))), (99, None)] {
         let value = percentile_ms(&ours, percentile);
@@ -58,6 +59,19 @@ pub fn run(bench: &Bench, report: &mut Report) -> anyhow::Result<()> {
         let (value, floor) = (percentile_ms(&resumed, percentile), percentile_ms(&restored, percentile));
         let name = format!("resume to first exec, p{percentile}; floor: the bare VMM, restored");
         report.against(&name, "ms", value, floor, bound, creates);
+        let floor = percentile_ms(&same, percentile);
+        let name = format!(
+            "resume to first exec, p{percentile}; floor: the bare VMM, restored from the same files, the same exec by its envd"
+        );
+        report.against(&name, "ms", value, floor, bound, creates);
     }
     Ok(())
+}
+
+/// Where a paused capsule is.
+fn capture_of(bench: &Bench, id: &str) -> anyhow::Result<std::path::PathBuf> {
+    let dir = bench.stack.store().join("sandboxes").join(id);
+    let entries = std::fs::read_dir(&dir)?.flatten().map(|entry| entry.path());
+    let mut captures = entries.filter(|path| path.join("manifest.json").exists());
+    captures.next().ok_or_else(|| anyhow::anyhow!("no capture in {}", dir.display()))
 }

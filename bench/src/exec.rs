@@ -8,6 +8,7 @@ use hyper::Request;
 use hyper::body::Bytes;
 use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
+use serde_json::json;
 
 use crate::Bench;
 use crate::guest::{ENVD, Guest};
@@ -25,12 +26,12 @@ pub fn run(bench: &Bench, report: &mut Report) -> anyhow::Result<()> {
         // Warm both paths and the guest's page cache.
         for _ in 0..3 {
             rest.exec(&id, "/bin/true", &["x"]).await?;
-            direct.run_true().await?;
+            direct.run("/bin/true", "x").await?;
         }
         let (mut ours, mut floor) = (Vec::new(), Vec::new());
         for _ in 0..runs {
             let begin = Instant::now();
-            direct.run_true().await?;
+            direct.run("/bin/true", "x").await?;
             floor.push(begin.elapsed());
             let begin = Instant::now();
             rest.exec(&id, "/bin/true", &["x"]).await?;
@@ -46,13 +47,14 @@ pub fn run(bench: &Bench, report: &mut Report) -> anyhow::Result<()> {
 }
 
 /// envd's own protocol on one kept-alive connection.
-struct Direct {
+pub struct Direct {
     sender: SendRequest<Full<Bytes>>,
     token: String,
 }
 
 impl Direct {
-    async fn connect(guest: &Guest) -> anyhow::Result<Self> {
+    /// Connects to envd.
+    pub async fn connect(guest: &Guest) -> anyhow::Result<Self> {
         let stream = guest.connect(ENVD)?;
         stream.set_nonblocking(true)?;
         let stream = tokio::net::TcpStream::from_std(stream)?;
@@ -62,11 +64,11 @@ impl Direct {
     }
 
     /// `process.Process/Start`, read to its end event.
-    async fn run_true(&mut self) -> anyhow::Result<()> {
-        let message = br#"{"process":{"cmd":"/bin/true","args":["x"]},"stdin":false}"#;
+    pub async fn run(&mut self, program: &str, argument: &str) -> anyhow::Result<()> {
+        let message = json!({"process": {"cmd": program, "args": [argument]}, "stdin": false}).to_string();
         let mut body = vec![0u8];
         body.extend_from_slice(&u32::try_from(message.len())?.to_be_bytes());
-        body.extend_from_slice(message);
+        body.extend_from_slice(message.as_bytes());
         let request = Request::post("/process.Process/Start")
             .header("host", "guest")
             .header("x-access-token", &self.token)

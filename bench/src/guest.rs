@@ -36,6 +36,13 @@ impl Guest {
         bail!("no namespace has a guest that answers")
     }
 
+    /// The guest of a capture that will run in this namespace.
+    pub fn paused(namespace: &str, capture: &Path) -> anyhow::Result<Self> {
+        let manifest = std::fs::read_to_string(capture.join("manifest.json"))?;
+        let token = find_token(&serde_json::from_str(&manifest)?).context("no token in the manifest")?;
+        Ok(Self { namespace: std::fs::File::open(Path::new("/run/netns").join(namespace))?, token })
+    }
+
     /// A connection to a port of the guest.
     pub fn connect(&self, port: u16) -> anyhow::Result<TcpStream> {
         connect(&self.namespace, port, Duration::from_secs(10))
