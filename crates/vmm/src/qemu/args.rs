@@ -40,12 +40,17 @@ pub struct Files {
     pub tap: i32,
 }
 
-/// Everything after the program's name.
-pub fn command_line(frame: &Frame, host: Host, begin: Begin<'_>, files: Files) -> Vec<OsString> {
-    let (accel, cpu) = match host.acceleration {
+/// Values of `-accel` and `-cpu`.
+pub fn accelerator(acceleration: Acceleration) -> (&'static str, &'static str) {
+    match acceleration {
         Acceleration::Kvm => ("kvm", "host"),
         Acceleration::Tcg => ("tcg,thread=multi", "max"),
-    };
+    }
+}
+
+/// Everything after the program's name.
+pub fn command_line(frame: &Frame, host: Host, begin: Begin<'_>, files: Files) -> Vec<OsString> {
+    let (accel, cpu) = accelerator(host.acceleration);
     // A VMM taken over by its guest must not write into memory that others start from.
     let read_only = if matches!(begin, Begin::Restore(_)) && host.maps_read_only { ",readonly=on,rom=off" } else { "" };
     let mac = frame.mac.map(|byte| format!("{byte:02x}")).join(":");
