@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use wrenn_vmm::Driver;
 
+use crate::calm::Calm;
 use crate::config::Config;
 use crate::faults::Faults;
 use crate::network::Slots;
-use crate::sandbox::{Blank, Calm, Spare, Stock, Templates};
+use crate::sandbox::{Blank, Spare, Stock, Templates};
 use crate::storage::{Images, Maker, Store};
 
 /// Kernel release and where it is.

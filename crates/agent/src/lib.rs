@@ -9,6 +9,7 @@ use tokio::net::TcpListener;
 use wrenn_vmm::Driver;
 use wrenn_vmm::qemu::Qemu;
 
+mod calm;
 pub mod config;
 mod context;
 pub mod faults;
@@ -76,7 +77,7 @@ impl Agent {
         let run_dir = PathBuf::from("/run").join(format!("wrenn-{}", instance.id()));
         make_private(&run_dir).map_err(io(format!("create {}", run_dir.display())))?;
         let egress = Egress { allow: config.egress_allow.clone() };
-        let calm = Arc::new(sandbox::Calm::default());
+        let calm = Arc::new(calm::Calm::default());
         let slots = Slots::new(instance, egress, config.slot_pool, Arc::clone(&calm))?;
         let kernel = Kernel::find(&dir)?;
         let probed = wrenn_vmm::probe::acceleration(&config.qemu).await;

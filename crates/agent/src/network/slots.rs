@@ -15,8 +15,8 @@ use wrenn_linux::nft::{self, NftError};
 use wrenn_linux::tap;
 
 use super::plan::{self, Egress, Names, TAP, UPLINK};
+use crate::calm::Calm;
 use crate::instance::Instance;
-use crate::sandbox::Calm;
 
 /// Numbers: two addresses each of a /16.
 const NUMBER_MAX: u32 = 32_767;

@@ -10,7 +10,6 @@
 
 mod birth;
 mod blanks;
-mod calm;
 mod capture;
 mod command;
 mod idle;
@@ -25,7 +24,6 @@ mod stock;
 mod templates;
 
 pub use blanks::Blank;
-pub use calm::Calm;
 pub use metrics::measure;
 pub use recovery::{purge, recover};
 pub use registry::{Refusal, Registry, Running, Touch, Used, memory_total_mib};
