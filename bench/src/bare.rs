@@ -74,7 +74,7 @@ impl Bare {
     }
 
     fn spec(&self, disk: PathBuf, memory: PathBuf) -> anyhow::Result<Spec> {
-        self.spec_on(&format!("t{}", self.count.get() + 1), [2, 0, 0, 0, 0, 1], disk, memory)
+        self.spec_on(&format!("t{}", self.count.get()), [2, 0, 0, 0, 0, 1], disk, memory)
     }
 
     fn spec_on(&self, tap: &str, mac: [u8; 6], disk: PathBuf, memory: PathBuf) -> anyhow::Result<Spec> {

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::Acceleration;
+use crate::qemu::{MACHINE, accelerator};
 
 /// A tiny guest ends within milliseconds under real KVM.
 pub const PROBE_WAIT: Duration = Duration::from_secs(5);
@@ -90,11 +91,11 @@ async fn run_guest(qemu: &Path, acceleration: Acceleration) -> Result<(), String
     let mut file = std::fs::File::create_new(&image).map_err(|e| e.to_string())?;
     std::io::Write::write_all(&mut file, &kernel()).map_err(|e| e.to_string())?;
     drop(file);
-    let (accel, cpu) = crate::qemu::accelerator(acceleration);
+    let (accel, cpu) = accelerator(acceleration);
     let kernel = image.display().to_string();
     let args = [
         "-machine",
-        "microvm,acpi=on,rtc=on,pcie=off",
+        MACHINE,
         "-accel",
         accel,
         "-cpu",

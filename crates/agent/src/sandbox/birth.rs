@@ -160,7 +160,6 @@ pub async fn start(
     steps: &Steps,
     begun: &mut Begun,
 ) -> Result<Body, BirthError> {
-    let _busy = ctx.calm.busy();
     let _turn = ctx.templates.births.acquire().await.map_err(|_| BirthError::Random)?;
     let waiting = take_blank(ctx, dir, &source, begun).await;
     let slot = match begun.slot.take() {

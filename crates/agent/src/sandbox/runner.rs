@@ -445,6 +445,7 @@ async fn start_again(
     let (id, dir) = (owner.id, owner.dir());
     let mut begun = Begun::default();
     let tried = async {
+        let _busy = owner.ctx().calm.busy();
         owner.registry.admit_memory(id, next.wish.memory_mib).map_err(|r| (r.to_string(), "no_hosts_available"))?;
         let started = match source {
             Ok(source) => start(owner.ctx(), &dir, next, source, &RESUME, &mut begun).await,

@@ -40,6 +40,9 @@ pub struct Files {
     pub tap: i32,
 }
 
+/// The machine of every guest.
+pub const MACHINE: &str = "microvm,acpi=on,rtc=on,pcie=off";
+
 /// Values of `-accel` and `-cpu`.
 pub fn accelerator(acceleration: Acceleration) -> (&'static str, &'static str) {
     match acceleration {
@@ -59,7 +62,7 @@ pub fn command_line(frame: &Frame, host: Host, begin: Begin<'_>, files: Files) -
     // Whoever looks for VMMs of a place finds one that has nothing else of it yet.
     option("-name", escaped(&frame.log));
     let backend = if matches!(begin, Begin::Blank) { String::new() } else { format!(",memory-backend={MEMORY}") };
-    option("-machine", format!("microvm,acpi=on,rtc=on,pcie=off,suppress-vmdesc=on{backend}"));
+    option("-machine", format!("{MACHINE},suppress-vmdesc=on{backend}"));
     option("-accel", accel.into());
     option("-cpu", cpu.into());
     option("-smp", frame.vcpus.to_string());

@@ -24,7 +24,7 @@ use wrenn_linux::process::{Detached, Process};
 use wrenn_linux::tool;
 
 use crate::{Acceleration, Blank, Driver, Frame, Machine, MachineState, Record, Spec, VmmError};
-pub(crate) use args::accelerator;
+pub(crate) use args::{MACHINE, accelerator};
 use blank::QemuBlank;
 use machine::QemuMachine;
 use qmp::Qmp;
