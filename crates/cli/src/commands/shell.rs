@@ -34,6 +34,8 @@ const KEYS_CHUNK: usize = 64 * 1024;
 const KEYS_WAITING: usize = 8;
 /// What a terminal sends for "no more input" (Ctrl-D).
 const END_OF_INPUT: &[u8] = &[4];
+/// Said once per broken connection, to whoever sits there.
+const BROKE: &str = "wrenn: the connection broke; making it again, what you type meanwhile is kept";
 /// Cursor to the corner, screen empty: recent output is about to come again.
 const CLEAR: &[u8] = b"\x1b[H\x1b[2J";
 
@@ -102,6 +104,9 @@ pub async fn run(args: ShellArgs, client: &Client, output: &Output) -> anyhow::R
                 }
                 if came_in {
                     (tries, pause, reached) = (0, PAUSE_MIN, true);
+                    if raw.is_some() {
+                        eprint!("\r\n{BROKE}\r\n");
+                    }
                 }
             }
             // Only what may pass is tried again, and only for a session that was there.

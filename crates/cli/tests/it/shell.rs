@@ -147,7 +147,8 @@ async fn a_session_is_left_gone_back_to_and_survives_a_broken_connection() {
     screen.type_in("echo again-$mark\r").await;
     screen.until("again-here-42").await;
     proxy.cut().await;
-    // Typed while nobody is there to take it.
+    // Keys given to a connection before anybody knows that it is broken may be lost; those typed after may not.
+    screen.until("what you type meanwhile is kept").await;
     screen.type_in("echo blind-$mark\r").await;
     proxy.mend().await;
     screen.until("\u{1b}[2J").await;
