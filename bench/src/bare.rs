@@ -125,7 +125,7 @@ impl Bare {
         }
         machine.pause().await?;
         files::reflink(&machine.record().memory, &saved.memory)?;
-        machine.capture(saved.state.clone(), saved.memory.clone()).await?;
+        machine.capture(saved.state.clone(), saved.memory.clone(), 0).await?.finish()?;
         files::reflink(&self.dir.join("disk"), &saved.disk)?;
         machine.kill(GONE).await?;
         Ok(saved)
@@ -180,7 +180,7 @@ impl Bare {
         let _ = std::fs::remove_file(&memory);
         files::reflink(&saved.memory, &memory)?;
         let begin = Instant::now();
-        machine.capture(state, memory).await?;
+        machine.capture(state, memory, 0).await?.finish()?;
         let took = begin.elapsed();
         Self::end(machine).await?;
         Ok(took)

@@ -71,12 +71,39 @@ fn sum_of(bytes: &[u8], offset: u64) -> u64 {
     pages.fold(0, |sum, (page, number)| sum.wrapping_add(xxhash_rust::xxh3::xxh3_64_with_seed(page, number)))
 }
 
-/// Copies every private page of `process`'s mappings of `file` into `target`, each to its own place in the file. The process must
-/// not run meanwhile. `target` must be as long as `file`.
+/// What a process had written at one instant, on its way into a copy of the file: some of it held in memory, the rest there.
+pub struct Taken {
+    writer: Writer,
+    /// Place in the file and length of what is held, in the order of `bytes`.
+    runs: Vec<(u64, usize)>,
+    bytes: Vec<u8>,
+}
+
+impl Taken {
+    /// Writes what was held. The process may run again.
+    ///
+    /// # Errors
+    /// The target's disk is full. The target is then half-written.
+    pub fn finish(mut self) -> io::Result<Copied> {
+        let mut rest = self.bytes.as_slice();
+        for (offset, length) in self.runs {
+            let (part, after) = rest.split_at(length);
+            for (chunk, place) in part.chunks(CHUNK_BYTES).zip((offset..).step_by(CHUNK_BYTES)) {
+                self.writer.pages(chunk, place)?;
+            }
+            rest = after;
+        }
+        Ok(self.writer.copied)
+    }
+}
+
+/// Takes every private page of `process`'s mappings of `file`, for `target`, each for its own place in the file. The process must not
+/// run meanwhile. At most `held_bytes_max` are held until [`Taken::finish`] writes them, because reading is all that the process
+/// has to stand still for; the rest is written here. `target` must be as long as `file`.
 ///
 /// # Errors
 /// The process is gone, does not map the file, or the target's disk is full. `target` is then half-written.
-pub fn copy(process: i32, file: &Path, target: &File) -> io::Result<Copied> {
+pub fn take(process: i32, file: &Path, target: File, held_bytes_max: usize) -> io::Result<Taken> {
     let identity = file.metadata()?;
     let mappings = mappings(process, &identity, file)?;
     if mappings.is_empty() {
@@ -87,12 +114,23 @@ pub fn copy(process: i32, file: &Path, target: &File) -> io::Result<Copied> {
     }
     let memory = File::open(format!("/proc/{process}/mem"))?;
     let pagemap = File::open(format!("/proc/{process}/pagemap"))?;
-    let base = File::open(file)?;
-    let mut out = Writer { base: &base, target, copied: Copied::default(), old: vec![0u8; CHUNK_BYTES] };
+    let writer = Writer { base: File::open(file)?, target, copied: Copied::default(), old: Vec::new() };
+    let mut taken = Taken { writer, runs: Vec::new(), bytes: Vec::with_capacity(held_bytes_max) };
     for mapping in mappings {
-        each_run(&pagemap, &mapping, |address, offset, bytes| out.run(&memory, address, offset, bytes))?;
+        each_run(&pagemap, &mapping, |address, offset, bytes| {
+            let room = (held_bytes_max - taken.bytes.len()) as u64;
+            // Whole pages only, and what does not fit goes straight to the target.
+            let held = bytes.min(room / PAGE_BYTES as u64 * PAGE_BYTES as u64);
+            if held > 0 {
+                let (begin, length) = (taken.bytes.len(), usize::try_from(held).map_err(io::Error::other)?);
+                taken.bytes.resize(begin + length, 0);
+                memory.read_exact_at(&mut taken.bytes[begin..], address)?;
+                taken.runs.push((offset, length));
+            }
+            taken.writer.run(&memory, address + held, offset + held, bytes - held)
+        })?;
     }
-    Ok(out.copied)
+    Ok(taken)
 }
 
 struct Mapping {
@@ -153,15 +191,15 @@ fn each_run(pagemap: &File, mapping: &Mapping, mut act: impl FnMut(u64, u64, u64
     flush(&mut run, mapping.end)
 }
 
-struct Writer<'a> {
-    base: &'a File,
-    target: &'a File,
+struct Writer {
+    base: File,
+    target: File,
     copied: Copied,
     /// What the base holds where a page is replaced.
     old: Vec<u8>,
 }
 
-impl Writer<'_> {
+impl Writer {
     fn run(&mut self, memory: &File, address: u64, offset: u64, bytes: u64) -> io::Result<()> {
         let mut buffer = vec![0u8; CHUNK_BYTES.min(usize::try_from(bytes).unwrap_or(CHUNK_BYTES))];
         let mut done = 0;
@@ -177,9 +215,9 @@ impl Writer<'_> {
 
     /// Neighbouring pages of one kind go together: one call each.
     fn pages(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        let old = &mut self.old[..bytes.len()];
-        self.base.read_exact_at(old, offset)?;
-        let change = sum_of(bytes, offset).wrapping_sub(sum_of(old, offset));
+        self.old.resize(bytes.len(), 0);
+        self.base.read_exact_at(&mut self.old, offset)?;
+        let change = sum_of(bytes, offset).wrapping_sub(sum_of(&self.old, offset));
         self.copied.checksum_change = self.copied.checksum_change.wrapping_add(change);
         let mut begin = 0;
         while begin < bytes.len() {
@@ -203,7 +241,7 @@ impl Writer<'_> {
 
     fn punch(&self, place: u64, length: u64) -> io::Result<()> {
         let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        fallocate(self.target, flags, place.cast_signed(), length.cast_signed()).map_err(Into::into)
+        fallocate(&self.target, flags, place.cast_signed(), length.cast_signed()).map_err(Into::into)
     }
 }
 
@@ -225,7 +263,6 @@ mod tests {
         let (base, copy_path) = (home.path().join("base"), home.path().join("copy"));
         let content: Vec<u8> = (0..PAGES * PAGE_BYTES).map(|i| (i / PAGE_BYTES) as u8 + 1).collect();
         std::fs::write(&base, &content).unwrap();
-        std::fs::write(&copy_path, &content).unwrap();
         let length = std::num::NonZeroUsize::new(PAGES * PAGE_BYTES).unwrap();
         let file = File::open(&base).unwrap();
         // SAFETY: a fresh private mapping of a file nobody shortens; only touched below, and unmapped at the end.
@@ -238,13 +275,26 @@ mod tests {
         memory[4 * PAGE_BYTES + 7] = 0xdd;
         memory[9 * PAGE_BYTES..10 * PAGE_BYTES].fill(0);
         std::hint::black_box(memory[20 * PAGE_BYTES]);
-        let target = File::options().read(true).write(true).open(&copy_path).unwrap();
-        let copied = copy(std::process::id().cast_signed(), &base, &target).unwrap();
-        assert_eq!((copied.written, copied.zero), (2, 1));
         let before = checksum(&file).unwrap();
-        assert_eq!(before.wrapping_add(copied.checksum_change), checksum(&target).unwrap());
-        assert_ne!(copied.checksum_change, 0);
-        assert!(std::fs::read(&copy_path).unwrap() == memory);
+        // Everything held, a part of a run held, nothing held.
+        for held in [PAGES * PAGE_BYTES, PAGE_BYTES + 1, 0] {
+            std::fs::write(&copy_path, &content).unwrap();
+            let target = File::options().read(true).write(true).open(&copy_path).unwrap();
+            let taken = take(std::process::id().cast_signed(), &base, target, held).unwrap();
+            assert_eq!(taken.bytes.len(), (held / PAGE_BYTES).min(3) * PAGE_BYTES);
+            let then = memory.to_vec();
+            // Whoever runs again may write to what is held; it may not be seen in the copy.
+            let still = if held >= 3 * PAGE_BYTES { std::mem::replace(&mut memory[3 * PAGE_BYTES], 1) } else { 0xee };
+            let copied = taken.finish().unwrap();
+            memory[3 * PAGE_BYTES] = still;
+            assert_eq!((copied.written, copied.zero), (2, 1));
+            assert_eq!(
+                before.wrapping_add(copied.checksum_change),
+                checksum(&File::open(&copy_path).unwrap()).unwrap()
+            );
+            assert_ne!(copied.checksum_change, 0);
+            assert!(std::fs::read(&copy_path).unwrap() == then);
+        }
         assert!(std::fs::read(&base).unwrap() == content, "the base must never change");
         // SAFETY: mapped above with this length; no reference to it is used after this.
         unsafe { munmap(place, length.get()).unwrap() };
@@ -253,7 +303,7 @@ mod tests {
     #[test]
     fn a_process_that_does_not_map_the_file_is_an_error() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let error = copy(std::process::id().cast_signed(), file.path(), file.as_file()).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        let taken = take(std::process::id().cast_signed(), file.path(), file.reopen().unwrap(), 0);
+        assert_eq!(taken.err().unwrap().kind(), io::ErrorKind::NotFound);
     }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
+use wrenn_linux::private_pages::{Copied, Taken};
 use wrenn_linux::process::Identity;
 
 pub mod probe;
@@ -85,16 +86,17 @@ pub enum MachineState {
     Down,
 }
 
-/// What a capture wrote.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a capture took of a machine that stands still.
 pub struct Captured {
     pub state_bytes: u64,
-    /// Pages of 4 KiB that were copied, and those that were all zeros and became holes.
-    pub pages_written: u64,
-    pub pages_zero: u64,
-    /// To be added (wrapping) to the checksum of the file it was mapped over, to get the copy's
-    /// ([`wrenn_linux::private_pages::checksum`]).
-    pub checksum_change: u64,
+    memory: Taken,
+}
+
+impl Captured {
+    /// Writes what of the memory is not in its file yet; the machine may go on meanwhile. For a thread that may block.
+    pub fn finish(self) -> Result<Copied, VmmError> {
+        self.memory.finish().map_err(|error| VmmError::new("write the memory of", error))
+    }
 }
 
 /// An act on a machine failed.
@@ -158,8 +160,14 @@ pub trait Machine: Send + Sync {
     fn pause(&self) -> BoxFuture<'_, Result<(), VmmError>>;
     fn resume(&self) -> BoxFuture<'_, Result<(), VmmError>>;
     /// Writes a paused machine down: its device state into the new file `state`, and into `memory`, a copy of the file its
-    /// memory is mapped over, every page it has written since. Neither is synced. The machine stays paused and can go on.
-    fn capture(&self, state: PathBuf, memory: PathBuf) -> BoxFuture<'_, Result<Captured, VmmError>>;
+    /// memory is mapped over, every page it has written since. At most `held_bytes_max` of them are held for
+    /// [`Captured::finish`]. Neither file is synced. The machine stays paused and can go on.
+    fn capture(
+        &self,
+        state: PathBuf,
+        memory: PathBuf,
+        held_bytes_max: usize,
+    ) -> BoxFuture<'_, Result<Captured, VmmError>>;
     /// Tells the guest that its disk has grown to `bytes`.
     fn grow_disk(&self, bytes: u64) -> BoxFuture<'_, Result<(), VmmError>>;
     /// Asks the guest to use only so much memory, MiB. Refused by a machine without a balloon.

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use wrenn_domain::limits::PAUSE_DISK_RESERVE_BYTES;
-use wrenn_vmm::{Captured, VmmError};
+use wrenn_vmm::VmmError;
 
 use super::birth::{Body, KERNEL_VERSION};
 use super::report::now_ms;
@@ -43,6 +43,16 @@ pub enum After {
     GoOn,
     /// It stays as it is: its VM is about to end.
     StandStill,
+}
+
+impl After {
+    /// Bytes of memory written down only when the guest goes on: it stands still while they are read, not while they are written.
+    fn held_bytes_max(self) -> usize {
+        match self {
+            Self::GoOn => 32 << 20,
+            Self::StandStill => 0,
+        }
+    }
 }
 
 /// Steps of one kind of capture at which a test may interrupt it.
@@ -97,7 +107,7 @@ pub async fn write_down(
     let taken = async {
         body.machine.pause().await?;
         reach(steps.frozen);
-        let captured = body.machine.capture(draft.state(), draft.memory()).await?;
+        let captured = body.machine.capture(draft.state(), draft.memory(), after.held_bytes_max()).await?;
         reach(steps.written);
         draft.take_disk(&dir.join("disk"))?;
         Ok::<_, CaptureError>(captured)
@@ -115,10 +125,17 @@ pub async fn write_down(
     if after == After::GoOn {
         reach(steps.thawed);
     }
-    let manifest = manifest(ctx, body, dir, &draft, captured)?;
-    let sealed = tokio::task::spawn_blocking(move || draft.seal(&manifest).map(|()| draft)).await;
-    let outcome = sealed.map_err(|_| CaptureError::GivenUp)?.map_err(CaptureError::from);
-    match outcome {
+    let sealed = async {
+        let mut manifest = manifest(ctx, body, dir, &draft, captured.state_bytes)?;
+        let work = tokio::task::spawn_blocking(move || {
+            let memory = &mut manifest.memory;
+            memory.checksum = memory.checksum.wrapping_add(captured.finish()?.checksum_change);
+            draft.seal(&manifest)?;
+            Ok(draft)
+        });
+        work.await.unwrap_or(Err(CaptureError::GivenUp))
+    };
+    match sealed.await {
         Ok(draft) => {
             reach(steps.sealed);
             Ok((draft, stood_still))
@@ -152,13 +169,8 @@ pub async fn snapshot(
     Ok((draft.commit()?, stood_still))
 }
 
-fn manifest(
-    ctx: &Context,
-    body: &Body,
-    dir: &Path,
-    draft: &Draft,
-    captured: Captured,
-) -> Result<Manifest, CaptureError> {
+/// All but what the pages written since the start change in the memory's checksum.
+fn manifest(ctx: &Context, body: &Body, dir: &Path, draft: &Draft, state_bytes: u64) -> Result<Manifest, CaptureError> {
     let (ledger, wish) = (&body.ledger, &body.ledger.wish);
     let disk = dir.join("disk");
     let disk_bytes = disk.metadata().map_err(|source| StorageError::File { act: "read", path: disk, source })?.len();
@@ -172,11 +184,8 @@ fn manifest(
         vcpus: wish.vcpus,
         memory_mib: wish.memory_mib,
         disk_bytes,
-        state: mark_state(&draft.state(), captured.state_bytes)?,
-        memory: Mark {
-            bytes: u64::from(wish.memory_mib) << 20,
-            checksum: ledger.memory_checksum.wrapping_add(captured.checksum_change),
-        },
+        state: mark_state(&draft.state(), state_bytes)?,
+        memory: Mark { bytes: u64::from(wish.memory_mib) << 20, checksum: ledger.memory_checksum },
         boot_id: ctx.boot_id.clone(),
         default_user: wish.default_user.clone(),
         default_workdir: ledger.workdir.clone(),

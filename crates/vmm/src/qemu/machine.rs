@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 use serde_json::json;
 use tokio::net::UnixStream;
 use tokio::sync::watch;
-use wrenn_linux::private_pages;
+use wrenn_linux::private_pages::{self, Taken};
 use wrenn_linux::process::Process;
 
 use super::args::CONSOLE_BYTES;
@@ -100,14 +100,14 @@ impl QemuMachine {
     }
 
     /// Memory by us: the pages the guest has written since it was started.
-    async fn copy_memory(&self, target: PathBuf) -> Result<private_pages::Copied, VmmError> {
+    async fn take_memory(&self, target: PathBuf, held_bytes_max: usize) -> Result<Taken, VmmError> {
         const ACT: &str = "capture";
         let (pid, base) = (self.process.identity().pid, self.places().memory);
-        let copied = tokio::task::spawn_blocking(move || {
+        let taken = tokio::task::spawn_blocking(move || {
             let target = std::fs::File::options().read(true).write(true).open(target)?;
-            private_pages::copy(pid, &base, &target)
+            private_pages::take(pid, &base, target, held_bytes_max)
         });
-        copied.await.map_err(|error| VmmError::new(ACT, error))?.map_err(|error| VmmError::new(ACT, error))
+        taken.await.map_err(|error| VmmError::new(ACT, error))?.map_err(|error| VmmError::new(ACT, error))
     }
 
     async fn migration_ended(&self, act: &'static str) -> Result<(), VmmError> {
@@ -168,19 +168,19 @@ impl Machine for QemuMachine {
         Box::pin(async move { self.command("resume", "cont", json!({})).await.map(drop) })
     }
 
-    fn capture(&self, state: PathBuf, memory: PathBuf) -> BoxFuture<'_, Result<Captured, VmmError>> {
+    fn capture(
+        &self,
+        state: PathBuf,
+        memory: PathBuf,
+        held_bytes_max: usize,
+    ) -> BoxFuture<'_, Result<Captured, VmmError>> {
         Box::pin(async move {
             if self.state().await? != MachineState::Paused {
                 return Err(VmmError::new("capture", "it is not paused"));
             }
             let state_bytes = self.save(&state).await?;
-            let copied = self.copy_memory(memory).await?;
-            Ok(Captured {
-                state_bytes,
-                pages_written: copied.written,
-                pages_zero: copied.zero,
-                checksum_change: copied.checksum_change,
-            })
+            let memory = self.take_memory(memory, held_bytes_max).await?;
+            Ok(Captured { state_bytes, memory })
         })
     }
 

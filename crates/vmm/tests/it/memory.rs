@@ -6,21 +6,30 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use wrenn_linux::files;
+use wrenn_linux::private_pages::{Copied, PAGE_BYTES};
 use wrenn_vmm::{Captured, Driver, Machine, MachineState};
 
 use super::harness::{Bench, MEMORY_MIB, hears, last};
 
 const GONE: Duration = Duration::from_secs(10);
 
-/// A copy of what its memory is mapped over, with the machine's pages in it.
-async fn capture(bench: &Bench, machine: &Arc<dyn Machine>, name: &str) -> (PathBuf, PathBuf, Captured) {
+/// Held until a capture is finished: less than any guest here writes, so that both ways are taken.
+const HELD_BYTES: usize = 2 << 20;
+
+/// A copy of what its memory is mapped over; finished, with the machine's pages in it.
+async fn begin(bench: &Bench, machine: &Arc<dyn Machine>, name: &str) -> (PathBuf, PathBuf, Captured) {
     let (state, memory) = (bench.path(&format!("{name}.state")), bench.path(&format!("{name}.memory")));
     let base = machine.record().memory;
     if files::reflink(&base, &memory).is_err() {
         files::copy_sparse(&base, &memory).unwrap();
     }
-    let captured = machine.capture(state.clone(), memory.clone()).await.unwrap();
+    let captured = machine.capture(state.clone(), memory.clone(), HELD_BYTES).await.unwrap();
     (state, memory, captured)
+}
+
+async fn capture(bench: &Bench, machine: &Arc<dyn Machine>, name: &str) -> (PathBuf, PathBuf, Copied) {
+    let (state, memory, captured) = begin(bench, machine, name).await;
+    (state, memory, captured.finish().unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -30,11 +39,13 @@ async fn a_capture_goes_on_where_the_machine_was_and_the_machine_goes_on_too() {
     hears(&machine, 3).await;
     machine.pause().await.unwrap();
     let at = last(&machine).await.unwrap();
-    let (state, memory, captured) = capture(&bench, &machine, "one").await;
-    assert!(captured.pages_written > 1000, "{captured:?}");
+    let (state, memory, captured) = begin(&bench, &machine, "one").await;
     assert_eq!(memory.metadata().unwrap().len(), u64::from(MEMORY_MIB) << 20);
     machine.resume().await.unwrap();
     assert_eq!(hears(&machine, at.count + 2).await.nonce, at.nonce);
+    // What it wrote since it went on is not in its capture.
+    let captured = captured.finish().unwrap();
+    assert!(captured.written * PAGE_BYTES as u64 > 2 * HELD_BYTES as u64, "{captured:?}");
 
     let restored = bench.driver.restore(bench.spec("b", memory.clone()), state.clone()).await.unwrap();
     assert_eq!(restored.state().await.unwrap(), MachineState::Paused);
@@ -48,7 +59,7 @@ async fn a_capture_goes_on_where_the_machine_was_and_the_machine_goes_on_too() {
     restored.pause().await.unwrap();
     let later = last(&restored).await.unwrap();
     let (state2, memory2, again) = capture(&bench, &restored, "two").await;
-    assert!(again.pages_written + again.pages_zero < captured.pages_written / 2, "{again:?} after {captured:?}");
+    assert!(again.written + again.zero < captured.written / 2, "{again:?} after {captured:?}");
     restored.kill(GONE).await.unwrap();
     let third = bench.driver.restore(bench.spec("c", memory2), state2).await.unwrap();
     third.resume().await.unwrap();
@@ -82,7 +93,7 @@ async fn a_running_machine_is_not_captured_and_a_grown_disk_is_seen() {
     let machine = bench.boot("a").await;
     let said = hears(&machine, 1).await;
     assert_eq!(said.sectors, (16 << 20) / 512);
-    assert!(machine.capture(bench.path("s"), bench.path("m")).await.is_err());
+    assert!(machine.capture(bench.path("s"), bench.path("m"), 0).await.is_err());
     machine.pause().await.unwrap();
     let (state, memory, _) = capture(&bench, &machine, "base").await;
     machine.kill(GONE).await.unwrap();
@@ -108,9 +119,10 @@ async fn torn_device_state_is_refused_and_no_vmm_is_left() {
     let machine = bench.boot("a").await;
     hears(&machine, 0).await;
     machine.pause().await.unwrap();
-    let (state, memory, captured) = capture(&bench, &machine, "base").await;
+    let (state, memory, captured) = begin(&bench, &machine, "base").await;
     machine.kill(GONE).await.unwrap();
     File::options().write(true).open(&state).unwrap().set_len(captured.state_bytes / 2).unwrap();
+    captured.finish().unwrap();
     let spec = bench.spec("b", memory);
     let mark = spec.frame.run_dir.display().to_string();
     assert!(bench.driver.restore(spec, state).await.is_err());
