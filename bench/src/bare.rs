@@ -20,6 +20,8 @@ use crate::guest::Guest;
 const QEMU: &str = "/usr/bin/qemu-system-x86_64";
 const WAIT: Duration = Duration::from_secs(60);
 const GONE: Duration = Duration::from_secs(10);
+/// Of a guest that comes back.
+const BACK_TAP: &str = "back";
 /// Counts on the console as fast as a guest that sleeps between can.
 const LOOP: &str = "#!/bin/sh\ni=0\nwhile :; do i=$((i+1)); echo \"ECHO $i\" > /dev/ttyS0; sleep 0.005; done\n";
 
@@ -34,6 +36,17 @@ pub struct Bare {
     name: String,
     memory_mib: u32,
     count: std::cell::Cell<u32>,
+}
+
+/// A capsule's guest under the bare VMM.
+pub struct Back {
+    /// Until its envd had run a command.
+    pub took: Duration,
+    machine: Arc<dyn Machine>,
+    /// A connection to its envd.
+    pub envd: Direct,
+    disk: PathBuf,
+    memory: PathBuf,
 }
 
 /// A guest written down by the VMM.
@@ -125,7 +138,8 @@ impl Bare {
         }
         machine.pause().await?;
         files::reflink(&machine.record().memory, &saved.memory)?;
-        machine.capture(saved.state.clone(), saved.memory.clone(), 0).await?.finish()?;
+        let taker = machine.expect_capture(saved.memory.clone(), 0).await?;
+        machine.capture(saved.state.clone(), taker).await?.finish()?;
         files::reflink(&self.dir.join("disk"), &saved.disk)?;
         machine.kill(GONE).await?;
         Ok(saved)
@@ -149,27 +163,54 @@ impl Bare {
     }
 
     /// From a paused capsule's files, in this directory, to the end of a command asked of its envd.
-    pub async fn come_back(&self, capture: &Path) -> anyhow::Result<Duration> {
-        const TAP: &str = "back";
+    pub async fn come_back(&self, capture: &Path) -> anyhow::Result<Back> {
         let netns = self.netns.as_ref().context("the namespace is there until the end")?;
         let links = Links::inside(netns)?;
-        netns.run(|| tap::open(TAP))?;
-        links.set_mac(TAP, GATEWAY_MAC).await?;
-        links.configure(TAP, GATEWAY_ADDR, LINK_PREFIX).await?;
-        links.neighbour(TAP, GUEST_ADDR, GUEST_MAC).await?;
+        netns.run(|| tap::open(BACK_TAP))?;
+        links.set_mac(BACK_TAP, GATEWAY_MAC).await?;
+        links.configure(BACK_TAP, GATEWAY_ADDR, LINK_PREFIX).await?;
+        links.neighbour(BACK_TAP, GUEST_ADDR, GUEST_MAC).await?;
         let guest = Guest::paused(&self.name, capture)?;
         let begin = Instant::now();
-        let disk = self.dir.join("back.disk");
+        let (disk, memory) = (self.dir.join("back.disk"), capture.join("memory"));
         files::reflink(&capture.join("disk"), &disk)?;
-        let spec = self.spec_on(TAP, GUEST_MAC, disk.clone(), capture.join("memory"))?;
+        let spec = self.spec_on(BACK_TAP, GUEST_MAC, disk.clone(), memory.clone())?;
         let machine = self.driver.restore(spec, capture.join("state")).await?;
         machine.resume().await?;
-        Direct::connect(&guest).await?.run("/bin/echo", "ready").await?;
-        let took = begin.elapsed();
-        Self::end(machine).await?;
-        links.remove(TAP).await?;
-        std::fs::remove_file(&disk)?;
-        Ok(took)
+        let mut envd = Direct::connect(&guest).await?;
+        envd.run("/bin/echo", &["ready"]).await?;
+        Ok(Back { took: begin.elapsed(), machine, envd, disk, memory })
+    }
+
+    /// What a pause has to do, with nobody to ask for it and nothing to note: how long it takes.
+    pub async fn pause(&self, back: &mut Back) -> anyhow::Result<Duration> {
+        let [state, memory, disk] = ["state", "memory", "disk"].map(|name| self.dir.join(format!("paused.{name}")));
+        for file in [&state, &memory, &disk] {
+            let _ = std::fs::remove_file(file);
+        }
+        let begin = Instant::now();
+        let (base, target) = (back.memory.clone(), memory.clone());
+        let shared = tokio::task::spawn_blocking(move || files::reflink(&base, &target));
+        let (shared, prepared) = tokio::join!(shared, back.envd.prepare());
+        prepared?;
+        shared??;
+        let taker = back.machine.expect_capture(memory.clone(), 0).await?;
+        back.machine.pause().await?;
+        back.machine.capture(state.clone(), taker).await?.finish()?;
+        files::reflink(&back.disk, &disk)?;
+        for file in [&state, &memory, &disk] {
+            std::fs::File::open(file)?.sync_all()?;
+        }
+        files::sync_directory(&self.dir)?;
+        Ok(begin.elapsed())
+    }
+
+    /// Ends a guest that came back.
+    pub async fn end_back(&self, back: Back) -> anyhow::Result<()> {
+        Self::end(back.machine).await?;
+        let netns = self.netns.as_ref().context("the namespace is there until the end")?;
+        Links::inside(netns)?.remove(BACK_TAP).await?;
+        Ok(std::fs::remove_file(&back.disk)?)
     }
 
     /// How long the VMM needs to write down the state of a guest's devices, when there is no memory to be written.
@@ -179,8 +220,9 @@ impl Bare {
         let _ = std::fs::remove_file(&state);
         let _ = std::fs::remove_file(&memory);
         files::reflink(&saved.memory, &memory)?;
+        let taker = machine.expect_capture(memory, 0).await?;
         let begin = Instant::now();
-        machine.capture(state, memory, 0).await?.finish()?;
+        machine.capture(state, taker).await?.finish()?;
         let took = begin.elapsed();
         Self::end(machine).await?;
         Ok(took)

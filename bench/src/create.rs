@@ -41,7 +41,9 @@ pub fn run(bench: &Bench, report: &mut Report) -> anyhow::Result<()> {
             let id = rest.create_until_exec().await?;
             ours.push(begin.elapsed());
             rest.pause(&id).await?;
-            same.push(bare.come_back(&capture_of(bench, &id)?).await?);
+            let back = bare.come_back(&capture_of(bench, &id)?).await?;
+            same.push(back.took);
+            bare.end_back(back).await?;
             let begin = Instant::now();
             rest.resume_until_exec(&id).await?;
             resumed.push(begin.elapsed());
@@ -69,7 +71,7 @@ pub fn run(bench: &Bench, report: &mut Report) -> anyhow::Result<()> {
 }
 
 /// Where a paused capsule is.
-fn capture_of(bench: &Bench, id: &str) -> anyhow::Result<std::path::PathBuf> {
+pub fn capture_of(bench: &Bench, id: &str) -> anyhow::Result<std::path::PathBuf> {
     let dir = bench.stack.store().join("sandboxes").join(id);
     let entries = std::fs::read_dir(&dir)?.flatten().map(|entry| entry.path());
     let mut captures = entries.filter(|path| path.join("manifest.json").exists());

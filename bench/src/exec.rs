@@ -26,12 +26,12 @@ pub fn run(bench: &Bench, report: &mut Report) -> anyhow::Result<()> {
         // Warm both paths and the guest's page cache.
         for _ in 0..3 {
             rest.exec(&id, "/bin/true", &["x"]).await?;
-            direct.run("/bin/true", "x").await?;
+            direct.run("/bin/true", &["x"]).await?;
         }
         let (mut ours, mut floor) = (Vec::new(), Vec::new());
         for _ in 0..runs {
             let begin = Instant::now();
-            direct.run("/bin/true", "x").await?;
+            direct.run("/bin/true", &["x"]).await?;
             floor.push(begin.elapsed());
             let begin = Instant::now();
             rest.exec(&id, "/bin/true", &["x"]).await?;
@@ -64,8 +64,8 @@ impl Direct {
     }
 
     /// `process.Process/Start`, read to its end event.
-    pub async fn run(&mut self, program: &str, argument: &str) -> anyhow::Result<()> {
-        let message = json!({"process": {"cmd": program, "args": [argument]}, "stdin": false}).to_string();
+    pub async fn run(&mut self, program: &str, arguments: &[&str]) -> anyhow::Result<()> {
+        let message = json!({"process": {"cmd": program, "args": arguments}, "stdin": false}).to_string();
         let mut body = vec![0u8];
         body.extend_from_slice(&u32::try_from(message.len())?.to_be_bytes());
         body.extend_from_slice(message.as_bytes());
@@ -75,12 +75,22 @@ impl Direct {
             .header("content-type", "application/connect+json")
             .header("connect-protocol-version", "1")
             .body(Full::new(Bytes::from(body)))?;
-        self.sender.ready().await?;
-        let response = self.sender.send_request(request).await?;
-        ensure!(response.status().is_success(), "envd: {}", response.status());
-        let answer = response.into_body().collect().await?.to_bytes();
+        let answer = self.send(request).await?;
         let text = String::from_utf8_lossy(&answer);
         ensure!(text.contains("\"end\""), "no end event: {text}");
         Ok(())
+    }
+
+    /// What envd is asked before its guest is written down.
+    pub async fn prepare(&mut self) -> anyhow::Result<()> {
+        let request = Request::post("/snapshot/prepare").header("host", "guest").header("x-access-token", &self.token);
+        self.send(request.body(Full::default())?).await.map(drop)
+    }
+
+    async fn send(&mut self, request: Request<Full<Bytes>>) -> anyhow::Result<Bytes> {
+        self.sender.ready().await?;
+        let response = self.sender.send_request(request).await?;
+        ensure!(response.status().is_success(), "envd: {}", response.status());
+        Ok(response.into_body().collect().await?.to_bytes())
     }
 }

@@ -16,8 +16,9 @@ use nix::unistd::{Whence, lseek};
 
 /// Bytes of a page on every machine we run on.
 pub const PAGE_BYTES: usize = 4096;
-/// Pages whose entries are read at once: 2 MiB of pagemap.
-const ENTRIES: usize = 256 * 1024;
+/// Pages whose entries are read at once: 256 KiB of pagemap, which stay in the processor's cache.
+const ENTRIES: usize = 32 * 1024;
+const ENTRY_BYTES: usize = 8;
 /// Bytes moved at once.
 const CHUNK_BYTES: usize = 1024 * 1024;
 
@@ -71,6 +72,69 @@ fn sum_of(bytes: &[u8], offset: u64) -> u64 {
     pages.fold(0, |sum, (page, number)| sum.wrapping_add(xxhash_rust::xxh3::xxh3_64_with_seed(page, number)))
 }
 
+/// A process and a copy of its file, ready for its pages. Made ahead of the moment, because the process has to stand still from then
+/// on: what can be opened, looked up and allocated before is.
+pub struct Taker {
+    mappings: Vec<Mapping>,
+    memory: File,
+    pagemap: File,
+    /// Pagemap entries, as read.
+    entries: Vec<u8>,
+    /// Room for pages, each of its own touched already.
+    room: Vec<u8>,
+    writer: Writer,
+}
+
+impl Taker {
+    /// For the private pages of `process`'s mappings of `file`, each into its own place in `target`, which must be as long. At most
+    /// `held_bytes_max` of them are held until [`Taken::finish`].
+    ///
+    /// # Errors
+    /// The process is gone or does not map the file.
+    pub fn new(process: i32, file: &Path, target: File, held_bytes_max: usize) -> io::Result<Self> {
+        let mappings = mappings(process, &file.metadata()?, file)?;
+        if mappings.is_empty() {
+            let why = format!("process {process} does not map {}", file.display());
+            return Err(io::Error::new(io::ErrorKind::NotFound, why));
+        }
+        // What it has now, and an eighth for what it still writes.
+        let expected = crate::process::anonymous_bytes(process).unwrap_or(0);
+        let room = usize::try_from(expected + expected / 8).unwrap_or(held_bytes_max).min(held_bytes_max);
+        Ok(Self {
+            mappings,
+            memory: File::open(format!("/proc/{process}/mem"))?,
+            pagemap: File::open(format!("/proc/{process}/pagemap"))?,
+            entries: vec![1; ENTRIES * ENTRY_BYTES],
+            room: vec![1; room / PAGE_BYTES * PAGE_BYTES],
+            writer: Writer { base: File::open(file)?, target, copied: Copied::default(), old: Vec::new() },
+        })
+    }
+
+    /// Takes them. The process must stand still meanwhile, and need not after: reading is all it has to wait for. What the room
+    /// does not hold is written here.
+    ///
+    /// # Errors
+    /// The process is gone, or the target's disk is full. `target` is then half-written.
+    pub fn take(self) -> io::Result<Taken> {
+        let Self { mappings, memory, pagemap, mut entries, mut room, mut writer } = self;
+        let (mut runs, mut used) = (Vec::new(), 0);
+        for mapping in mappings {
+            each_run(&pagemap, &mut entries, &mapping, |address, offset, bytes| {
+                let held = usize::try_from(bytes).unwrap_or(usize::MAX).min(room.len() - used);
+                if held > 0 {
+                    memory.read_exact_at(&mut room[used..used + held], address)?;
+                    runs.push((offset, held));
+                    used += held;
+                }
+                let held = held as u64;
+                writer.run(&memory, address + held, offset + held, bytes - held)
+            })?;
+        }
+        room.truncate(used);
+        Ok(Taken { writer, runs, bytes: room })
+    }
+}
+
 /// What a process had written at one instant, on its way into a copy of the file: some of it held in memory, the rest there.
 pub struct Taken {
     writer: Writer,
@@ -95,42 +159,6 @@ impl Taken {
         }
         Ok(self.writer.copied)
     }
-}
-
-/// Takes every private page of `process`'s mappings of `file`, for `target`, each for its own place in the file. The process must not
-/// run meanwhile. At most `held_bytes_max` are held until [`Taken::finish`] writes them, because reading is all that the process
-/// has to stand still for; the rest is written here. `target` must be as long as `file`.
-///
-/// # Errors
-/// The process is gone, does not map the file, or the target's disk is full. `target` is then half-written.
-pub fn take(process: i32, file: &Path, target: File, held_bytes_max: usize) -> io::Result<Taken> {
-    let identity = file.metadata()?;
-    let mappings = mappings(process, &identity, file)?;
-    if mappings.is_empty() {
-        return Err(io::Error::new(
-            io::ErrorKind::NotFound,
-            format!("process {process} does not map {}", file.display()),
-        ));
-    }
-    let memory = File::open(format!("/proc/{process}/mem"))?;
-    let pagemap = File::open(format!("/proc/{process}/pagemap"))?;
-    let writer = Writer { base: File::open(file)?, target, copied: Copied::default(), old: Vec::new() };
-    let mut taken = Taken { writer, runs: Vec::new(), bytes: Vec::with_capacity(held_bytes_max) };
-    for mapping in mappings {
-        each_run(&pagemap, &mapping, |address, offset, bytes| {
-            let room = (held_bytes_max - taken.bytes.len()) as u64;
-            // Whole pages only, and what does not fit goes straight to the target.
-            let held = bytes.min(room / PAGE_BYTES as u64 * PAGE_BYTES as u64);
-            if held > 0 {
-                let (begin, length) = (taken.bytes.len(), usize::try_from(held).map_err(io::Error::other)?);
-                taken.bytes.resize(begin + length, 0);
-                memory.read_exact_at(&mut taken.bytes[begin..], address)?;
-                taken.runs.push((offset, length));
-            }
-            taken.writer.run(&memory, address + held, offset + held, bytes - held)
-        })?;
-    }
-    Ok(taken)
 }
 
 struct Mapping {
@@ -162,9 +190,13 @@ fn mappings(process: i32, identity: &std::fs::Metadata, file: &Path) -> io::Resu
 }
 
 /// Calls `act` with address, place in the file and length of every run of private pages.
-fn each_run(pagemap: &File, mapping: &Mapping, mut act: impl FnMut(u64, u64, u64) -> io::Result<()>) -> io::Result<()> {
+fn each_run(
+    pagemap: &File,
+    entries: &mut [u8],
+    mapping: &Mapping,
+    mut act: impl FnMut(u64, u64, u64) -> io::Result<()>,
+) -> io::Result<()> {
     const PAGE: u64 = PAGE_BYTES as u64;
-    let mut entries = vec![0u8; ENTRIES * 8];
     let mut address = mapping.begin;
     let mut run: Option<u64> = None;
     let mut flush = |run: &mut Option<u64>, end: u64| -> io::Result<()> {
@@ -175,9 +207,9 @@ fn each_run(pagemap: &File, mapping: &Mapping, mut act: impl FnMut(u64, u64, u64
     };
     while address < mapping.end {
         let pages = usize::try_from((mapping.end - address) / PAGE).unwrap_or(ENTRIES).min(ENTRIES);
-        let part = &mut entries[..pages * 8];
-        pagemap.read_exact_at(part, address / PAGE * 8)?;
-        for entry in part.chunks_exact(8) {
+        let part = &mut entries[..pages * ENTRY_BYTES];
+        pagemap.read_exact_at(part, address / PAGE * ENTRY_BYTES as u64)?;
+        for entry in part.chunks_exact(ENTRY_BYTES) {
             let bits = u64::from_le_bytes(entry.try_into().unwrap_or_default());
             let private = bits & SWAPPED != 0 || (bits & PRESENT != 0 && bits & FILE_OR_SHARED == 0);
             if private {
@@ -280,7 +312,7 @@ mod tests {
         for held in [PAGES * PAGE_BYTES, PAGE_BYTES + 1, 0] {
             std::fs::write(&copy_path, &content).unwrap();
             let target = File::options().read(true).write(true).open(&copy_path).unwrap();
-            let taken = take(std::process::id().cast_signed(), &base, target, held).unwrap();
+            let taken = Taker::new(std::process::id().cast_signed(), &base, target, held).unwrap().take().unwrap();
             assert_eq!(taken.bytes.len(), (held / PAGE_BYTES).min(3) * PAGE_BYTES);
             let then = memory.to_vec();
             // Whoever runs again may write to what is held; it may not be seen in the copy.
@@ -303,7 +335,7 @@ mod tests {
     #[test]
     fn a_process_that_does_not_map_the_file_is_an_error() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let taken = take(std::process::id().cast_signed(), file.path(), file.reopen().unwrap(), 0);
-        assert_eq!(taken.err().unwrap().kind(), io::ErrorKind::NotFound);
+        let taker = Taker::new(std::process::id().cast_signed(), file.path(), file.reopen().unwrap(), 0);
+        assert_eq!(taker.err().unwrap().kind(), io::ErrorKind::NotFound);
     }
 }

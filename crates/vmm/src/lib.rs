@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
-use wrenn_linux::private_pages::{Copied, Taken};
+use wrenn_linux::private_pages::{Copied, Taken, Taker};
 use wrenn_linux::process::Identity;
 
 pub mod probe;
@@ -159,15 +159,12 @@ pub trait Machine: Send + Sync {
     /// Stops all vCPUs.
     fn pause(&self) -> BoxFuture<'_, Result<(), VmmError>>;
     fn resume(&self) -> BoxFuture<'_, Result<(), VmmError>>;
-    /// Writes a paused machine down: its device state into the new file `state`, and into `memory`, a copy of the file its
-    /// memory is mapped over, every page it has written since. At most `held_bytes_max` of them are held for
-    /// [`Captured::finish`]. Neither file is synced. The machine stays paused and can go on.
-    fn capture(
-        &self,
-        state: PathBuf,
-        memory: PathBuf,
-        held_bytes_max: usize,
-    ) -> BoxFuture<'_, Result<Captured, VmmError>>;
+    /// Gets ready to capture its memory into `memory`, a copy of the file it is mapped over: everything that can be done while
+    /// it still runs. At most `held_bytes_max` will be held for [`Captured::finish`].
+    fn expect_capture(&self, memory: PathBuf, held_bytes_max: usize) -> BoxFuture<'_, Result<Taker, VmmError>>;
+    /// Writes a paused machine down: its device state into the new file `state`, and into what the taker was made for every page it
+    /// has written since it was started. Neither file is synced. The machine stays paused and can go on.
+    fn capture(&self, state: PathBuf, taker: Taker) -> BoxFuture<'_, Result<Captured, VmmError>>;
     /// Tells the guest that its disk has grown to `bytes`.
     fn grow_disk(&self, bytes: u64) -> BoxFuture<'_, Result<(), VmmError>>;
     /// Asks the guest to use only so much memory, MiB. Refused by a machine without a balloon.

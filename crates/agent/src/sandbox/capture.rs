@@ -92,12 +92,17 @@ pub async fn write_down(
     let pid = body.machine.record().process.pid;
     let reach = |point: Option<Point>| ctx.faults.reach(point, Some(pid));
     ctx.store.admit_bytes(wrenn_linux::process::anonymous_bytes(pid).unwrap_or(0), PAUSE_DISK_RESERVE_BYTES)?;
-    let (begin, base) = (Draft::begin(place)?, dir.join("memory"));
+    let (draft, base) = (Draft::begin(place)?, dir.join("memory"));
     // Sharing a file of many pieces takes as long as the guest's sync.
-    let begun = tokio::task::spawn_blocking(move || begin.begin_memory(&base).map(|()| begin));
-    let (begun, ()) = tokio::join!(begun, guest::prepare(&body.guest));
-    let draft = match begun.map_err(|_| CaptureError::GivenUp).and_then(|begun| begun.map_err(CaptureError::from)) {
-        Ok(draft) => draft,
+    let ready = async {
+        let begun = tokio::task::spawn_blocking(move || draft.begin_memory(&base).map(|()| draft));
+        let draft = begun.await.map_err(|_| CaptureError::GivenUp)??;
+        let taker = body.machine.expect_capture(draft.memory(), after.held_bytes_max()).await?;
+        Ok((draft, taker))
+    };
+    let (ready, ()) = tokio::join!(ready, guest::prepare(&body.guest));
+    let (draft, taker) = match ready {
+        Ok(ready) => ready,
         Err(error) => {
             guest::go_on(&body.guest, &body.ledger.lifecycle).await;
             return Err(error);
@@ -107,7 +112,7 @@ pub async fn write_down(
     let taken = async {
         body.machine.pause().await?;
         reach(steps.frozen);
-        let captured = body.machine.capture(draft.state(), draft.memory(), after.held_bytes_max()).await?;
+        let captured = body.machine.capture(draft.state(), taker).await?;
         reach(steps.written);
         draft.take_disk(&dir.join("disk"))?;
         Ok::<_, CaptureError>(captured)

@@ -140,15 +140,23 @@ impl Draft {
         files::reflink(disk, &self.fresh.join(DISK)).map(drop).map_err(failed("share", disk))
     }
 
-    /// Syncs what was written and writes the manifest. After this only the rename is missing.
+    /// Writes the manifest and syncs all of it. After this only the rename is missing.
     pub fn seal(&self, manifest: &Manifest) -> Result<(), StorageError> {
-        for name in [STATE, MEMORY, DISK] {
-            let path = self.fresh.join(name);
-            File::open(&path).and_then(|file| file.sync_all()).map_err(failed("sync", &path))?;
-        }
         let path = self.fresh.join(MANIFEST);
-        let bytes = serde_json::to_vec(manifest).map_err(io::Error::other);
-        bytes.and_then(|bytes| files::replace(&path, &bytes)).map_err(failed("write", &path))
+        let written = serde_json::to_vec(manifest).map_err(io::Error::other).and_then(|bytes| {
+            use std::os::unix::fs::OpenOptionsExt;
+            let mut file = File::options().write(true).create_new(true).mode(0o600).open(&path)?;
+            io::Write::write_all(&mut file, &bytes)
+        });
+        written.map_err(failed("write", &path))?;
+        // Nothing of it counts yet, so no order is needed among them: at once they share the disk's flushes.
+        let paths = [STATE, DISK, MANIFEST, ""].map(|name| self.fresh.join(name));
+        let sync = |path: &Path| File::open(path).and_then(|file| file.sync_all()).map_err(failed("sync", path));
+        std::thread::scope(|scope| {
+            let others = scope.spawn(|| paths.iter().try_for_each(|path| sync(path)));
+            let memory = sync(&self.memory());
+            others.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).and(memory)
+        })
     }
 
     /// The instant from which it counts. It must be sealed.

@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 use serde_json::json;
 use tokio::net::UnixStream;
 use tokio::sync::watch;
-use wrenn_linux::private_pages::{self, Taken};
+use wrenn_linux::private_pages::Taker;
 use wrenn_linux::process::Process;
 
 use super::args::CONSOLE_BYTES;
@@ -99,17 +99,6 @@ impl QemuMachine {
         Ok(bytes)
     }
 
-    /// Memory by us: the pages the guest has written since it was started.
-    async fn take_memory(&self, target: PathBuf, held_bytes_max: usize) -> Result<Taken, VmmError> {
-        const ACT: &str = "capture";
-        let (pid, base) = (self.process.identity().pid, self.places().memory);
-        let taken = tokio::task::spawn_blocking(move || {
-            let target = std::fs::File::options().read(true).write(true).open(target)?;
-            private_pages::take(pid, &base, target, held_bytes_max)
-        });
-        taken.await.map_err(|error| VmmError::new(ACT, error))?.map_err(|error| VmmError::new(ACT, error))
-    }
-
     async fn migration_ended(&self, act: &'static str) -> Result<(), VmmError> {
         let look = async {
             loop {
@@ -137,6 +126,15 @@ impl QemuMachine {
         let over = kept.len().saturating_sub(CONSOLE_BYTES);
         kept.drain(..over);
     }
+}
+
+/// File work on a thread that may block.
+async fn blocking<T: Send + 'static>(
+    act: &'static str,
+    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> Result<T, VmmError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| VmmError::new(act, error))?.map_err(|error| VmmError::new(act, error))
 }
 
 impl Machine for QemuMachine {
@@ -168,18 +166,22 @@ impl Machine for QemuMachine {
         Box::pin(async move { self.command("resume", "cont", json!({})).await.map(drop) })
     }
 
-    fn capture(
-        &self,
-        state: PathBuf,
-        memory: PathBuf,
-        held_bytes_max: usize,
-    ) -> BoxFuture<'_, Result<Captured, VmmError>> {
+    fn expect_capture(&self, memory: PathBuf, held_bytes_max: usize) -> BoxFuture<'_, Result<Taker, VmmError>> {
+        let (pid, base) = (self.process.identity().pid, self.places().memory);
+        Box::pin(blocking("get ready to capture", move || {
+            let target = std::fs::File::options().read(true).write(true).open(memory)?;
+            Taker::new(pid, &base, target, held_bytes_max)
+        }))
+    }
+
+    fn capture(&self, state: PathBuf, taker: Taker) -> BoxFuture<'_, Result<Captured, VmmError>> {
         Box::pin(async move {
             if self.state().await? != MachineState::Paused {
                 return Err(VmmError::new("capture", "it is not paused"));
             }
             let state_bytes = self.save(&state).await?;
-            let memory = self.take_memory(memory, held_bytes_max).await?;
+            // Memory by us: the pages the guest has written since it was started.
+            let memory = blocking("capture", || taker.take()).await?;
             Ok(Captured { state_bytes, memory })
         })
     }

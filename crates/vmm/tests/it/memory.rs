@@ -23,7 +23,8 @@ async fn begin(bench: &Bench, machine: &Arc<dyn Machine>, name: &str) -> (PathBu
     if files::reflink(&base, &memory).is_err() {
         files::copy_sparse(&base, &memory).unwrap();
     }
-    let captured = machine.capture(state.clone(), memory.clone(), HELD_BYTES).await.unwrap();
+    let taker = machine.expect_capture(memory.clone(), HELD_BYTES).await.unwrap();
+    let captured = machine.capture(state.clone(), taker).await.unwrap();
     (state, memory, captured)
 }
 
@@ -93,7 +94,8 @@ async fn a_running_machine_is_not_captured_and_a_grown_disk_is_seen() {
     let machine = bench.boot("a").await;
     let said = hears(&machine, 1).await;
     assert_eq!(said.sectors, (16 << 20) / 512);
-    assert!(machine.capture(bench.path("s"), bench.path("m"), 0).await.is_err());
+    let taker = machine.expect_capture(machine.record().memory, 0).await.unwrap();
+    assert!(machine.capture(bench.path("s"), taker).await.is_err());
     machine.pause().await.unwrap();
     let (state, memory, _) = capture(&bench, &machine, "base").await;
     machine.kill(GONE).await.unwrap();
