@@ -1,5 +1,6 @@
 //! Bad days of a host: its disk is full, it is shared, a network does not come apart, its agent does not answer.
 
+use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -83,6 +84,12 @@ fn quarantine(stack: &Stack) -> anyhow::Result<()> {
     });
     let name = name.context("the namespace is not listed")?;
     let path = format!("/run/netns/{name}");
+    // Held open, so that its inode is not given to another: a slot made next may have the same name at once.
+    let first = std::fs::File::open(&path)?;
+    let is_first = || {
+        let (now, first) = (std::fs::metadata(&path).ok(), first.metadata()?);
+        Ok::<_, anyhow::Error>(now.is_some_and(|now| (now.dev(), now.ino()) == (first.dev(), first.ino())))
+    };
     // A second mount on the name: one detach uncovers the first, and the name does not go.
     let mounted = Command::new("mount").args(["--bind", &path, &path]).status()?;
     ensure!(mounted.success());
@@ -91,7 +98,7 @@ fn quarantine(stack: &Stack) -> anyhow::Result<()> {
     wait_until("it is set aside", WAIT, || Ok(log()?.contains("quarantined")))?;
     // Others are made meanwhile, and the number is not used twice.
     let next = stack.capsule(&[])?;
-    wait_until("it is gone in the end", WAIT, || Ok(!std::path::Path::new(&path).exists()))?;
+    wait_until("it is gone in the end", WAIT, || Ok(!is_first()?))?;
     ensure!(stack.exec(&next, &["echo", "here"])? == "here");
     stack.remove(&next)
 }
