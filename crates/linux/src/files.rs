@@ -8,6 +8,27 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 nix::ioctl_write_int!(ficlone, 0x94, 9);
+nix::ioctl_readwrite!(fs_ioc_fiemap, b'f', 11, Fiemap);
+
+/// `struct fiemap` without its array. Source: include/uapi/linux/fiemap.h.
+#[repr(C)]
+pub struct Fiemap {
+    start: u64,
+    length: u64,
+    flags: u32,
+    mapped_extents: u32,
+    extent_count: u32,
+    reserved: u32,
+}
+
+/// Pieces (extents) in which a file lies on its disk, not counting what is still to be written there.
+pub fn pieces(file: &File) -> io::Result<u32> {
+    // Without room for the extents the kernel only counts them.
+    let mut map = Fiemap { start: 0, length: u64::MAX, flags: 0, mapped_extents: 0, extent_count: 0, reserved: 0 };
+    // SAFETY: an open file, and a struct of the size the kernel reads and writes.
+    unsafe { fs_ioc_fiemap(file.as_raw_fd(), &raw mut map) }?;
+    Ok(map.mapped_extents)
+}
 
 /// Makes `target` share all blocks of `source`. Works on XFS and btrfs, both files on one file system.
 ///

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use wrenn_domain::limits::PAUSE_DISK_RESERVE_BYTES;
+use wrenn_domain::limits::{HOST_DISK_RESERVE_BYTES, PAUSE_DISK_RESERVE_BYTES};
 use wrenn_vmm::VmmError;
 
 use super::birth::{Body, KERNEL_VERSION};
@@ -91,11 +91,13 @@ pub async fn write_down(
 ) -> Result<(Draft, Duration), CaptureError> {
     let pid = body.machine.record().process.pid;
     let reach = |point: Option<Point>| ctx.faults.reach(point, Some(pid));
-    ctx.store.admit_bytes(wrenn_linux::process::anonymous_bytes(pid).unwrap_or(0), PAUSE_DISK_RESERVE_BYTES)?;
+    let new_bytes = wrenn_linux::process::anonymous_bytes(pid).unwrap_or(0);
+    ctx.store.admit_bytes(new_bytes, PAUSE_DISK_RESERVE_BYTES)?;
+    let spare_bytes = ctx.store.room()?.free.saturating_sub(new_bytes + HOST_DISK_RESERVE_BYTES);
     let (draft, base) = (Draft::begin(place)?, dir.join("memory"));
-    // Sharing a file of many pieces takes as long as the guest's sync.
+    // Sharing a file of many pieces takes as long as the guest's sync; copying it longer, and the guest runs on meanwhile.
     let ready = async {
-        let begun = tokio::task::spawn_blocking(move || draft.begin_memory(&base).map(|()| draft));
+        let begun = tokio::task::spawn_blocking(move || draft.begin_memory(&base, spare_bytes).map(|()| draft));
         let draft = begun.await.map_err(|_| CaptureError::GivenUp)??;
         let taker = body.machine.expect_capture(draft.memory(), after.held_bytes_max()).await?;
         Ok((draft, taker))

@@ -26,6 +26,10 @@ const FORMAT: u32 = 1;
 const MANIFEST_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// Bytes of device state; it is some 20 KB without memory.
 const STATE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Pieces of a memory file from which on it is copied: sharing takes some 10 us for each, and a copy some 1 ms for a MiB. This many
+/// in any file, and one for so many bytes of a large one.
+const PIECES_MIN: u64 = 4096;
+const PIECE_BYTES: u64 = 128 * 1024;
 
 /// What device state depends on: it can be loaded only where all of this is the same.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -130,9 +134,21 @@ impl Draft {
         self.fresh.join(MEMORY)
     }
 
-    /// Begins the memory as a reflink of what the machine's is mapped over.
-    pub fn begin_memory(&self, base: &Path) -> Result<(), StorageError> {
-        files::reflink(base, &self.memory()).map(drop).map_err(failed("share", base))
+    /// Begins the memory as a copy of what the machine's is mapped over: one that shares its blocks or, when it lies in so many
+    /// pieces that sharing has become slow and `spare_bytes` hold it, one of its own. Each capture adds pieces where the guest
+    /// wrote, so this is once in hundreds of pauses.
+    pub fn begin_memory(&self, base: &Path, spare_bytes: u64) -> Result<(), StorageError> {
+        let look = || -> io::Result<bool> {
+            let file = File::open(base)?;
+            let length = file.metadata()?.len();
+            let pieces_max = PIECES_MIN.max(length / PIECE_BYTES);
+            Ok(u64::from(files::pieces(&file)?) > pieces_max && length <= spare_bytes)
+        };
+        if look().map_err(failed("look at", base))? {
+            files::copy_sparse(base, &self.memory()).map_err(failed("copy", base))
+        } else {
+            files::reflink(base, &self.memory()).map(drop).map_err(failed("share", base))
+        }
     }
 
     /// Takes the disk as it is at this moment.
@@ -369,6 +385,32 @@ mod tests {
         discard(&capture.dir).unwrap();
         assert!(!capture.dir.exists());
         child.check(&maker("1"), "another boot").unwrap();
+    }
+
+    #[test]
+    fn memory_in_too_many_pieces_is_copied_into_few() {
+        use std::os::unix::fs::{FileExt, MetadataExt};
+        let home = tempfile::tempdir_in("/var/tmp").unwrap();
+        let base = home.path().join("base");
+        let file = File::create_new(&base).unwrap();
+        // Written from its end: no block lies behind the one before it.
+        for number in (0..=PIECES_MIN).rev() {
+            file.write_all_at(&[number as u8 | 1; 4096], number * 8192).unwrap();
+        }
+        file.sync_all().unwrap();
+        assert!(u64::from(files::pieces(&file).unwrap()) > PIECES_MIN);
+        let length = file.metadata().unwrap().len();
+        let draft = Draft::begin(&home.path().join("copy")).unwrap();
+        draft.begin_memory(&base, length).unwrap();
+        assert!(fs::read(draft.memory()).unwrap() == fs::read(&base).unwrap());
+        assert_eq!(draft.memory().metadata().unwrap().blocks(), file.metadata().unwrap().blocks(), "holes stay holes");
+        // Without the room for it, it is shared, which not every file system can.
+        let shared = Draft::begin(&home.path().join("shared")).unwrap();
+        match shared.begin_memory(&base, length - 1) {
+            Ok(()) => {}
+            Err(StorageError::File { act, .. }) => assert_eq!(act, "share"),
+            Err(other) => panic!("{other}"),
+        }
     }
 
     #[test]
