@@ -62,11 +62,15 @@ fn pause_and_resume(stack: &Stack) -> anyhow::Result<()> {
     ensure!(now >= counted && now < counted + 100, "{now} after {counted}: not where it was");
     wait_until("the counter goes on", Duration::from_secs(30), || Ok(count(stack, &id)? > now))?;
     ensure!(stack.exec(&id, &["cat", "/etc/machine-id"])? == machine, "it is still the same machine");
-    let host = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_millis();
+    // Read in there at some moment of the exec, and promised to be within 10 ms of the host's.
+    let now_ms = || anyhow::Ok(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_millis());
+    let before = now_ms()?;
     let guest: u128 = stack.exec(&id, &["date", "+%s%3N"])?.trim().parse()?;
-    // Within 10 ms is promised. The command itself takes time to start; a clock that stood still would be off by seconds.
-    let off = "the guest's clock is off";
-    ensure!(guest + 10 >= host && guest < host + 1500, "{off} by {} ms", guest.abs_diff(host));
+    let after = now_ms()?;
+    let right = guest + 10 >= before && guest <= after + 10;
+    // Or the agent says that this host was too busy to know.
+    let said = || anyhow::Ok(std::fs::read_to_string(stack.dir().join("log/agent.log"))?.contains("clock may be off"));
+    ensure!(right || said()?, "{guest} in there, {before} to {after} here");
     stack.remove(&id)
 }
 
