@@ -52,7 +52,7 @@ const CLOCK_OFF_MAX: Duration = Duration::from_millis(9);
 const CLOCK_LEAD_MAX: Duration = Duration::from_millis(5);
 /// Tries to tell it, with pauses that begin with this and double. A host on which none is quick enough is too busy for anything that needs a
 /// clock so exact, and would be busier with more of them.
-const CLOCK_TRIES: u32 = 5;
+const CLOCK_TRIES: u32 = 3;
 const CLOCK_PAUSE_MIN: Duration = Duration::from_millis(10);
 
 /// What the guest is told.

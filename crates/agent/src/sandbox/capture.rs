@@ -8,6 +8,7 @@ use wrenn_domain::limits::{HOST_DISK_RESERVE_BYTES, PAUSE_DISK_RESERVE_BYTES};
 use wrenn_vmm::VmmError;
 
 use super::birth::{Body, KERNEL_VERSION};
+use super::registry::memory_available_mib;
 use super::report::now_ms;
 use crate::context::Context;
 use crate::faults::Point;
@@ -45,13 +46,19 @@ pub enum After {
     StandStill,
 }
 
+/// MiB of a guest's memory that are held until it goes on, and the part of what the host has left that they may be: captures at the
+/// same time each find less.
+const HELD_MIB_MAX: u64 = 512;
+const HELD_PART: u64 = 8;
+
 impl After {
     /// Bytes of memory written down only when the guest goes on: it stands still while they are read, not while they are written.
     fn held_bytes_max(self) -> usize {
-        match self {
-            Self::GoOn => 32 << 20,
+        let mib = match self {
+            Self::GoOn => HELD_MIB_MAX.min(memory_available_mib() / HELD_PART),
             Self::StandStill => 0,
-        }
+        };
+        usize::try_from(mib << 20).unwrap_or(0)
     }
 }
 

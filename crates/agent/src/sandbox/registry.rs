@@ -414,7 +414,16 @@ impl Entry {
 
 /// MiB of this host's memory.
 pub fn memory_total_mib() -> u64 {
+    memory_mib("MemTotal:")
+}
+
+/// Memory that could be had without taking it from anybody, MiB.
+pub fn memory_available_mib() -> u64 {
+    memory_mib("MemAvailable:")
+}
+
+fn memory_mib(line: &str) -> u64 {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
-    line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok()).map_or(0, |kib| kib / 1024)
+    let rest = text.lines().find_map(|candidate| candidate.strip_prefix(line));
+    rest.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok()).map_or(0, |kib| kib / 1024)
 }
