@@ -125,9 +125,7 @@ async fn handshake(client: &GuestClient, greeting: &Greeting<'_>) -> Result<Init
         dns: greeting.dns.to_vec(),
         grow_root: greeting.grow_root,
     };
-    let body = serde_json::to_vec(&init).unwrap_or_default();
-    let request = Request::post(INIT).header("content-type", "application/json").body(Body::from(body));
-    let request = request.unwrap_or_default();
+    let request = init_request(&init);
     let answer = async {
         let response = client.send(request).await?;
         let status = response.status();
@@ -182,14 +180,13 @@ pub async fn go_on(client: &GuestClient, lifecycle: &str) {
 /// Tells a guest the time until it is sure to have taken it over right: the time told is as old as the call, so that only a quick one
 /// counts.
 async fn set_clock(client: &GuestClient, lifecycle: &str) -> Result<(), GuestError> {
-    let (mut lead, mut pause) = (Duration::ZERO, CLOCK_PAUSE_MIN);
-    for left in (0..CLOCK_TRIES).rev() {
+    let (mut lead, mut pause, mut tries) = (Duration::ZERO, CLOCK_PAUSE_MIN, 0);
+    loop {
         let told = now_ns().saturating_add(i64::try_from(lead.as_nanos()).unwrap_or(0));
         let init = Init { lifecycle_id: Some(lifecycle.to_owned()), timestamp_ns: Some(told), ..Init::default() };
-        let body = serde_json::to_vec(&init).unwrap_or_default();
-        let request = Request::post(INIT).header("content-type", "application/json").body(Body::from(body));
+        let request = init_request(&init);
         let asked = Instant::now();
-        let response = client.send(request.unwrap_or_default()).await?;
+        let response = client.send(request).await?;
         let (took, status) = (asked.elapsed(), response.status());
         // Read to its end, so that the next try finds the connection free.
         axum::body::to_bytes(Body::new(response.into_body()), ANSWER_BYTES_MAX).await?;
@@ -201,7 +198,8 @@ async fn set_clock(client: &GuestClient, lifecycle: &str) -> Result<(), GuestErr
         if off <= CLOCK_OFF_MAX {
             return Ok(());
         }
-        if left == 0 {
+        tries += 1;
+        if tries == CLOCK_TRIES {
             tracing::warn!(off_ms = off.as_millis(), "a guest's clock may be off: it answers slowly");
             return Ok(());
         }
@@ -209,7 +207,12 @@ async fn set_clock(client: &GuestClient, lifecycle: &str) -> Result<(), GuestErr
         tokio::time::sleep(pause).await;
         pause *= 2;
     }
-    Ok(())
+}
+
+fn init_request(init: &Init) -> Request<Body> {
+    let body = serde_json::to_vec(init).unwrap_or_default();
+    let request = Request::post(INIT).header("content-type", "application/json").body(Body::from(body));
+    request.unwrap_or_default()
 }
 
 /// The host's clock, Unix nanoseconds.
