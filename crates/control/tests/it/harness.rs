@@ -163,11 +163,16 @@ pub fn settings(database_url: &str, database: &Database, host: &SimHost) -> BTre
 
 /// A hook that stops the world at one point, once, and tells.
 pub fn trap(at: FaultPoint) -> (Faults, mpsc::UnboundedReceiver<()>, Arc<AtomicBool>) {
+    traps(vec![at])
+}
+
+/// The same at several points: told once for each time one is reached.
+pub fn traps(at: Vec<FaultPoint>) -> (Faults, mpsc::UnboundedReceiver<()>, Arc<AtomicBool>) {
     let (tell, told) = mpsc::unbounded_channel();
     let armed = Arc::new(AtomicBool::new(false));
     let set = armed.clone();
     let faults = Faults::with_hook(Arc::new(move |point| {
-        let caught = point == at && set.load(Ordering::SeqCst);
+        let caught = at.contains(&point) && set.load(Ordering::SeqCst);
         if caught {
             let _ = tell.send(());
         }
