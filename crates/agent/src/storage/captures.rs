@@ -151,9 +151,10 @@ impl Draft {
         }
     }
 
-    /// Takes the disk as it is at this moment.
-    pub fn take_disk(&self, disk: &Path) -> Result<(), StorageError> {
-        files::reflink(disk, &self.fresh.join(DISK)).map(drop).map_err(failed("share", disk))
+    /// Takes `disk` as it is at the moment of the call, which may be made from another thread.
+    pub fn disk_taker(&self, disk: PathBuf) -> impl FnOnce() -> Result<(), StorageError> + Send + 'static {
+        let target = self.fresh.join(DISK);
+        move || files::reflink(&disk, &target).map(drop).map_err(failed("share", &disk))
     }
 
     /// Writes the manifest and syncs all of it. After this only the rename is missing.

@@ -176,13 +176,14 @@ impl Machine for QemuMachine {
 
     fn capture(&self, state: PathBuf, taker: Taker) -> BoxFuture<'_, Result<Captured, VmmError>> {
         Box::pin(async move {
-            if self.state().await? != MachineState::Paused {
+            // Memory by us: the pages the guest has written since it was started. A paused machine's VMM does not write to them, so
+            // nothing here has to wait for anything else; the guest waits for all of it.
+            let taking = blocking("capture", || taker.take());
+            let (found, state_bytes, memory) = tokio::join!(self.state(), self.save(&state), taking);
+            if found? != MachineState::Paused {
                 return Err(VmmError::new("capture", "it is not paused"));
             }
-            let state_bytes = self.save(&state).await?;
-            // Memory by us: the pages the guest has written since it was started.
-            let memory = blocking("capture", || taker.take()).await?;
-            Ok(Captured { state_bytes, memory })
+            Ok(Captured { state_bytes: state_bytes?, memory: memory? })
         })
     }
 
