@@ -189,19 +189,27 @@ impl Bare {
             let _ = std::fs::remove_file(file);
         }
         let begin = Instant::now();
-        let (base, target) = (back.memory.clone(), memory.clone());
-        let shared = tokio::task::spawn_blocking(move || files::reflink(&base, &target));
-        let (shared, prepared) = tokio::join!(shared, back.envd.prepare());
+        let share = |from: &Path, to: &Path| {
+            let (from, to) = (from.to_owned(), to.to_owned());
+            tokio::task::spawn_blocking(move || files::reflink(&from, &to))
+        };
+        // What Wrenn does at once is done at once.
+        let ready = async {
+            share(&back.memory, &memory).await??;
+            anyhow::Ok(back.machine.expect_capture(memory.clone(), 0).await?)
+        };
+        let (taker, prepared) = tokio::join!(ready, back.envd.prepare());
         prepared?;
-        shared??;
-        let taker = back.machine.expect_capture(memory.clone(), 0).await?;
         back.machine.pause().await?;
-        back.machine.capture(state.clone(), taker).await?.finish()?;
-        files::reflink(&back.disk, &disk)?;
-        for file in [&state, &memory, &disk] {
-            std::fs::File::open(file)?.sync_all()?;
-        }
-        files::sync_directory(&self.dir)?;
+        let (captured, shared) = tokio::join!(back.machine.capture(state.clone(), taker?), share(&back.disk, &disk));
+        shared??;
+        captured?.finish()?;
+        let sync = |file: &Path| std::fs::File::open(file)?.sync_all();
+        std::thread::scope(|scope| {
+            let large = scope.spawn(|| sync(&memory));
+            [&state, &disk, &self.dir].into_iter().try_for_each(|file| sync(file))?;
+            large.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })?;
         Ok(begin.elapsed())
     }
 

@@ -45,7 +45,7 @@ points! {
     PauseAsked = "pause_asked",
     /// The guest stands still; nothing is written.
     PauseFrozen = "pause_frozen",
-    /// Device state and memory are written; the disk is not taken.
+    /// Device state, memory and disk are taken; nothing is synced.
     PauseWritten = "pause_written",
     /// Everything is synced and has its manifest; it does not count yet.
     PauseSealed = "pause_sealed",

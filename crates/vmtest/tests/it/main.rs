@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Instant;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use wrenn_vmtest::{HostState, Stack};
@@ -64,7 +65,12 @@ fn main() -> ExitCode {
         .into_iter()
         .map(|(name, case)| {
             let stack = Arc::clone(&stack);
-            Trial::test(name, move || case(&stack).map_err(|error| Failed::from(format!("{error:?}"))))
+            Trial::test(name, move || {
+                let begun = Instant::now();
+                let outcome = case(&stack).map_err(|error| Failed::from(format!("{error:?}")));
+                eprintln!("{name}: {:.1} s", begun.elapsed().as_secs_f64());
+                outcome
+            })
         })
         .collect();
     let before = stack.before().clone();
