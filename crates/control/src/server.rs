@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -93,30 +95,38 @@ impl Builder {
     }
 
     /// Opens the listening socket.
-    pub async fn bind(self) -> anyhow::Result<Server> {
-        let config = match self.config {
-            Some(config) => config,
-            None => Config::load()?,
-        };
-        let version = self.version.unwrap_or_else(|| env!("CARGO_PKG_VERSION").to_owned());
-        let (listen, host_agent) = (config.listen, config.host_agent.clone());
-        let ctx = Context::new(config, version, self.tuning, self.faults, self.extensions)?;
-        let app = put_together(&ctx)?;
-        let listener =
-            listen_on(listen).with_context(|| format!("cannot listen on {listen} (WRENN_CP_LISTEN_ADDR)"))?;
-        Ok(Server { ctx, app, listener, host_agent })
+    pub fn bind(self) -> BoxFuture<'static, anyhow::Result<Server>> {
+        // Boxed here, like all that leads to serving: a future is compiled where its type is known, which would be once more in
+        // every program that embeds this crate.
+        async move {
+            let config = match self.config {
+                Some(config) => config,
+                None => Config::load()?,
+            };
+            let version = self.version.unwrap_or_else(|| env!("CARGO_PKG_VERSION").to_owned());
+            let (listen, host_agent) = (config.listen, config.host_agent.clone());
+            let ctx = Context::new(config, version, self.tuning, self.faults, self.extensions)?;
+            let app = put_together(&ctx)?;
+            let listener =
+                listen_on(listen).with_context(|| format!("cannot listen on {listen} (WRENN_CP_LISTEN_ADDR)"))?;
+            Ok(Server { ctx, app, listener, host_agent })
+        }
+        .boxed()
     }
 
     /// Binds and serves until SIGINT or SIGTERM.
-    pub async fn run(self) -> anyhow::Result<()> {
-        let server = self.bind().await?;
-        let stop = server.stop_token();
-        tokio::spawn(async move {
-            wait_for_signal().await;
-            tracing::info!("asked to end");
-            stop.cancel();
-        });
-        server.serve().await
+    pub fn run(self) -> BoxFuture<'static, anyhow::Result<()>> {
+        async move {
+            let server = self.bind().await?;
+            let stop = server.stop_token();
+            tokio::spawn(async move {
+                wait_for_signal().await;
+                tracing::info!("asked to end");
+                stop.cancel();
+            });
+            server.serve().await
+        }
+        .boxed()
     }
 }
 
@@ -142,28 +152,31 @@ impl Server {
     }
 
     /// Serves until stopped; then finishes what is under way, for a while.
-    pub async fn serve(self) -> anyhow::Result<()> {
-        let ctx = self.ctx;
-        tracing::info!(address = %self.listener.local_addr()?, version = ctx.version, "wrenn-cp listens");
-        if !self.host_agent.starts_with("https://") {
-            tracing::warn!(
-                "the host agent is spoken to in plain http; set WRENN_CA_CERT and WRENN_CA_KEY and give it an https address unless \
-                 only you can reach the network between"
-            );
+    pub fn serve(self) -> BoxFuture<'static, anyhow::Result<()>> {
+        async move {
+            let ctx = self.ctx;
+            tracing::info!(address = %self.listener.local_addr()?, version = ctx.version, "wrenn-cp listens");
+            if !self.host_agent.starts_with("https://") {
+                tracing::warn!(
+                    "the host agent is spoken to in plain http; set WRENN_CA_CERT and WRENN_CA_KEY and give it an https address unless \
+                     only you can reach the network between"
+                );
+            }
+            let preparing = tokio::spawn(prepare(ctx.clone(), self.host_agent));
+            accept(&ctx, self.app, self.listener).await;
+            preparing.abort();
+            ctx.tasks.close();
+            if tokio::time::timeout(SHUTDOWN_WAIT_MAX, ctx.tasks.wait()).await.is_err() {
+                tracing::warn!("background work did not end in time; its leases will");
+            }
+            if let Err(error) = ctx.store.host_unwatch_all(ctx.owner).await {
+                tracing::debug!(%error, "watches end with their lease");
+            }
+            ctx.store.close().await;
+            tracing::info!("ended");
+            Ok(())
         }
-        let preparing = tokio::spawn(prepare(ctx.clone(), self.host_agent));
-        accept(&ctx, self.app, self.listener).await;
-        preparing.abort();
-        ctx.tasks.close();
-        if tokio::time::timeout(SHUTDOWN_WAIT_MAX, ctx.tasks.wait()).await.is_err() {
-            tracing::warn!("background work did not end in time; its leases will");
-        }
-        if let Err(error) = ctx.store.host_unwatch_all(ctx.owner).await {
-            tracing::debug!(%error, "watches end with their lease");
-        }
-        ctx.store.close().await;
-        tracing::info!("ended");
-        Ok(())
+        .boxed()
     }
 }
 

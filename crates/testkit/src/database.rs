@@ -3,6 +3,8 @@
 //! Databases are copied from a template that was migrated once per schema; they go with the cluster.
 
 use anyhow::Context;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use wrenn_store::{Store, StoreOptions};
 
@@ -23,13 +25,13 @@ pub struct Database {
 
 impl Database {
     /// Makes one with the schema in place.
-    pub async fn fresh() -> Self {
-        make(true).await.unwrap_or_else(|error| panic!("a database for the test: {error:#}"))
+    pub fn fresh() -> BoxFuture<'static, Self> {
+        made(true)
     }
 
     /// Makes one without any table.
-    pub async fn empty() -> Self {
-        make(false).await.unwrap_or_else(|error| panic!("a database for the test: {error:#}"))
+    pub fn empty() -> BoxFuture<'static, Self> {
+        made(false)
     }
 
     /// A store on it.
@@ -37,6 +39,11 @@ impl Database {
         Store::new(&StoreOptions { connections_max: 8, ..StoreOptions::new(&self.url) })
             .expect("the URL is well formed")
     }
+}
+
+/// Boxed: it would be compiled once more in every test program.
+fn made(with_schema: bool) -> BoxFuture<'static, Database> {
+    make(with_schema).map(|made| made.unwrap_or_else(|error| panic!("a database for the test: {error:#}"))).boxed()
 }
 
 async fn make(with_schema: bool) -> anyhow::Result<Database> {

@@ -17,6 +17,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use connectrpc::ErrorCode;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use wrenn_contract::proto::wrenn::host::v1::{CreateSandboxRequest, MetricPoint, SandboxPhase, SandboxReport};
@@ -131,17 +133,21 @@ pub struct SimHost {
 
 impl SimHost {
     /// Starts one on a free loopback port.
-    pub async fn start(guest: Guest) -> Self {
-        let inner = Arc::new(Inner {
-            guest,
-            state: Mutex::default(),
-            behaviour: Mutex::default(),
-            revision: watch::Sender::new(0),
-        });
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let addr = listener.local_addr().expect("bound");
-        let running = tokio::spawn(server::serve(listener, inner.clone()));
-        Self { inner, addr, running: Mutex::new(Some(running)) }
+    pub fn start(guest: Guest) -> BoxFuture<'static, Self> {
+        // Boxed here: its server would be compiled once more in every test program.
+        async move {
+            let inner = Arc::new(Inner {
+                guest,
+                state: Mutex::default(),
+                behaviour: Mutex::default(),
+                revision: watch::Sender::new(0),
+            });
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+            let addr = listener.local_addr().expect("bound");
+            let running = tokio::spawn(server::serve(listener, inner.clone()));
+            Self { inner, addr, running: Mutex::new(Some(running)) }
+        }
+        .boxed()
     }
 
     /// Base URL, as CP_HOST_AGENT_ADDR takes it.
@@ -177,10 +183,13 @@ impl SimHost {
     }
 
     /// The agent is back.
-    pub async fn up(&self) {
-        let listener = tokio::net::TcpListener::bind(self.addr).await.expect("the port is still ours");
-        let task = tokio::spawn(server::serve(listener, self.inner.clone()));
-        *self.running.lock().expect("no panic while held") = Some(task);
+    pub fn up(&self) -> BoxFuture<'_, ()> {
+        async move {
+            let listener = tokio::net::TcpListener::bind(self.addr).await.expect("the port is still ours");
+            let task = tokio::spawn(server::serve(listener, self.inner.clone()));
+            *self.running.lock().expect("no panic while held") = Some(task);
+        }
+        .boxed()
     }
 
     /// Phase of a sandbox; none when the host has never had it or forgot it.
