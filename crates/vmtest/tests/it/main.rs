@@ -68,7 +68,7 @@ fn main() -> ExitCode {
             Trial::test(name, move || {
                 let begun = Instant::now();
                 let outcome = case(&stack).map_err(|error| Failed::from(format!("{error:?}")));
-                eprintln!("{name}: {:.1} s", begun.elapsed().as_secs_f64());
+                eprint!("{:.1} s ", begun.elapsed().as_secs_f64());
                 outcome
             })
         })
