@@ -7,12 +7,13 @@
 //! can be carried on from copy to copy by looking only at the pages that change.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
 use nix::fcntl::{FallocateFlags, fallocate};
-use nix::unistd::{Whence, lseek};
+use nix::sys::uio::{RemoteIoVec, process_vm_readv};
+use nix::unistd::{Pid, Whence, lseek};
 
 /// Bytes of a page on every machine we run on.
 pub const PAGE_BYTES: usize = 4096;
@@ -76,8 +77,7 @@ fn sum_of(bytes: &[u8], offset: u64) -> u64 {
 /// on: what can be opened, looked up and allocated before is.
 pub struct Taker {
     mappings: Vec<Mapping>,
-    memory: File,
-    pagemap: File,
+    memory: Memory,
     /// Pagemap entries, as read.
     entries: Vec<u8>,
     /// Room for pages, each of its own touched already.
@@ -102,8 +102,10 @@ impl Taker {
         let room = usize::try_from(expected + expected / 8).unwrap_or(held_bytes_max).min(held_bytes_max);
         Ok(Self {
             mappings,
-            memory: File::open(format!("/proc/{process}/mem"))?,
-            pagemap: File::open(format!("/proc/{process}/pagemap"))?,
+            memory: Memory {
+                process: Pid::from_raw(process),
+                pagemap: File::open(format!("/proc/{process}/pagemap"))?,
+            },
             entries: vec![1; ENTRIES * ENTRY_BYTES],
             room: vec![1; room / PAGE_BYTES * PAGE_BYTES],
             writer: Writer { base: File::open(file)?, target, copied: Copied::default(), old: Vec::new() },
@@ -116,13 +118,13 @@ impl Taker {
     /// # Errors
     /// The process is gone, or the target's disk is full. `target` is then half-written.
     pub fn take(self) -> io::Result<Taken> {
-        let Self { mappings, memory, pagemap, mut entries, mut room, mut writer } = self;
+        let Self { mappings, memory, mut entries, mut room, mut writer } = self;
         let (mut runs, mut used) = (Vec::new(), 0);
-        for mapping in mappings {
-            each_run(&pagemap, &mut entries, &mapping, |address, offset, bytes| {
+        for mapping in &mappings {
+            each_run(&memory.pagemap, &mut entries, mapping, |address, offset, bytes| {
                 let held = usize::try_from(bytes).unwrap_or(usize::MAX).min(room.len() - used);
                 if held > 0 {
-                    memory.read_exact_at(&mut room[used..used + held], address)?;
+                    memory.read(address, &mut room[used..used + held])?;
                     runs.push((offset, held));
                     used += held;
                 }
@@ -130,6 +132,7 @@ impl Taker {
                 writer.run(&memory, address + held, offset + held, bytes - held)
             })?;
         }
+        memory.still_there(&mappings)?;
         room.truncate(used);
         Ok(Taken { writer, runs, bytes: room })
     }
@@ -158,6 +161,35 @@ impl Taken {
             rest = after;
         }
         Ok(self.writer.copied)
+    }
+}
+
+/// Memory of a process.
+struct Memory {
+    process: Pid,
+    pagemap: File,
+}
+
+impl Memory {
+    /// In one copy; by way of `/proc/PID/mem` the kernel makes two, a page at a time.
+    fn read(&self, address: u64, mut into: &mut [u8]) -> io::Result<()> {
+        let mut base = usize::try_from(address).map_err(io::Error::other)?;
+        while !into.is_empty() {
+            let remote = [RemoteIoVec { base, len: into.len() }];
+            let read = process_vm_readv(self.process, &mut [IoSliceMut::new(into)], &remote)?;
+            if read == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            (into, base) = (&mut into[read..], base + read);
+        }
+        Ok(())
+    }
+
+    /// Reading goes by number, which could be another process's by now; the open pagemap is of the one it was opened for, and of none
+    /// when that is gone. So asked afterwards it vouches for all that was read before.
+    fn still_there(&self, mappings: &[Mapping]) -> io::Result<()> {
+        let Some(mapping) = mappings.first() else { return Ok(()) };
+        self.pagemap.read_exact_at(&mut [0; ENTRY_BYTES], mapping.begin / PAGE_BYTES as u64 * ENTRY_BYTES as u64)
     }
 }
 
@@ -232,13 +264,13 @@ struct Writer {
 }
 
 impl Writer {
-    fn run(&mut self, memory: &File, address: u64, offset: u64, bytes: u64) -> io::Result<()> {
+    fn run(&mut self, memory: &Memory, address: u64, offset: u64, bytes: u64) -> io::Result<()> {
         let mut buffer = vec![0u8; CHUNK_BYTES.min(usize::try_from(bytes).unwrap_or(CHUNK_BYTES))];
         let mut done = 0;
         while done < bytes {
             let want = usize::try_from(bytes - done).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES);
             let part = &mut buffer[..want];
-            memory.read_exact_at(part, address + done)?;
+            memory.read(address + done, part)?;
             self.pages(part, offset + done)?;
             done += want as u64;
         }
