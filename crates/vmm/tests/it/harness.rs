@@ -120,16 +120,22 @@ pub struct Said {
 
 /// Waits until the guest has counted beyond `count`.
 pub async fn hears(machine: &Arc<dyn Machine>, count: u64) -> Said {
-    tokio::time::timeout(WAIT, async {
+    let heard = tokio::time::timeout(WAIT, async {
         loop {
             if let Some(said) = last(machine).await.filter(|said| said.count > count) {
                 return said;
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-    })
-    .await
-    .unwrap_or_else(|_| panic!("the guest never counted beyond {count}"))
+    });
+    match heard.await {
+        Ok(said) => said,
+        Err(_) => {
+            let (state, console) = (machine.state().await, machine.console().await);
+            let end = String::from_utf8_lossy(&console[console.len().saturating_sub(2000)..]).into_owned();
+            panic!("the guest never counted beyond {count}; it is {state:?} and its console ends with: {end}")
+        }
+    }
 }
 
 pub async fn last(machine: &Arc<dyn Machine>) -> Option<Said> {
