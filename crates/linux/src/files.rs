@@ -37,36 +37,67 @@ pub fn pieces(file: &File) -> io::Result<u32> {
 pub fn reflink(source: &Path, target: &Path) -> io::Result<File> {
     let from = File::open(source)?;
     let to = File::options().read(true).write(true).create_new(true).mode(0o600).open(target)?;
-    // SAFETY: both descriptors are open files; the argument is a plain number.
-    let cloned = unsafe { ficlone(to.as_raw_fd(), from.as_raw_fd() as u64) };
-    if let Err(errno) = cloned {
+    if let Err(error) = share(&from, &to) {
         let _ = std::fs::remove_file(target);
-        return Err(errno.into());
+        return Err(error);
     }
     Ok(to)
 }
 
+/// Makes an empty file share all blocks of another one, as [`reflink`] does.
+pub fn share(from: &File, to: &File) -> io::Result<()> {
+    // SAFETY: both descriptors are open files; the argument is a plain number.
+    unsafe { ficlone(to.as_raw_fd(), from.as_raw_fd() as u64) }?;
+    Ok(())
+}
+
+/// A file without a name in this directory's file system: gone when it is closed, however the process ends, unless [`give_name`]
+/// gives it one.
+pub fn unnamed(directory: &Path) -> io::Result<File> {
+    File::options().read(true).write(true).custom_flags(nix::libc::O_TMPFILE).mode(0o600).open(directory)
+}
+
+/// Gives a file that has none its name; an error when that is taken.
+pub fn give_name(file: &File, path: &Path) -> io::Result<()> {
+    use nix::fcntl::{AT_FDCWD, AtFlags};
+    let unnamed = format!("/proc/self/fd/{}", file.as_raw_fd());
+    nix::unistd::linkat(AT_FDCWD, unnamed.as_str(), AT_FDCWD, path, AtFlags::AT_SYMLINK_FOLLOW).map_err(Into::into)
+}
+
 /// Copies a file without its holes.
 pub fn copy_sparse(source: &Path, target: &Path) -> io::Result<()> {
+    let to = File::options().write(true).create(true).truncate(true).mode(0o600).open(target)?;
+    copy_data(&File::open(source)?, &to)
+}
+
+/// Copies what is data into an empty file, and has it written out.
+pub fn copy_data(from: &File, to: &File) -> io::Result<()> {
     use nix::unistd::{Whence, lseek};
     const CHUNK: usize = 1024 * 1024;
-    let from = File::open(source)?;
-    let to = File::options().write(true).create(true).truncate(true).mode(0o600).open(target)?;
     let size = from.metadata()?.len();
     to.set_len(size)?;
     let mut buffer = vec![0u8; CHUNK];
     let mut at = 0i64;
     loop {
-        let data = match lseek(&from, at, Whence::SeekData) {
+        let data = match lseek(from, at, Whence::SeekData) {
             Ok(data) => data,
             Err(nix::errno::Errno::ENXIO) => break,
             Err(errno) => return Err(errno.into()),
         };
-        let hole = lseek(&from, data, Whence::SeekHole)?;
-        copy_range(&from, &to, data.cast_unsigned(), hole.cast_unsigned(), &mut buffer)?;
+        let hole = lseek(from, data, Whence::SeekHole)?;
+        copy_range(from, to, data.cast_unsigned(), hole.cast_unsigned(), &mut buffer)?;
         at = hole;
     }
     to.sync_all()
+}
+
+/// Has the kernel begin to read these parts, place and length in bytes, into memory.
+pub fn read_ahead(file: &File, parts: impl IntoIterator<Item = (u64, u64)>) -> io::Result<()> {
+    use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+    for (place, length) in parts {
+        posix_fadvise(file, place.cast_signed(), length.cast_signed(), PosixFadviseAdvice::POSIX_FADV_WILLNEED)?;
+    }
+    Ok(())
 }
 
 fn copy_range(from: &File, to: &File, begin: u64, end: u64, buffer: &mut [u8]) -> io::Result<()> {

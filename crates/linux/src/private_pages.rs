@@ -20,6 +20,10 @@ pub const PAGE_BYTES: usize = 4096;
 /// Pages whose entries are read at once: 256 KiB of pagemap, which stay in the processor's cache.
 const ENTRIES: usize = 32 * 1024;
 const ENTRY_BYTES: usize = 8;
+/// Parts of a file that are remembered as used, at most, and pages that may lie unused between two that are told as one: about what
+/// the kernel reads at once anyway.
+const USED_PARTS_MAX: usize = 4096;
+const USED_GAP_PAGES: u64 = 16;
 /// Bytes moved at once.
 const CHUNK_BYTES: usize = 1024 * 1024;
 
@@ -119,22 +123,41 @@ impl Taker {
     /// The process is gone, or the target's disk is full. `target` is then half-written.
     pub fn take(self) -> io::Result<Taken> {
         let Self { mappings, memory, mut entries, mut room, mut writer } = self;
-        let (mut runs, mut used) = (Vec::new(), 0);
+        let (mut runs, mut filled, mut used) = (Vec::new(), 0, UsedParts::default());
         for mapping in &mappings {
-            each_run(&memory.pagemap, &mut entries, mapping, |address, offset, bytes| {
-                let held = usize::try_from(bytes).unwrap_or(usize::MAX).min(room.len() - used);
+            each_run(&memory.pagemap, &mut entries, mapping, &mut used, |address, offset, bytes| {
+                let held = usize::try_from(bytes).unwrap_or(usize::MAX).min(room.len() - filled);
                 if held > 0 {
-                    memory.read(address, &mut room[used..used + held])?;
+                    memory.read(address, &mut room[filled..filled + held])?;
                     runs.push((offset, held));
-                    used += held;
+                    filled += held;
                 }
                 let held = held as u64;
                 writer.run(&memory, address + held, offset + held, bytes - held)
             })?;
         }
         memory.still_there(&mappings)?;
-        room.truncate(used);
-        Ok(Taken { writer, runs, bytes: room })
+        room.truncate(filled);
+        Ok(Taken { writer, runs, bytes: room, used })
+    }
+}
+
+/// Parts of a file that a process has used, read or written, since it mapped it; neighbours told as one.
+#[derive(Default)]
+struct UsedParts(Vec<(u64, u64)>);
+
+impl UsedParts {
+    /// Pages come in the order of the file.
+    fn add(&mut self, offset: u64) {
+        const PAGE: u64 = PAGE_BYTES as u64;
+        let full = self.0.len() == USED_PARTS_MAX;
+        match self.0.last_mut() {
+            Some((place, length)) if (*place..=*place + *length + USED_GAP_PAGES * PAGE).contains(&offset) => {
+                *length = offset + PAGE - *place;
+            }
+            _ if full => {}
+            _ => self.0.push((offset, PAGE)),
+        }
     }
 }
 
@@ -144,9 +167,16 @@ pub struct Taken {
     /// Place in the file and length of what is held, in the order of `bytes`.
     runs: Vec<(u64, usize)>,
     bytes: Vec<u8>,
+    used: UsedParts,
 }
 
 impl Taken {
+    /// Place and length, in bytes, of what the process had in its memory of the file, at most 4096 parts: a successor will need much
+    /// of it soon.
+    pub fn used(&self) -> &[(u64, u64)] {
+        &self.used.0
+    }
+
     /// Writes what was held. The process may run again.
     ///
     /// # Errors
@@ -226,6 +256,7 @@ fn each_run(
     pagemap: &File,
     entries: &mut [u8],
     mapping: &Mapping,
+    used: &mut UsedParts,
     mut act: impl FnMut(u64, u64, u64) -> io::Result<()>,
 ) -> io::Result<()> {
     const PAGE: u64 = PAGE_BYTES as u64;
@@ -243,6 +274,9 @@ fn each_run(
         pagemap.read_exact_at(part, address / PAGE * ENTRY_BYTES as u64)?;
         for entry in part.chunks_exact(ENTRY_BYTES) {
             let bits = u64::from_le_bytes(entry.try_into().unwrap_or_default());
+            if bits & (PRESENT | SWAPPED) != 0 {
+                used.add(address - mapping.begin + mapping.offset);
+            }
             let private = bits & SWAPPED != 0 || (bits & PRESENT != 0 && bits & FILE_OR_SHARED == 0);
             if private {
                 run.get_or_insert(address);
@@ -346,6 +380,9 @@ mod tests {
             let target = File::options().read(true).write(true).open(&copy_path).unwrap();
             let taken = Taker::new(std::process::id().cast_signed(), &base, target, held).unwrap().take().unwrap();
             assert_eq!(taken.bytes.len(), (held / PAGE_BYTES).min(3) * PAGE_BYTES);
+            // Pages 3 to 20 at least; the kernel maps some around one that is only read.
+            let (place, length) = taken.used()[0];
+            assert!(place <= 3 * 4096 && place + length >= 21 * 4096, "{:?}", taken.used());
             let then = memory.to_vec();
             // Whoever runs again may write to what is held; it may not be seen in the copy.
             let still = if held >= 3 * PAGE_BYTES { std::mem::replace(&mut memory[3 * PAGE_BYTES], 1) } else { 0xee };

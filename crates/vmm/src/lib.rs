@@ -93,6 +93,11 @@ pub struct Captured {
 }
 
 impl Captured {
+    /// Place and length, in bytes, of what the guest's memory had in use; see [`Taken::used`].
+    pub fn used(&self) -> &[(u64, u64)] {
+        self.memory.used()
+    }
+
     /// Writes what of the memory is not in its file yet; the machine may go on meanwhile. For a thread that may block.
     pub fn finish(self) -> Result<Copied, VmmError> {
         self.memory.finish().map_err(|error| VmmError::new("write the memory of", error))

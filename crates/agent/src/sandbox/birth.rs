@@ -9,6 +9,7 @@ use wrenn_contract::guest::{GUEST_MAC, InitDone};
 use wrenn_linux::netns::Netns;
 use wrenn_vmm::{Frame, Machine, Spec, VmmError};
 
+use super::ahead::Ahead;
 use super::blanks::{Filled, Sizes};
 use super::report::now_ms;
 use crate::context::Context;
@@ -65,6 +66,8 @@ pub struct Body {
     pub slot: Slot,
     pub machine: Arc<dyn Machine>,
     pub guest: Arc<GuestClient>,
+    /// For its next capture.
+    pub ahead: Ahead,
 }
 
 /// Slot and machine as far as they were made; what is set must be given back.
@@ -161,6 +164,10 @@ pub async fn start(
     begun: &mut Begun,
 ) -> Result<Body, BirthError> {
     let _turn = ctx.templates.births.acquire().await.map_err(|_| BirthError::Random)?;
+    if let (Source::Capture(capture), None) = (&source, &begun.machine) {
+        let capture = capture.clone();
+        tokio::task::spawn_blocking(move || capture.read_ahead());
+    }
     let waiting = take_blank(ctx, dir, &source, begun).await;
     let slot = match begun.slot.take() {
         Some(slot) => slot,
@@ -203,7 +210,7 @@ pub async fn start(
     ctx.faults.reach(steps.noted, Some(machine.record().process.pid));
     let slot = begun.slot.take().ok_or(BirthError::Random)?;
     begun.machine = None;
-    Ok(Body { ledger, slot, machine, guest })
+    Ok(Body { ledger, slot, machine, guest, ahead: Ahead::default() })
 }
 
 /// A VMM that waits for a capture of these sizes; its slot is the sandbox's from then on.

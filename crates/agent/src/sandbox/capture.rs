@@ -14,7 +14,7 @@ use crate::context::Context;
 use crate::faults::Point;
 use crate::guest;
 use crate::storage::captures::{Mark, mark_state};
-use crate::storage::{Capture, Draft, Manifest, StorageError};
+use crate::storage::{BaseCopy, Capture, Draft, Manifest, StorageError};
 
 /// A sandbox was not written down; it runs on.
 #[derive(Debug, thiserror::Error)]
@@ -104,7 +104,11 @@ pub async fn write_down(
     let (draft, base) = (Draft::begin(place)?, dir.join("memory"));
     // Sharing a file of many pieces takes as long as the guest's sync; copying it longer, and the guest runs on meanwhile.
     let ready = async {
-        let begun = tokio::task::spawn_blocking(move || draft.begin_memory(&base, spare_bytes).map(|()| draft));
+        let ahead = body.ahead.take().await;
+        let begun = tokio::task::spawn_blocking(move || {
+            let copy = ahead.map_or_else(|| BaseCopy::make(&base, spare_bytes), Ok)?;
+            draft.begin_memory(copy).map(|()| draft)
+        });
         let draft = begun.await.map_err(|_| CaptureError::GivenUp)??;
         let taker = body.machine.expect_capture(draft.memory(), after.held_bytes_max()).await?;
         Ok((draft, taker))
@@ -144,6 +148,7 @@ pub async fn write_down(
     let sealed = async {
         let mut manifest = manifest(ctx, body, dir, &draft, captured.state_bytes)?;
         let work = tokio::task::spawn_blocking(move || {
+            manifest.used = captured.used().to_vec();
             let memory = &mut manifest.memory;
             memory.checksum = memory.checksum.wrapping_add(captured.finish()?.checksum_change);
             draft.seal(&manifest)?;
@@ -207,6 +212,7 @@ fn manifest(ctx: &Context, body: &Body, dir: &Path, draft: &Draft, state_bytes: 
         default_workdir: ledger.workdir.clone(),
         default_env: wish.default_env.clone(),
         token: ledger.token.clone(),
+        used: Vec::new(),
         metadata: ledger.metadata.clone(),
         created_at_ms: now_ms(),
     })

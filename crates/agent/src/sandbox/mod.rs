@@ -8,6 +8,7 @@
 //!            delete during birth wins
 //! ```
 
+mod ahead;
 mod birth;
 mod blanks;
 mod capture;

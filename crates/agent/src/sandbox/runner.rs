@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use wrenn_domain::ids::SandboxId;
 use wrenn_vmm::Machine;
 
+use super::ahead::Ahead;
 use super::birth::{Begun, BirthError, Body, RESUME, Source, give_birth, last_words, random_token, start};
 use super::blanks::Sizes;
 use super::capture::{self, After, PAUSE};
@@ -244,13 +245,14 @@ async fn found(owner: &mut Owner, mut ledger: Ledger, machine: Option<Arc<dyn Ma
     // Also removes what an interrupted resume or pause left; the running sandbox needs none of it.
     owner.settle();
     tracing::info!(sandbox = %owner.id, "{} is taken over", owner.id);
-    Life::Live(Box::new(Body { ledger, slot, machine, guest }))
+    Life::Live(Box::new(Body { ledger, slot, machine, guest, ahead: Ahead::default() }))
 }
 
 /// Hands the sandbox out and does what is asked until it is no longer running.
 async fn live(owner: &mut Owner, mut body: Body) -> Life {
     hand_out(owner, &body);
     loop {
+        body.ahead.make(&owner.registry.ctx, owner.dir());
         let asked = tokio::select! {
             biased;
             () = owner.delete.cancelled() => {

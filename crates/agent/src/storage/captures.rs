@@ -30,6 +30,8 @@ const STATE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// in any file, and one for so many bytes of a large one.
 const PIECES_MIN: u64 = 4096;
 const PIECE_BYTES: u64 = 128 * 1024;
+/// Bytes of memory read before a guest asks for them.
+const READ_AHEAD_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
 /// What device state depends on: it can be loaded only where all of this is the same.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,6 +86,9 @@ pub struct Manifest {
     pub default_env: BTreeMap<String, String>,
     /// What the guest inside takes for its access token.
     pub token: String,
+    /// Parts of the memory its guest had in use, place and length in bytes: whoever starts from it will need them first.
+    #[serde(default)]
+    pub used: Vec<(u64, u64)>,
     /// Versions reported with the sandbox.
     pub metadata: BTreeMap<String, String>,
     /// Unix ms.
@@ -114,6 +119,31 @@ fn fresh_name(place: &Path) -> PathBuf {
     place.with_file_name(format!("{name}.new"))
 }
 
+/// A copy of what a machine's memory is mapped over, which never changes: so it can be made before a capture needs it. It has no
+/// name yet and is gone with whoever made it.
+pub struct BaseCopy(File);
+
+impl BaseCopy {
+    /// One that shares its blocks or, when it lies in so many pieces that sharing has become slow and `spare_bytes` hold it, one of
+    /// its own. Each capture adds pieces where the guest wrote, so this is once in hundreds of pauses.
+    pub fn make(base: &Path, spare_bytes: u64) -> Result<Self, StorageError> {
+        let directory = base.parent().unwrap_or(Path::new("/"));
+        let copy = files::unnamed(directory).map_err(failed("make a file in", directory))?;
+        let from = File::open(base).map_err(failed("open", base))?;
+        let look = || -> io::Result<bool> {
+            let length = from.metadata()?.len();
+            let pieces_max = PIECES_MIN.max(length / PIECE_BYTES);
+            Ok(u64::from(files::pieces(&from)?) > pieces_max && length <= spare_bytes)
+        };
+        if look().map_err(failed("look at", base))? {
+            files::copy_data(&from, &copy).map_err(failed("copy", base))?;
+        } else {
+            files::share(&from, &copy).map_err(failed("share", base))?;
+        }
+        Ok(Self(copy))
+    }
+}
+
 impl Draft {
     /// Makes its directory; what an earlier try left there goes.
     pub fn begin(place: &Path) -> Result<Self, StorageError> {
@@ -134,21 +164,10 @@ impl Draft {
         self.fresh.join(MEMORY)
     }
 
-    /// Begins the memory as a copy of what the machine's is mapped over: one that shares its blocks or, when it lies in so many
-    /// pieces that sharing has become slow and `spare_bytes` hold it, one of its own. Each capture adds pieces where the guest
-    /// wrote, so this is once in hundreds of pauses.
-    pub fn begin_memory(&self, base: &Path, spare_bytes: u64) -> Result<(), StorageError> {
-        let look = || -> io::Result<bool> {
-            let file = File::open(base)?;
-            let length = file.metadata()?.len();
-            let pieces_max = PIECES_MIN.max(length / PIECE_BYTES);
-            Ok(u64::from(files::pieces(&file)?) > pieces_max && length <= spare_bytes)
-        };
-        if look().map_err(failed("look at", base))? {
-            files::copy_sparse(base, &self.memory()).map_err(failed("copy", base))
-        } else {
-            files::reflink(base, &self.memory()).map(drop).map_err(failed("share", base))
-        }
+    /// Begins the memory with a copy of what the machine's is mapped over.
+    pub fn begin_memory(&self, base: BaseCopy) -> Result<(), StorageError> {
+        let path = self.memory();
+        files::give_name(&base.0, &path).map_err(failed("name", &path))
     }
 
     /// Takes `disk` as it is at the moment of the call, which may be made from another thread.
@@ -265,6 +284,20 @@ impl Capture {
         self.dir.join(MEMORY)
     }
 
+    /// Has the kernel read what will be needed first, at most [`READ_AHEAD_BYTES_MAX`]: a guest that came to each page by itself would
+    /// wait for the disk each time. Only advice: what it is based on came from the disk too, and a failure costs time.
+    pub fn read_ahead(&self) {
+        let mut rest = READ_AHEAD_BYTES_MAX;
+        let parts = self.manifest.used.iter().map_while(|&(place, length)| {
+            let part = (rest > 0).then_some((place, length.min(rest)))?;
+            rest -= part.1;
+            Some(part)
+        });
+        if let Err(error) = File::open(self.memory()).and_then(|file| files::read_ahead(&file, parts)) {
+            tracing::warn!(%error, place = %self.dir.display(), "a capture's memory is not read ahead");
+        }
+    }
+
     /// Gives a sandbox its memory base and its disk: neither copies anything.
     pub fn give(&self, base: &Path, disk: &Path) -> Result<(), StorageError> {
         fs::hard_link(self.memory(), base).map_err(failed("link", base))?;
@@ -350,6 +383,7 @@ mod tests {
             default_workdir: String::new(),
             default_env: BTreeMap::new(),
             token: "t".into(),
+            used: vec![(4096, 4096)],
             metadata: BTreeMap::new(),
             created_at_ms: 0,
         };
@@ -401,13 +435,16 @@ mod tests {
         file.sync_all().unwrap();
         assert!(u64::from(files::pieces(&file).unwrap()) > PIECES_MIN);
         let length = file.metadata().unwrap().len();
+        drop(BaseCopy::make(&base, length).unwrap());
+        let copy = BaseCopy::make(&base, length).unwrap();
+        assert_eq!(fs::read_dir(home.path()).unwrap().count(), 1, "it has no name, taken or not");
         let draft = Draft::begin(&home.path().join("copy")).unwrap();
-        draft.begin_memory(&base, length).unwrap();
+        draft.begin_memory(copy).unwrap();
         assert!(fs::read(draft.memory()).unwrap() == fs::read(&base).unwrap());
         assert_eq!(draft.memory().metadata().unwrap().blocks(), file.metadata().unwrap().blocks(), "holes stay holes");
         // Without the room for it, it is shared, which not every file system can.
         let shared = Draft::begin(&home.path().join("shared")).unwrap();
-        match shared.begin_memory(&base, length - 1) {
+        match BaseCopy::make(&base, length - 1).and_then(|copy| shared.begin_memory(copy)) {
             Ok(()) => {}
             Err(StorageError::File { act, .. }) => assert_eq!(act, "share"),
             Err(other) => panic!("{other}"),

@@ -13,6 +13,6 @@ pub mod captures;
 mod images;
 mod store;
 
-pub use captures::{Capture, Draft, Maker, Manifest};
+pub use captures::{BaseCopy, Capture, Draft, Maker, Manifest};
 pub use images::{Image, Images};
 pub use store::{StorageError, Store};

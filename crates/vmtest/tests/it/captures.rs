@@ -45,15 +45,36 @@ fn sums(stack: &Stack, id: &str) -> anyhow::Result<String> {
     stack.exec(id, &["sh", "-c", "sha256sum < /dev/shm/nonce; sha256sum < nonce"])
 }
 
+/// Whether the agent holds a copy of what the memory is mapped over: a file without a name.
+fn is_ahead(stack: &Stack, id: &str) -> anyhow::Result<bool> {
+    let open = std::fs::read_dir(format!("/proc/{}/fd", stack.service_pid("agent")?))?;
+    let files = open.flatten().filter_map(|entry| std::fs::read_link(entry.path()).ok());
+    let files: Vec<_> = files.map(|path| path.display().to_string()).collect();
+    Ok(files.iter().any(|path| path.contains(&format!("{id}/#")) && path.ends_with(" (deleted)")))
+}
+
+/// MiB of memory that the guest of a paused capsule had in use when it was paused.
+fn used_mib(stack: &Stack, id: &str) -> anyhow::Result<u64> {
+    let dir = stack.store().join("sandboxes").join(id);
+    let manifests = std::fs::read_dir(dir)?.flatten().map(|entry| entry.path().join("manifest.json"));
+    let manifest = manifests.filter(|path| path.exists()).last().context("no capture")?;
+    let manifest: serde_json::Value = serde_json::from_slice(&std::fs::read(manifest)?)?;
+    let used = manifest["used"].as_array().context("nothing used")?;
+    Ok(used.iter().filter_map(|part| part[1].as_u64()).sum::<u64>() >> 20)
+}
+
 fn pause_and_resume(stack: &Stack) -> anyhow::Result<()> {
     let id = stack.capsule(&[])?;
     fill(stack, &id)?;
     let (before, counted) = (sums(stack, &id)?, count(stack, &id)?);
     let machine = stack.exec(&id, &["cat", "/etc/machine-id"])?;
+    wait_until("its next capture has something to begin with", Duration::from_secs(30), || is_ahead(stack, &id))?;
     stack.wrenn(&["capsule", "pause", &id])?.ok()?;
     ensure!(stack.status(&id)? == "paused");
     let refused = stack.wrenn(&["exec", &id, "--", "true"])?;
     ensure!(refused.code == Some(1) && refused.stderr.contains("paused"), "{refused:?}");
+    let used = used_mib(stack, &id)?;
+    ensure!((1..=256).contains(&used), "its guest had {used} MiB in use");
     // Again: no error, nothing changes.
     stack.wrenn(&["capsule", "pause", &id])?.ok()?;
     let log = || anyhow::Ok(std::fs::read_to_string(stack.dir().join("log/agent.log"))?);
@@ -156,10 +177,10 @@ fn fork(stack: &Stack) -> anyhow::Result<()> {
     ids.iter().chain(&late).chain([&id]).try_for_each(|id| stack.remove(id))
 }
 
-/// What a program draws from every source of randomness there is, begun before the fork and after it.
+/// What a program started in a child draws from every source of randomness there is.
 const DRAW: &str = "head -c 16 /dev/urandom | od -An -tx1 | tr -d ' \\n'; echo; cat /proc/sys/kernel/random/uuid; \
     head -c 16 /dev/random | od -An -tx1 | tr -d ' \\n'; echo; cat /etc/machine-id; \
-    perl -e 'printf qq(%.17f\\n), rand' ";
+    python3 -c 'import random; print(random.random(), random.getrandbits(128))' ";
 
 fn many_forks(stack: &Stack) -> anyhow::Result<()> {
     let id = stack.capsule(&["--memory", "192"])?;
