@@ -17,6 +17,8 @@ use crate::rest::Rest;
 const MEMORY_MIB: u32 = 512;
 /// MiB a guest has written before it is captured.
 const DIRTY_MIB: [usize; 3] = [0, 64, 256];
+/// A guest that is paused has had nothing to do for a while, under Wrenn and under the bare VMM.
+const IDLE: Duration = Duration::from_secs(2);
 /// Children of one fork, and capsules of one burst.
 const MANY: usize = 20;
 
@@ -60,11 +62,13 @@ async fn still(bench: &Bench<'_>, report: &mut Report, bare: &Bare, saved: &Save
             stood_floor.push(devices + written);
             paused_floor.push(devices + safe);
             stood.push(snapshot(&mut host, &id).await?);
+            tokio::time::sleep(IDLE).await;
             let begin = Instant::now();
             rest.pause(&id).await?;
             paused.push(begin.elapsed());
             let mut back = bare.come_back(&capture_of(bench, &id)?).await?;
             back.envd.run("/bin/sh", &["-c", &fill]).await?;
+            tokio::time::sleep(IDLE).await;
             paused_bare.push(bare.pause(&mut back).await?);
             bare.end_back(back).await?;
             rest.resume_until_exec(&id).await?;

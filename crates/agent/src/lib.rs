@@ -14,6 +14,7 @@ pub mod config;
 mod context;
 pub mod faults;
 mod guest;
+mod host;
 mod instance;
 mod ledger;
 mod lock;

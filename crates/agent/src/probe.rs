@@ -124,7 +124,7 @@ fn forwarding() -> Finding {
 
 fn memory() -> Finding {
     const ENOUGH_MIB: u64 = 2048;
-    let total = crate::sandbox::memory_total_mib();
+    let total = crate::host::memory_total_mib();
     if total >= ENOUGH_MIB {
         return finding("memory", Verdict::Ok, format!("{total} MiB"), "");
     }

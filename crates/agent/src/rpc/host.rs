@@ -19,8 +19,9 @@ use wrenn_domain::limits::FORK_CHILDREN_MAX;
 use wrenn_domain::sizes::{DiskMib, MemoryMib, Vcpus};
 
 use super::error::connect_error;
+use crate::host::memory_total_mib;
 use crate::ledger::Wish;
-use crate::sandbox::{Phase, Point, Refusal, Registry, Report, Used, memory_total_mib};
+use crate::sandbox::{Phase, Point, Refusal, Registry, Report, Used};
 use crate::storage::captures::discard;
 
 /// A healthy guest answers in milliseconds.

@@ -8,11 +8,11 @@ use wrenn_domain::limits::{HOST_DISK_RESERVE_BYTES, PAUSE_DISK_RESERVE_BYTES};
 use wrenn_vmm::VmmError;
 
 use super::birth::{Body, KERNEL_VERSION};
-use super::registry::memory_available_mib;
 use super::report::now_ms;
 use crate::context::Context;
 use crate::faults::Point;
 use crate::guest;
+use crate::host::memory_available_mib;
 use crate::storage::captures::{Mark, mark_state};
 use crate::storage::{BaseCopy, Capture, Draft, Manifest, StorageError};
 

@@ -27,7 +27,7 @@ mod templates;
 pub use blanks::Blank;
 pub use metrics::measure;
 pub use recovery::{purge, recover};
-pub use registry::{Refusal, Registry, Running, Touch, Used, memory_total_mib};
+pub use registry::{Refusal, Registry, Running, Touch, Used};
 pub use report::{Phase, Report, Revision};
 pub use rings::Point;
 pub use spares::Spare;

@@ -19,6 +19,7 @@ use super::rings::Point;
 use super::runner::{self, Origin};
 use crate::context::Context;
 use crate::guest::GuestClient;
+use crate::host;
 use crate::ledger::{Ledger, Wish};
 use crate::storage::StorageError;
 
@@ -254,7 +255,7 @@ impl Registry {
         let living = entries.iter().filter(|(other, e)| **other != id && holds(e.report.phase)).map(|(_, e)| e);
         let (count, used) =
             living.fold((0usize, 0u64), |(n, mib), e| (n + 1, mib + u64::from(e.report.wish.memory_mib)));
-        let total = memory_total_mib().saturating_sub(MEMORY_RESERVE_MIB);
+        let total = host::memory_total_mib().saturating_sub(MEMORY_RESERVE_MIB);
         if used + u64::from(memory_mib) > total {
             return Err(Refusal::NoRoom(format!(
                 "the host has {} MiB of memory left for capsules",
@@ -410,20 +411,4 @@ impl Entry {
         report.last_active_at_ms = self.active_at_ms.load(Ordering::Relaxed);
         report
     }
-}
-
-/// MiB of this host's memory.
-pub fn memory_total_mib() -> u64 {
-    memory_mib("MemTotal:")
-}
-
-/// Memory that could be had without taking it from anybody, MiB.
-pub fn memory_available_mib() -> u64 {
-    memory_mib("MemAvailable:")
-}
-
-fn memory_mib(line: &str) -> u64 {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let rest = text.lines().find_map(|candidate| candidate.strip_prefix(line));
-    rest.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok()).map_or(0, |kib| kib / 1024)
 }

@@ -66,7 +66,7 @@ pub async fn fork(
         ctx.forks.wake_for(new.id);
         wait(ctx, new.id).await?;
     }
-    results(ctx, &new.children, made.len(), source.memory_mib).await
+    results(ctx, &new.children, made.len(), &source).await
 }
 
 async fn wait(ctx: &Context, fork: Uuid) -> Result<(), StoreError> {
@@ -87,14 +87,15 @@ async fn results(
     ctx: &Context,
     children: &[SandboxId],
     room: usize,
-    memory_mib: u32,
+    source: &Sandbox,
 ) -> Result<Vec<Result<Sandbox, ChildError>>, ServiceError> {
     let rows = ctx.store.sandbox_list_by_id(&children[..room]).await?;
     let mut rows: HashMap<SandboxId, Sandbox> = rows.into_iter().map(|row| (row.id, row)).collect();
     let full = ChildError {
         code: "no_hosts_available".to_owned(),
         message: format!(
-            "the host that holds the capsule has no room for this child now ({memory_mib} MiB of memory); try again later, or pause or delete others"
+            "the host that holds the capsule has no room for this child now ({} vCPU, {} MiB of memory); try again later, or pause or delete others",
+            source.vcpus, source.memory_mib
         ),
     };
     let result = |child: &SandboxId| match rows.remove(child) {

@@ -94,8 +94,8 @@ pub(super) async fn resume_for(
                 return Err(Failure::new(
                     FailureKind::NoCapacity,
                     format!(
-                        "the host that holds the capsule has no room to run it now ({} MiB of memory); try again later, or pause or delete others",
-                        sandbox.memory_mib
+                        "the host that holds the capsule has no room to run it now ({} vCPU, {} MiB of memory); try again later, or pause or delete others",
+                        sandbox.vcpus, sandbox.memory_mib
                     ),
                 )
                 .into());
