@@ -20,10 +20,14 @@ pub const PAGE_BYTES: usize = 4096;
 /// Pages whose entries are read at once: 256 KiB of pagemap, which stay in the processor's cache.
 const ENTRIES: usize = 32 * 1024;
 const ENTRY_BYTES: usize = 8;
-/// Parts of a file that are remembered as used, at most, and pages that may lie unused between two that are told as one: about what
+/// Parts of a file that are remembered as used, at most, and bytes that may lie unused between two that are told as one: about what
 /// the kernel reads at once anyway.
 const USED_PARTS_MAX: usize = 4096;
-const USED_GAP_PAGES: u64 = 16;
+const USED_GAP_BYTES: u64 = 64 * 1024;
+/// Threads that read at the same time; the process stands still for all of it.
+const READERS_MAX: usize = 8;
+/// Runs read in one call, as many as the kernel takes. None is longer than a chunk, and a call of more than 2 GiB would be cut short.
+const RUNS_AT_ONCE: usize = 1024;
 /// Bytes moved at once.
 const CHUNK_BYTES: usize = 1024 * 1024;
 
@@ -82,8 +86,8 @@ fn sum_of(bytes: &[u8], offset: u64) -> u64 {
 pub struct Taker {
     mappings: Vec<Mapping>,
     memory: Memory,
-    /// Pagemap entries, as read.
-    entries: Vec<u8>,
+    /// Pagemap entries, as read: for each reader.
+    entries: Vec<Vec<u8>>,
     /// Room for pages, each of its own touched already.
     room: Vec<u8>,
     writer: Writer,
@@ -104,13 +108,14 @@ impl Taker {
         // What it has now, and an eighth for what it still writes.
         let expected = crate::process::anonymous_bytes(process).unwrap_or(0);
         let room = usize::try_from(expected + expected / 8).unwrap_or(held_bytes_max).min(held_bytes_max);
+        let readers = std::thread::available_parallelism().map_or(1, usize::from).min(READERS_MAX);
         Ok(Self {
             mappings,
             memory: Memory {
                 process: Pid::from_raw(process),
                 pagemap: File::open(format!("/proc/{process}/pagemap"))?,
             },
-            entries: vec![1; ENTRIES * ENTRY_BYTES],
+            entries: vec![vec![1; ENTRIES * ENTRY_BYTES]; readers],
             room: vec![1; room / PAGE_BYTES * PAGE_BYTES],
             writer: Writer { base: File::open(file)?, target, copied: Copied::default(), old: Vec::new() },
         })
@@ -123,22 +128,20 @@ impl Taker {
     /// The process is gone, or the target's disk is full. `target` is then half-written.
     pub fn take(self) -> io::Result<Taken> {
         let Self { mappings, memory, mut entries, mut room, mut writer } = self;
-        let (mut runs, mut filled, mut used) = (Vec::new(), 0, UsedParts::default());
-        for mapping in &mappings {
-            each_run(&memory.pagemap, &mut entries, mapping, &mut used, |address, offset, bytes| {
-                let held = usize::try_from(bytes).unwrap_or(usize::MAX).min(room.len() - filled);
-                if held > 0 {
-                    memory.read(address, &mut room[filled..filled + held])?;
-                    runs.push((offset, held));
-                    filled += held;
-                }
-                let held = held as u64;
-                writer.run(&memory, address + held, offset + held, bytes - held)
-            })?;
+        let Found { runs, used } = find(&memory.pagemap, &mappings, &mut entries)?;
+        let (mut held, mut filled) = (Vec::new(), 0);
+        for run in runs {
+            let part = run.length().min(room.len() - filled);
+            let pieces = (0..part).step_by(CHUNK_BYTES);
+            held.extend(pieces.map(|at| run.after(at).first(CHUNK_BYTES.min(part - at))));
+            filled += part;
+            let rest = run.after(part);
+            writer.run(&memory, rest.address, rest.offset, rest.bytes)?;
         }
-        memory.still_there(&mappings)?;
         room.truncate(filled);
-        Ok(Taken { writer, runs, bytes: room, used })
+        memory.read_all(&held, &mut room, entries.len())?;
+        memory.still_there(&mappings)?;
+        Ok(Taken { writer, runs: held, bytes: room, used })
     }
 }
 
@@ -147,16 +150,15 @@ impl Taker {
 struct UsedParts(Vec<(u64, u64)>);
 
 impl UsedParts {
-    /// Pages come in the order of the file.
-    fn add(&mut self, offset: u64) {
-        const PAGE: u64 = PAGE_BYTES as u64;
+    /// Parts come in the order of the file.
+    fn add(&mut self, offset: u64, bytes: u64) {
         let full = self.0.len() == USED_PARTS_MAX;
         match self.0.last_mut() {
-            Some((place, length)) if (*place..=*place + *length + USED_GAP_PAGES * PAGE).contains(&offset) => {
-                *length = offset + PAGE - *place;
+            Some((place, length)) if (*place..=*place + *length + USED_GAP_BYTES).contains(&offset) => {
+                *length = (*length).max(offset + bytes - *place);
             }
             _ if full => {}
-            _ => self.0.push((offset, PAGE)),
+            _ => self.0.push((offset, bytes)),
         }
     }
 }
@@ -164,8 +166,8 @@ impl UsedParts {
 /// What a process had written at one instant, on its way into a copy of the file: some of it held in memory, the rest there.
 pub struct Taken {
     writer: Writer,
-    /// Place in the file and length of what is held, in the order of `bytes`.
-    runs: Vec<(u64, usize)>,
+    /// What is held, in the order of `bytes`.
+    runs: Vec<Run>,
     bytes: Vec<u8>,
     used: UsedParts,
 }
@@ -183,9 +185,9 @@ impl Taken {
     /// The target's disk is full. The target is then half-written.
     pub fn finish(mut self) -> io::Result<Copied> {
         let mut rest = self.bytes.as_slice();
-        for (offset, length) in self.runs {
-            let (part, after) = rest.split_at(length);
-            for (chunk, place) in part.chunks(CHUNK_BYTES).zip((offset..).step_by(CHUNK_BYTES)) {
+        for run in &self.runs {
+            let (part, after) = rest.split_at(run.length());
+            for (chunk, place) in part.chunks(CHUNK_BYTES).zip((run.offset..).step_by(CHUNK_BYTES)) {
                 self.writer.pages(chunk, place)?;
             }
             rest = after;
@@ -211,6 +213,46 @@ impl Memory {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             (into, base) = (&mut into[read..], base + read);
+        }
+        Ok(())
+    }
+
+    /// These runs, one after another, each thread as many bytes of them.
+    fn read_all(&self, runs: &[Run], into: &mut [u8], readers: usize) -> io::Result<()> {
+        let share = into.len().div_ceil(readers).max(1);
+        std::thread::scope(|scope| {
+            let (mut runs, mut into, mut others) = (runs, into, Vec::new());
+            while !runs.is_empty() {
+                let (mut count, mut bytes) = (0, 0);
+                while count < runs.len() && bytes < share {
+                    bytes += runs[count].length();
+                    count += 1;
+                }
+                let (its_runs, rest) = runs.split_at(count);
+                let (its_bytes, after) = into.split_at_mut(bytes);
+                (runs, into) = (rest, after);
+                others.push(scope.spawn(|| self.read_runs(its_runs, its_bytes)));
+            }
+            others.into_iter().try_for_each(joined)
+        })
+    }
+
+    fn read_runs(&self, mut runs: &[Run], mut into: &mut [u8]) -> io::Result<()> {
+        while !runs.is_empty() {
+            let (now, later) = runs.split_at(runs.len().min(RUNS_AT_ONCE));
+            runs = later;
+            let at = |run: &Run| {
+                let base = usize::try_from(run.address).map_err(io::Error::other)?;
+                Ok(RemoteIoVec { base, len: run.length() })
+            };
+            let remote = now.iter().map(at).collect::<io::Result<Vec<_>>>()?;
+            let bytes = now.iter().map(Run::length).sum();
+            let (its_bytes, after) = into.split_at_mut(bytes);
+            into = after;
+            let read = process_vm_readv(self.process, &mut [IoSliceMut::new(its_bytes)], &remote)?;
+            if read != bytes {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
         }
         Ok(())
     }
@@ -251,42 +293,93 @@ fn mappings(process: i32, identity: &std::fs::Metadata, file: &Path) -> io::Resu
     Ok(text.lines().filter_map(parse).collect())
 }
 
-/// Calls `act` with address, place in the file and length of every run of private pages.
-fn each_run(
-    pagemap: &File,
-    entries: &mut [u8],
-    mapping: &Mapping,
-    used: &mut UsedParts,
-    mut act: impl FnMut(u64, u64, u64) -> io::Result<()>,
-) -> io::Result<()> {
-    const PAGE: u64 = PAGE_BYTES as u64;
-    let mut address = mapping.begin;
-    let mut run: Option<u64> = None;
-    let mut flush = |run: &mut Option<u64>, end: u64| -> io::Result<()> {
-        match run.take() {
-            Some(begin) => act(begin, begin - mapping.begin + mapping.offset, end - begin),
-            None => Ok(()),
+/// Neighbouring pages, and their place in the file.
+#[derive(Clone, Copy)]
+struct Run {
+    address: u64,
+    offset: u64,
+    bytes: u64,
+}
+
+impl Run {
+    fn length(&self) -> usize {
+        usize::try_from(self.bytes).unwrap_or(usize::MAX)
+    }
+
+    fn after(self, bytes: usize) -> Self {
+        let bytes = bytes as u64;
+        Self { address: self.address + bytes, offset: self.offset + bytes, bytes: self.bytes - bytes }
+    }
+
+    fn first(self, bytes: usize) -> Self {
+        Self { bytes: bytes as u64, ..self }
+    }
+}
+
+/// What the pagemap tells.
+#[derive(Default)]
+struct Found {
+    /// Private pages.
+    runs: Vec<Run>,
+    used: UsedParts,
+}
+
+/// Looks at all mappings, each reader at a part of each.
+fn find(pagemap: &File, mappings: &[Mapping], entries: &mut [Vec<u8>]) -> io::Result<Found> {
+    let mut all = Found::default();
+    for mapping in mappings {
+        let pages = (mapping.end - mapping.begin) / PAGE_BYTES as u64;
+        let share = pages.div_ceil(entries.len() as u64).max(1) * PAGE_BYTES as u64;
+        let found: Vec<io::Result<Found>> = std::thread::scope(|scope| {
+            let begins = (mapping.begin..mapping.end).step_by(usize::try_from(share).unwrap_or(usize::MAX));
+            let parts = begins.zip(entries.iter_mut()).map(|(begin, entries)| {
+                let part = Mapping {
+                    begin,
+                    end: mapping.end.min(begin + share),
+                    offset: mapping.offset + (begin - mapping.begin),
+                };
+                scope.spawn(move || find_in(pagemap, &part, entries))
+            });
+            let parts: Vec<_> = parts.collect();
+            parts.into_iter().map(joined).collect()
+        });
+        for part in found {
+            let Found { runs, used } = part?;
+            all.runs.extend(runs);
+            used.0.iter().for_each(|&(offset, bytes)| all.used.add(offset, bytes));
         }
-    };
+    }
+    Ok(all)
+}
+
+fn joined<T>(thread: std::thread::ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+fn find_in(pagemap: &File, mapping: &Mapping, entries: &mut [u8]) -> io::Result<Found> {
+    const PAGE: u64 = PAGE_BYTES as u64;
+    let mut found = Found::default();
+    let mut address = mapping.begin;
     while address < mapping.end {
         let pages = usize::try_from((mapping.end - address) / PAGE).unwrap_or(ENTRIES).min(ENTRIES);
         let part = &mut entries[..pages * ENTRY_BYTES];
         pagemap.read_exact_at(part, address / PAGE * ENTRY_BYTES as u64)?;
         for entry in part.chunks_exact(ENTRY_BYTES) {
             let bits = u64::from_le_bytes(entry.try_into().unwrap_or_default());
+            let offset = address - mapping.begin + mapping.offset;
             if bits & (PRESENT | SWAPPED) != 0 {
-                used.add(address - mapping.begin + mapping.offset);
+                found.used.add(offset, PAGE);
             }
-            let private = bits & SWAPPED != 0 || (bits & PRESENT != 0 && bits & FILE_OR_SHARED == 0);
-            if private {
-                run.get_or_insert(address);
-            } else {
-                flush(&mut run, address)?;
+            if bits & SWAPPED != 0 || (bits & PRESENT != 0 && bits & FILE_OR_SHARED == 0) {
+                match found.runs.last_mut() {
+                    Some(run) if run.address + run.bytes == address => run.bytes += PAGE,
+                    _ => found.runs.push(Run { address, offset, bytes: PAGE }),
+                }
             }
             address += PAGE;
         }
     }
-    flush(&mut run, mapping.end)
+    Ok(found)
 }
 
 struct Writer {
@@ -397,6 +490,38 @@ mod tests {
             assert!(std::fs::read(&copy_path).unwrap() == then);
         }
         assert!(std::fs::read(&base).unwrap() == content, "the base must never change");
+        // SAFETY: mapped above with this length; no reference to it is used after this.
+        unsafe { munmap(place, length.get()).unwrap() };
+    }
+
+    #[test]
+    #[allow(unsafe_code)]
+    fn long_runs_and_many_short_ones_are_read_in_parts() {
+        const BYTES: usize = 24 * 1024 * 1024;
+        let home = tempfile::tempdir_in("/var/tmp").unwrap();
+        let (base, copy_path) = (home.path().join("base"), home.path().join("copy"));
+        let file = File::create_new(&base).unwrap();
+        file.set_len(BYTES as u64).unwrap();
+        let length = std::num::NonZeroUsize::new(BYTES).unwrap();
+        let rights = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a fresh private mapping of a file nobody shortens; only touched below, and unmapped at the end.
+        let place = unsafe { mmap(None, length, rights, MapFlags::MAP_PRIVATE, &file, 0).unwrap() };
+        // SAFETY: the mapping is as long as this and lives until the end of the test.
+        let memory = unsafe { std::slice::from_raw_parts_mut(place.as_ptr().cast::<u8>(), BYTES) };
+        // Some 2000 pages apart from each other, then 8 MiB in one run.
+        let alone = (0..BYTES / 3 * 2).step_by(2 * PAGE_BYTES);
+        for at in alone.chain((BYTES / 3 * 2..BYTES).step_by(PAGE_BYTES)) {
+            memory[at..at + 8].copy_from_slice(&(at as u64 + 1).to_le_bytes());
+        }
+        for held in [BYTES, BYTES / 2, 0] {
+            let target = File::options().read(true).write(true).create(true).truncate(true).open(&copy_path).unwrap();
+            target.set_len(BYTES as u64).unwrap();
+            let taken = Taker::new(std::process::id().cast_signed(), &base, target, held).unwrap().take().unwrap();
+            let copied = taken.finish().unwrap();
+            assert_eq!(copied.written, 2048 + 2048);
+            assert_eq!(copied.checksum_change, checksum(&File::open(&copy_path).unwrap()).unwrap());
+            assert!(std::fs::read(&copy_path).unwrap() == memory);
+        }
         // SAFETY: mapped above with this length; no reference to it is used after this.
         unsafe { munmap(place, length.get()).unwrap() };
     }
