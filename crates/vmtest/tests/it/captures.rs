@@ -180,7 +180,7 @@ fn fork(stack: &Stack) -> anyhow::Result<()> {
 /// What a program started in a child draws from every source of randomness there is.
 const DRAW: &str = "head -c 16 /dev/urandom | od -An -tx1 | tr -d ' \\n'; echo; cat /proc/sys/kernel/random/uuid; \
     head -c 16 /dev/random | od -An -tx1 | tr -d ' \\n'; echo; cat /etc/machine-id; \
-    python3 -c 'import random; print(random.random(), random.getrandbits(128))' ";
+    python3 -ISc 'import random; print(random.random(), random.getrandbits(128))' ";
 
 fn many_forks(stack: &Stack) -> anyhow::Result<()> {
     let id = stack.capsule(&["--memory", "192"])?;
