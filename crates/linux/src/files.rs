@@ -94,7 +94,8 @@ pub fn copy_data(from: &File, to: &File) -> io::Result<()> {
 /// Has the kernel begin to read these parts, place and length in bytes, into memory.
 pub fn read_ahead(file: &File, parts: impl IntoIterator<Item = (u64, u64)>) -> io::Result<()> {
     use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
-    for (place, length) in parts {
+    // A length of 0 would be all of the file.
+    for (place, length) in parts.into_iter().filter(|&(_, length)| length > 0) {
         posix_fadvise(file, place.cast_signed(), length.cast_signed(), PosixFadviseAdvice::POSIX_FADV_WILLNEED)?;
     }
     Ok(())
