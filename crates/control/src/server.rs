@@ -10,8 +10,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use axum::body::Body;
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use http::Version;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -27,6 +29,7 @@ use wrenn_domain::limits::{
     CONNECTIONS_MAX, FIRST_HEAD_MAX, H2_CONNECTION_AHEAD_BYTES, H2_HEAD_BYTES_MAX, H2_STREAM_AHEAD_BYTES,
     H2_STREAMS_MAX, KEEPALIVE_EVERY, REQUEST_HEAD_MAX, SHUTDOWN_WAIT_MAX,
 };
+use wrenn_http::linger;
 
 use crate::auth::address::Peer;
 use crate::config::Config;
@@ -276,8 +279,12 @@ impl Front {
     async fn answer(
         self,
         peer: SocketAddr,
-        mut request: hyper::Request<Incoming>,
-    ) -> Result<hyper::Response<axum::body::Body>, Infallible> {
+        request: hyper::Request<Incoming>,
+    ) -> Result<hyper::Response<Body>, Infallible> {
+        let mut request = match request.version() {
+            Version::HTTP_2 => request.map(Body::new),
+            _ => linger(request).map(Body::new),
+        };
         request.extensions_mut().insert(Peer(peer));
         match claim(&request) {
             // Boxed: every connection would be as large as the largest thing it may do.

@@ -68,10 +68,12 @@ pub const UPLOAD_SILENCE_MAX: Duration = Duration::from_secs(600);
 pub const UPLOAD_FILES_MAX: usize = 256;
 /// Bytes of one part's head (names and headers) in a multipart upload, or of padding between parts.
 pub const UPLOAD_PART_HEAD_BYTES_MAX: usize = 64 * 1024;
-/// Bytes of a refused upload that are still read, so that the sender gets to see the refusal.
-pub const REFUSED_BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// Time for that.
+/// Time for which the body of a request that was answered early is still read, so that its sender sees the answer.
 pub const REFUSED_BODY_WAIT_MAX: Duration = Duration::from_secs(5);
+/// Bytes of it that are read as fast as they come.
+pub const REFUSED_BODY_QUICK_BYTES: usize = 64 * 1024 * 1024;
+/// Between the pieces that are read afterwards.
+pub const REFUSED_BODY_PAUSE: Duration = Duration::from_millis(50);
 
 /// Processes envd keeps track of at once; a fork bomb must not grow its tables.
 pub const GUEST_PROCESSES_MAX: usize = 1024;

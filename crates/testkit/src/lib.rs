@@ -3,6 +3,7 @@
 //! - [`services`]: one cluster for all test processes of a run, started by the first, stopped after the last.
 //! - [`browser`]: a real browser.
 //! - [`database`]: a fresh database and Redis prefix per test.
+//! - [`disk`]: one that is soon full.
 //! - [`host`]: speaks the real host contract over real sockets and runs the real envd; only the VM is missing.
 //! - [`proxy`]: a TCP proxy that can be cut.
 //! - [`smtp`]: a real mail server.
@@ -11,6 +12,7 @@
 
 pub mod browser;
 pub mod database;
+pub mod disk;
 pub mod host;
 pub mod leaks;
 pub mod proxy;
@@ -19,6 +21,7 @@ pub mod smtp;
 pub mod wait;
 
 pub use database::Database;
+pub use disk::SmallDisk;
 pub use host::SimHost;
 pub use proxy::CutProxy;
 pub use smtp::MailServer;

@@ -1,5 +1,6 @@
 //! The listening socket: token first, then the service or the relay.
 
+use std::future::ready;
 use std::sync::Arc;
 
 use axum::Router;
@@ -13,6 +14,7 @@ use tokio::net::TcpListener;
 use wrenn_contract::host::{AUTH_HEADER, RELAY_ERROR_HEADER, RelayError};
 use wrenn_contract::proto::wrenn::host::v1::HostServiceExt;
 use wrenn_domain::ids::SandboxId;
+use wrenn_http::linger;
 
 use super::host::Host;
 use crate::guest;
@@ -35,7 +37,8 @@ pub async fn serve(
         .route("/sandboxes/{id}/ports/{port}", axum::routing::get(tunnel))
         .with_state(registry)
         .fallback_service(rpc.into_axum_service())
-        .layer(middleware::from_fn_with_state(token, check_token));
+        .layer(middleware::from_fn_with_state(token, check_token))
+        .layer(middleware::map_request(|request: Request| ready(linger(request).map(Body::new))));
     axum::serve(listener.tap_nodelay(), app).with_graceful_shutdown(stop).await
 }
 

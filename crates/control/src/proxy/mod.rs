@@ -73,11 +73,7 @@ impl Proxy {
     }
 
     /// Answers a request that [`claim`] found to be for a port.
-    pub async fn answer(
-        self: &Arc<Self>,
-        target: Result<Target, BadTarget>,
-        request: Request<Incoming>,
-    ) -> Response<Body> {
+    pub async fn answer(self: &Arc<Self>, target: Result<Target, BadTarget>, request: Request<Body>) -> Response<Body> {
         let target = match target {
             Ok(target) => target,
             Err(bad) => return refuse(Refusal { status: StatusCode::BAD_REQUEST, text: bad.to_string() }),
@@ -88,11 +84,7 @@ impl Proxy {
         })
     }
 
-    async fn pass(
-        self: &Arc<Self>,
-        target: &Target,
-        mut request: Request<Incoming>,
-    ) -> Result<Response<Body>, Refusal> {
+    async fn pass(self: &Arc<Self>, target: &Target, mut request: Request<Body>) -> Result<Response<Body>, Refusal> {
         check(target, &request)?;
         let key = request.headers().get(KEY_HEADER).and_then(|key| key.to_str().ok()).map(str::to_owned);
         let visitor = Visitor::Anybody { key: key.as_deref() };
@@ -126,7 +118,7 @@ impl Proxy {
     fn prepare(
         &self,
         target: &Target,
-        request: Request<Incoming>,
+        request: Request<Body>,
         protocol: Option<HeaderValue>,
     ) -> Result<Request<Body>, Refusal> {
         let (mut parts, body) = request.into_parts();
@@ -140,7 +132,7 @@ impl Proxy {
             .map_err(|_| Refusal { status: StatusCode::BAD_REQUEST, text: "the path is not valid".to_owned() })?;
         parts.version = Version::HTTP_11;
         parts.extensions.clear();
-        Ok(Request::from_parts(parts, Body::new(body)))
+        Ok(Request::from_parts(parts, body))
     }
 
     /// Sends it over an idle connection, or a new one. One that was idle may have been hung up at the same moment: what was not
@@ -228,7 +220,7 @@ async fn carry(ctx: &Context, id: SandboxId, client: Upgraded, guest: Upgraded) 
 }
 
 /// What is refused without asking anybody.
-fn check(target: &Target, request: &Request<Incoming>) -> Result<(), Refusal> {
+fn check(target: &Target, request: &Request<Body>) -> Result<(), Refusal> {
     let bad = |status, text: &str| Err(Refusal { status, text: text.to_owned() });
     if request.method() == Method::CONNECT {
         return bad(StatusCode::METHOD_NOT_ALLOWED, "CONNECT is not taken here; `wrenn port-forward` carries raw TCP");

@@ -1,5 +1,8 @@
 //! Files in a real envd.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -13,7 +16,7 @@ use hyper_util::rt::TokioExecutor;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use wrenn_domain::limits::FILE_WRITE_BYTES_MAX;
-use wrenn_testkit::wait_until;
+use wrenn_testkit::{SmallDisk, wait_until};
 
 use crate::harness::{Answer, SOON, World, form};
 
@@ -151,6 +154,42 @@ async fn a_buffered_write_has_a_bound_and_a_streamed_one_has_none() {
     assert_eq!(back.body.len() as u64, size);
     let expected = Sha256::digest(vec![7u8; usize::try_from(size).expect("fits")]);
     assert_eq!(Sha256::digest(&back.body), expected);
+}
+
+#[tokio::test]
+async fn an_upload_that_is_refused_says_why_to_a_client_that_sends_all_of_it_first() {
+    const BYTES: usize = 40 * 1024 * 1024;
+    let Some(world) = World::with_envd().await else { return };
+    let id = world.api.create_running().await;
+    let (_dir, dir) = scratch();
+    let disk = SmallDisk::mount(&Path::new(&dir).join("small"), 1024 * 1024);
+    let path = disk.path.join("file");
+    let form = form(&[("path", path.to_str().expect("UTF-8").as_bytes()), ("file", &vec![7; BYTES])]);
+    let addr = world.plane.addr();
+    let other = "cl-0000000000000000000000000";
+    let cases = [
+        ("no key", &id as &str, 401, "unauthorized"),
+        (&world.key, other, 404, ""),
+        (&world.key, &id, 507, "disk_full"),
+    ];
+    for (key, id, status, code) in cases {
+        let head = format!(
+            "POST /v1/capsules/{id}/files/stream/write HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx-api-key: {key}\r\n\
+             content-type: multipart/form-data; boundary=XXX\r\ncontent-length: {}\r\n\r\n",
+            form.len()
+        );
+        let form = form.clone();
+        let sent = tokio::task::spawn_blocking(move || {
+            let mut socket = TcpStream::connect(addr)?;
+            socket.write_all(head.as_bytes())?;
+            socket.write_all(&form)?;
+            let mut answer = String::new();
+            socket.read_to_string(&mut answer).map(|_| answer)
+        });
+        let answer = sent.await.expect("no panic").expect("an answer");
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")) && answer.contains(code), "{answer}");
+    }
+    assert_eq!(disk.path.read_dir().expect("is there").count(), 0);
 }
 
 #[tokio::test]

@@ -10,10 +10,9 @@ use axum::http::HeaderMap;
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use tokio::io::AsyncReadExt;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 use tokio_util::io::StreamReader;
-use wrenn_domain::limits::{REFUSED_BODY_BYTES_MAX, REFUSED_BODY_WAIT_MAX, UPLOAD_SILENCE_MAX};
+use wrenn_domain::limits::UPLOAD_SILENCE_MAX;
 
 use super::encodings::{self, Encoding};
 use crate::http::Reply;
@@ -28,17 +27,9 @@ pub struct Incoming {
 
 enum Source {
     Plain(BodyDataStream),
-    Gzip(Box<Unpacking>),
-    /// It cannot be unpacked; what is left of it is of no use but may still be coming.
-    Refused(BodyDataStream),
-    /// It broke.
+    Gzip(Box<GzipDecoder<StreamReader<Frames, Bytes>>>),
+    /// It broke, or cannot be unpacked.
     Spent,
-}
-
-type Unpacking = GzipDecoder<StreamReader<Frames, Bytes>>;
-
-fn unwrap(unpacking: Unpacking) -> BodyDataStream {
-    unpacking.into_inner().into_inner().0
 }
 
 /// Why no more of a body comes.
@@ -81,36 +72,10 @@ impl Incoming {
             Ok(piece) => piece?,
             Err(_) => Err(BodyError::Silent),
         };
-        if let Err(error) = piece {
-            self.source = match std::mem::replace(&mut self.source, Source::Spent) {
-                Source::Gzip(decoder) if error == BodyError::BadGzip => Source::Refused(unwrap(*decoder)),
-                _ => Source::Spent,
-            };
+        if piece.is_err() {
+            self.source = Source::Spent;
         }
         Some(piece)
-    }
-
-    /// Reads off what is left of a refused body, within bounds, behind the caller's back: a client that is still
-    /// sending would otherwise see its connection cut instead of the refusal.
-    pub fn read_off(self, place: OwnedSemaphorePermit) {
-        let mut body = match self.source {
-            Source::Plain(body) | Source::Refused(body) => body,
-            Source::Gzip(decoder) => unwrap(*decoder),
-            Source::Spent => return,
-        };
-        let reading = async move {
-            let mut bytes = 0;
-            while let Some(Ok(chunk)) = body.next().await {
-                bytes += chunk.len();
-                if bytes > REFUSED_BODY_BYTES_MAX {
-                    return;
-                }
-            }
-        };
-        tokio::spawn(async move {
-            let _ = timeout(REFUSED_BODY_WAIT_MAX, reading).await;
-            drop(place);
-        });
     }
 }
 
@@ -132,7 +97,7 @@ impl Source {
                     Err(_) => Some(Err(BodyError::BadGzip)),
                 }
             }
-            Self::Refused(_) | Self::Spent => None,
+            Self::Spent => None,
         }
     }
 }

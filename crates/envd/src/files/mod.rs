@@ -102,18 +102,12 @@ async fn receive(
     let query = FilesQuery::read(uri)?;
     let asker = caller::asker(headers, query.username.as_deref(), &envd.identity)?;
     let mut incoming = Incoming::new(headers, body)?;
-    let place = transfer(envd).await?;
-    let done = match form {
-        Form::Raw => upload::raw(asker, query.path()?, &mut incoming).await,
-        Form::Parts { boundary } => multipart::parts(asker, query.path, boundary, &mut incoming).await,
+    let _place = transfer(envd).await?;
+    let written = match form {
+        Form::Raw => upload::raw(asker, query.path()?, &mut incoming).await?,
+        Form::Parts { boundary } => multipart::parts(asker, query.path, boundary, &mut incoming).await?,
     };
-    match done {
-        Ok(written) => Ok(Json(written)),
-        Err(error) => {
-            incoming.read_off(place);
-            Err(error.into())
-        }
-    }
+    Ok(Json(written))
 }
 
 /// A place among the transfers under way.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -11,6 +12,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tower::ServiceExt;
+use wrenn_http::linger;
 
 /// Open connections. The relay holds at most 256 calls; the rest is for programs in the guest.
 pub const CONNECTIONS_MAX: usize = 1024;
@@ -43,8 +45,7 @@ pub async fn listen(listener: TcpListener, router: Router, mut stop: watch::Rece
             }
         };
         let _ = socket.set_nodelay(true);
-        let service =
-            router.clone().map_request(|request: hyper::Request<Incoming>| request.map(axum::body::Body::new));
+        let service = router.clone().map_request(|request: hyper::Request<Incoming>| linger(request).map(Body::new));
         let mut stop = stop.clone();
         tokio::spawn(async move {
             let connection = http1::Builder::new()

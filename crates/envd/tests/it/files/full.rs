@@ -1,32 +1,14 @@
 //! A disk that is full.
 
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use wrenn_testkit::SmallDisk;
 
 use super::*;
-
-/// A tmpfs of this test's own; unmounted when dropped.
-pub struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    pub fn mount(at: &Path, bytes: usize) -> Self {
-        fs::create_dir_all(at).expect("a place");
-        let options = format!("size={bytes},mode=777");
-        mount(Some("none"), at, Some("tmpfs"), MsFlags::empty(), Some(options.as_str())).expect("mounts");
-        Self(at.to_owned())
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        umount2(&self.0, MntFlags::MNT_DETACH).expect("unmounts");
-    }
-}
 
 #[tokio::test]
 async fn a_full_disk_is_said_and_leaves_the_old_file() {
     let envd = Envd::start().await;
     let disk = SmallDisk::mount(&envd.home.path().join("small"), 1024 * 1024);
-    let (old, new) = (disk.0.join("old"), disk.0.join("new"));
+    let (old, new) = (disk.path.join("old"), disk.path.join("new"));
     assert_eq!(put(&envd, &old, "old").await.status, 200);
     for path in [&old, &new] {
         for bytes in [2_000_000, 12_000_000] {
@@ -39,7 +21,7 @@ async fn a_full_disk_is_said_and_leaves_the_old_file() {
     let answer = envd.call(http::Method::PUT, &uri(&new), &[("content-encoding", "gzip")], bomb).await;
     assert_eq!(answer.status, 507, "{answer:?}");
     assert_eq!(fs::read_to_string(&old).unwrap(), "old");
-    assert_eq!(names(&disk.0), ["old"]);
+    assert_eq!(names(&disk.path), ["old"]);
     // And the room is free again.
     assert_eq!(put(&envd, &new, vec![1; 500_000]).await.status, 200);
 }
@@ -49,10 +31,10 @@ async fn a_client_that_sends_far_too_much_still_sees_why_it_was_refused() {
     let envd = Envd::start().await;
     let disk = SmallDisk::mount(&envd.home.path().join("small"), 1024 * 1024);
     for _ in 0..5 {
-        let (status, body) = super::large::upload(&envd, &disk.0.join("file"), 100, &noise(1024 * 1024)).await;
+        let (status, body) = super::large::upload(&envd, &disk.path.join("file"), 100, &noise(1024 * 1024)).await;
         assert_eq!(status, 507, "{body:?}");
     }
-    assert_eq!(names(&disk.0).len(), 0);
+    assert_eq!(names(&disk.path).len(), 0);
 }
 
 #[tokio::test]
@@ -61,7 +43,7 @@ async fn moving_onto_a_full_disk_loses_nothing() {
     use wrenn_contract::proto::filesystem::MoveRequest;
     let envd = Envd::start().await;
     let disk = SmallDisk::mount(&envd.home.path().join("small"), 1024 * 1024);
-    let (from, to) = (envd.home.path().join("file"), disk.0.join("file"));
+    let (from, to) = (envd.home.path().join("file"), disk.path.join("file"));
     let ask = |from: &Path, to: &Path| MoveRequest {
         source: from.to_str().unwrap().into(),
         destination: to.to_str().unwrap().into(),
@@ -72,7 +54,7 @@ async fn moving_onto_a_full_disk_loses_nothing() {
     let refused = envd.filesystem().r#move(ask(&from, &to)).await.map(drop).expect_err("too large");
     assert_eq!(refused.code, ErrorCode::ResourceExhausted, "{refused:?}");
     assert!(fs::read(&from).unwrap() == bytes);
-    assert_eq!(names(&disk.0).len(), 0);
+    assert_eq!(names(&disk.path).len(), 0);
     // What fits goes over, with its mode.
     fs::write(&from, &bytes[..600_000]).unwrap();
     chmod(&from, 0o750);
@@ -83,6 +65,6 @@ async fn moving_onto_a_full_disk_loses_nothing() {
     // A directory does not.
     fs::create_dir(envd.home.path().join("dir")).unwrap();
     let refused =
-        envd.filesystem().r#move(ask(&envd.home.path().join("dir"), &disk.0.join("dir"))).await.err().unwrap();
+        envd.filesystem().r#move(ask(&envd.home.path().join("dir"), &disk.path.join("dir"))).await.err().unwrap();
     assert_eq!(refused.code, ErrorCode::FailedPrecondition, "{refused:?}");
 }

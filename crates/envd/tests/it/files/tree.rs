@@ -8,8 +8,8 @@ use http::Method;
 use wrenn_contract::proto::filesystem::{
     EntryInfo, FileType, ListDirRequest, MakeDirRequest, MoveRequest, RemoveRequest, StatRequest,
 };
+use wrenn_testkit::SmallDisk;
 
-use super::full::SmallDisk;
 use super::*;
 
 fn text(path: impl AsRef<Path>) -> String {
