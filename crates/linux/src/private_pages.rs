@@ -129,19 +129,21 @@ impl Taker {
     pub fn take(self) -> io::Result<Taken> {
         let Self { mappings, memory, mut entries, mut room, mut writer } = self;
         let Found { runs, used } = find(&memory.pagemap, &mappings, &mut entries)?;
-        let (mut held, mut filled) = (Vec::new(), 0);
+        let (mut held, mut filled, mut through) = (Vec::new(), 0, vec![0; CHUNK_BYTES]);
         for run in runs {
             let part = run.length().min(room.len() - filled);
-            let pieces = (0..part).step_by(CHUNK_BYTES);
-            held.extend(pieces.map(|at| run.after(at).first(CHUNK_BYTES.min(part - at))));
+            held.extend(run.first(part).pieces());
             filled += part;
-            let rest = run.after(part);
-            writer.run(&memory, rest.address, rest.offset, rest.bytes)?;
+            for piece in run.after(part).pieces() {
+                let into = &mut through[..piece.length()];
+                memory.read(&[piece], into)?;
+                writer.pages(into, piece.offset)?;
+            }
         }
         room.truncate(filled);
         memory.read_all(&held, &mut room, entries.len())?;
         memory.still_there(&mappings)?;
-        Ok(Taken { writer, runs: held, bytes: room, used })
+        Ok(Taken { writer, held, bytes: room, used })
     }
 }
 
@@ -166,8 +168,8 @@ impl UsedParts {
 /// What a process had written at one instant, on its way into a copy of the file: some of it held in memory, the rest there.
 pub struct Taken {
     writer: Writer,
-    /// What is held, in the order of `bytes`.
-    runs: Vec<Run>,
+    /// What is held, in pieces and in the order of `bytes`.
+    held: Vec<Run>,
     bytes: Vec<u8>,
     used: UsedParts,
 }
@@ -185,11 +187,9 @@ impl Taken {
     /// The target's disk is full. The target is then half-written.
     pub fn finish(mut self) -> io::Result<Copied> {
         let mut rest = self.bytes.as_slice();
-        for run in &self.runs {
-            let (part, after) = rest.split_at(run.length());
-            for (chunk, place) in part.chunks(CHUNK_BYTES).zip((run.offset..).step_by(CHUNK_BYTES)) {
-                self.writer.pages(chunk, place)?;
-            }
+        for piece in &self.held {
+            let (bytes, after) = rest.split_at(piece.length());
+            self.writer.pages(bytes, piece.offset)?;
             rest = after;
         }
         Ok(self.writer.copied)
@@ -203,20 +203,6 @@ struct Memory {
 }
 
 impl Memory {
-    /// In one copy; by way of `/proc/PID/mem` the kernel makes two, a page at a time.
-    fn read(&self, address: u64, mut into: &mut [u8]) -> io::Result<()> {
-        let mut base = usize::try_from(address).map_err(io::Error::other)?;
-        while !into.is_empty() {
-            let remote = [RemoteIoVec { base, len: into.len() }];
-            let read = process_vm_readv(self.process, &mut [IoSliceMut::new(into)], &remote)?;
-            if read == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            (into, base) = (&mut into[read..], base + read);
-        }
-        Ok(())
-    }
-
     /// These runs, one after another, each thread as many bytes of them.
     fn read_all(&self, runs: &[Run], into: &mut [u8], readers: usize) -> io::Result<()> {
         let share = into.len().div_ceil(readers).max(1);
@@ -231,13 +217,14 @@ impl Memory {
                 let (its_runs, rest) = runs.split_at(count);
                 let (its_bytes, after) = into.split_at_mut(bytes);
                 (runs, into) = (rest, after);
-                others.push(scope.spawn(|| self.read_runs(its_runs, its_bytes)));
+                others.push(scope.spawn(|| self.read(its_runs, its_bytes)));
             }
             others.into_iter().try_for_each(joined)
         })
     }
 
-    fn read_runs(&self, mut runs: &[Run], mut into: &mut [u8]) -> io::Result<()> {
+    /// In one copy; by way of `/proc/PID/mem` the kernel makes two, a page at a time.
+    fn read(&self, mut runs: &[Run], mut into: &mut [u8]) -> io::Result<()> {
         while !runs.is_empty() {
             let (now, later) = runs.split_at(runs.len().min(RUNS_AT_ONCE));
             runs = later;
@@ -313,6 +300,12 @@ impl Run {
 
     fn first(self, bytes: usize) -> Self {
         Self { bytes: bytes as u64, ..self }
+    }
+
+    /// No longer than a chunk each.
+    fn pieces(self) -> impl Iterator<Item = Self> {
+        let length = self.length();
+        (0..length).step_by(CHUNK_BYTES).map(move |at| self.after(at).first(CHUNK_BYTES.min(length - at)))
     }
 }
 
@@ -391,19 +384,6 @@ struct Writer {
 }
 
 impl Writer {
-    fn run(&mut self, memory: &Memory, address: u64, offset: u64, bytes: u64) -> io::Result<()> {
-        let mut buffer = vec![0u8; CHUNK_BYTES.min(usize::try_from(bytes).unwrap_or(CHUNK_BYTES))];
-        let mut done = 0;
-        while done < bytes {
-            let want = usize::try_from(bytes - done).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES);
-            let part = &mut buffer[..want];
-            memory.read(address + done, part)?;
-            self.pages(part, offset + done)?;
-            done += want as u64;
-        }
-        Ok(())
-    }
-
     /// Neighbouring pages of one kind go together: one call each.
     fn pages(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.old.resize(bytes.len(), 0);

@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
-use wrenn_domain::limits::HOST_DISK_RESERVE_BYTES;
 
 use crate::context::Context;
 use crate::storage::BaseCopy;
@@ -29,10 +28,7 @@ impl Ahead {
         *there = Some(tokio::spawn(async move {
             tokio::time::sleep(NOT_BEFORE).await;
             ctx.calm.come(true).await;
-            let made = tokio::task::spawn_blocking(move || {
-                let spare_bytes = ctx.store.room()?.free.saturating_sub(HOST_DISK_RESERVE_BYTES);
-                BaseCopy::make(&dir.join("memory"), spare_bytes)
-            });
+            let made = tokio::task::spawn_blocking(move || BaseCopy::make(&dir.join("memory"), || ctx.store.spare(0)));
             // Without it the capture makes its own, and says what is wrong.
             made.await.ok()?.ok()
         }));

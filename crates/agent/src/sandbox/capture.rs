@@ -2,10 +2,11 @@
 //! only; nothing is changed that could not be left as it was.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use wrenn_domain::limits::{HOST_DISK_RESERVE_BYTES, PAUSE_DISK_RESERVE_BYTES};
-use wrenn_vmm::VmmError;
+use wrenn_domain::limits::PAUSE_DISK_RESERVE_BYTES;
+use wrenn_vmm::{Captured, VmmError};
 
 use super::birth::{Body, KERNEL_VERSION};
 use super::report::now_ms;
@@ -89,7 +90,7 @@ pub const SNAPSHOT: Steps = Steps {
 
 /// Everything but the commit. When this fails the guest runs as before and no file is left.
 pub async fn write_down(
-    ctx: &Context,
+    ctx: &Arc<Context>,
     body: &Body,
     dir: &Path,
     place: &Path,
@@ -100,13 +101,13 @@ pub async fn write_down(
     let reach = |point: Option<Point>| ctx.faults.reach(point, Some(pid));
     let new_bytes = wrenn_linux::process::anonymous_bytes(pid).unwrap_or(0);
     ctx.store.admit_bytes(new_bytes, PAUSE_DISK_RESERVE_BYTES)?;
-    let spare_bytes = ctx.store.room()?.free.saturating_sub(new_bytes + HOST_DISK_RESERVE_BYTES);
     let (draft, base) = (Draft::begin(place)?, dir.join("memory"));
     // Sharing a file of many pieces takes as long as the guest's sync; copying it longer, and the guest runs on meanwhile.
     let ready = async {
         let ahead = body.ahead.take().await;
+        let its = Arc::clone(ctx);
         let begun = tokio::task::spawn_blocking(move || {
-            let copy = ahead.map_or_else(|| BaseCopy::make(&base, spare_bytes), Ok)?;
+            let copy = ahead.map_or_else(|| BaseCopy::make(&base, || its.store.spare(new_bytes)), Ok)?;
             draft.begin_memory(copy).map(|()| draft)
         });
         let draft = begun.await.map_err(|_| CaptureError::GivenUp)??;
@@ -146,9 +147,8 @@ pub async fn write_down(
         reach(steps.thawed);
     }
     let sealed = async {
-        let mut manifest = manifest(ctx, body, dir, &draft, captured.state_bytes)?;
+        let mut manifest = manifest(ctx, body, dir, &draft, &captured)?;
         let work = tokio::task::spawn_blocking(move || {
-            manifest.used = captured.used().to_vec();
             let memory = &mut manifest.memory;
             memory.checksum = memory.checksum.wrapping_add(captured.finish()?.checksum_change);
             draft.seal(&manifest)?;
@@ -180,7 +180,7 @@ async fn thaw(body: &Body) -> Result<Instant, VmmError> {
 
 /// A capture of a running sandbox that goes on.
 pub async fn snapshot(
-    ctx: &Context,
+    ctx: &Arc<Context>,
     body: &Body,
     dir: &Path,
     place: &Path,
@@ -191,7 +191,13 @@ pub async fn snapshot(
 }
 
 /// All but what the pages written since the start change in the memory's checksum.
-fn manifest(ctx: &Context, body: &Body, dir: &Path, draft: &Draft, state_bytes: u64) -> Result<Manifest, CaptureError> {
+fn manifest(
+    ctx: &Context,
+    body: &Body,
+    dir: &Path,
+    draft: &Draft,
+    captured: &Captured,
+) -> Result<Manifest, CaptureError> {
     let (ledger, wish) = (&body.ledger, &body.ledger.wish);
     let disk = dir.join("disk");
     let disk_bytes = disk.metadata().map_err(|source| StorageError::File { act: "read", path: disk, source })?.len();
@@ -205,14 +211,14 @@ fn manifest(ctx: &Context, body: &Body, dir: &Path, draft: &Draft, state_bytes: 
         vcpus: wish.vcpus,
         memory_mib: wish.memory_mib,
         disk_bytes,
-        state: mark_state(&draft.state(), state_bytes)?,
+        state: mark_state(&draft.state(), captured.state_bytes)?,
         memory: Mark { bytes: u64::from(wish.memory_mib) << 20, checksum: ledger.memory_checksum },
         boot_id: ctx.boot_id.clone(),
         default_user: wish.default_user.clone(),
         default_workdir: ledger.workdir.clone(),
         default_env: wish.default_env.clone(),
         token: ledger.token.clone(),
-        used: Vec::new(),
+        used: captured.used().to_vec(),
         metadata: ledger.metadata.clone(),
         created_at_ms: now_ms(),
     })

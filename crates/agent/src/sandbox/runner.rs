@@ -79,7 +79,7 @@ impl Owner {
         }
     }
 
-    pub fn ctx(&self) -> &Context {
+    pub fn ctx(&self) -> &Arc<Context> {
         &self.registry.ctx
     }
 
@@ -658,7 +658,10 @@ async fn remove_files(registry: &Registry, id: SandboxId) {
             registry.ctx.store.remove_sandbox_dir(id)
         };
         let Err(error) = outcome.await else { break };
-        tracing::error!(sandbox = %id, error = &error as &dyn std::error::Error, "the files of {id} do not go; trying again");
+        // A start that was given up may just have been making one: the next try finds it.
+        if pause > RETRY_MIN {
+            tracing::error!(sandbox = %id, error = &error as &dyn std::error::Error, "the files of {id} do not go; trying again");
+        }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(RETRY_MAX);
     }

@@ -207,7 +207,7 @@ enum MakeError {
     Storage(#[from] StorageError),
 }
 
-async fn make(ctx: &Context, image: &Arc<Image>, size: &Size) -> Result<Capture, MakeError> {
+async fn make(ctx: &Arc<Context>, image: &Arc<Image>, size: &Size) -> Result<Capture, MakeError> {
     ctx.store.admit()?;
     let place = place(ctx, image, size);
     discard(&place)?;
@@ -248,7 +248,7 @@ async fn make(ctx: &Context, image: &Arc<Image>, size: &Size) -> Result<Capture,
     outcome
 }
 
-async fn write(ctx: &Context, body: &Body, dir: &Path, place: &Path) -> Result<Capture, MakeError> {
+async fn write(ctx: &Arc<Context>, body: &Body, dir: &Path, place: &Path) -> Result<Capture, MakeError> {
     settle(&body.machine).await;
     let (draft, _) =
         capture::write_down(ctx, body, dir, place, capture::After::StandStill, &capture::Steps::default()).await?;

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use wrenn_linux::{files, private_pages};
@@ -30,6 +31,8 @@ const STATE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// in any file, and one for so many bytes of a large one.
 const PIECES_MIN: u64 = 4096;
 const PIECE_BYTES: u64 = 128 * 1024;
+/// One copy after another: each takes what the disk has left for its own.
+static COPYING: Mutex<()> = Mutex::new(());
 /// Bytes of memory read before a guest asks for them.
 const READ_AHEAD_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
@@ -124,22 +127,22 @@ fn fresh_name(place: &Path) -> PathBuf {
 pub struct BaseCopy(File);
 
 impl BaseCopy {
-    /// One that shares its blocks or, when it lies in so many pieces that sharing has become slow and `spare_bytes` hold it, one of
-    /// its own. Each capture adds pieces where the guest wrote, so this is once in hundreds of pauses.
-    pub fn make(base: &Path, spare_bytes: u64) -> Result<Self, StorageError> {
+    /// One that shares its blocks or, when it lies in so many pieces that sharing has become slow and `spare_bytes` says that there
+    /// is room, one of its own. Each capture adds pieces where the guest wrote, so this is once in hundreds of pauses.
+    pub fn make(base: &Path, spare_bytes: impl FnOnce() -> Result<u64, StorageError>) -> Result<Self, StorageError> {
         let directory = base.parent().unwrap_or(Path::new("/"));
         let copy = files::unnamed(directory).map_err(failed("make a file in", directory))?;
         let from = File::open(base).map_err(failed("open", base))?;
-        let look = || -> io::Result<bool> {
-            let length = from.metadata()?.len();
-            let pieces_max = PIECES_MIN.max(length / PIECE_BYTES);
-            Ok(u64::from(files::pieces(&from)?) > pieces_max && length <= spare_bytes)
-        };
-        if look().map_err(failed("look at", base))? {
-            files::copy_data(&from, &copy).map_err(failed("copy", base))?;
-        } else {
-            files::share(&from, &copy).map_err(failed("share", base))?;
+        let length = from.metadata().map_err(failed("look at", base))?.len();
+        let pieces = files::pieces(&from).map_err(failed("look at", base))?;
+        if u64::from(pieces) > PIECES_MIN.max(length / PIECE_BYTES) {
+            let _turn = COPYING.lock().unwrap_or_else(PoisonError::into_inner);
+            if length <= spare_bytes()? {
+                files::copy_data(&from, &copy).map_err(failed("copy", base))?;
+                return Ok(Self(copy));
+            }
         }
+        files::share(&from, &copy).map_err(failed("share", base))?;
         Ok(Self(copy))
     }
 }
@@ -435,8 +438,8 @@ mod tests {
         file.sync_all().unwrap();
         assert!(u64::from(files::pieces(&file).unwrap()) > PIECES_MIN);
         let length = file.metadata().unwrap().len();
-        drop(BaseCopy::make(&base, length).unwrap());
-        let copy = BaseCopy::make(&base, length).unwrap();
+        drop(BaseCopy::make(&base, || Ok(length)).unwrap());
+        let copy = BaseCopy::make(&base, || Ok(length)).unwrap();
         assert_eq!(fs::read_dir(home.path()).unwrap().count(), 1, "it has no name, taken or not");
         let draft = Draft::begin(&home.path().join("copy")).unwrap();
         draft.begin_memory(copy).unwrap();
@@ -444,7 +447,7 @@ mod tests {
         assert_eq!(draft.memory().metadata().unwrap().blocks(), file.metadata().unwrap().blocks(), "holes stay holes");
         // Without the room for it, it is shared, which not every file system can.
         let shared = Draft::begin(&home.path().join("shared")).unwrap();
-        match BaseCopy::make(&base, length - 1).and_then(|copy| shared.begin_memory(copy)) {
+        match BaseCopy::make(&base, || Ok(length - 1)).and_then(|copy| shared.begin_memory(copy)) {
             Ok(()) => {}
             Err(StorageError::File { act, .. }) => assert_eq!(act, "share"),
             Err(other) => panic!("{other}"),

@@ -114,6 +114,11 @@ impl Store {
         Ok(if beneath.free < inside.free { beneath } else { inside })
     }
 
+    /// Bytes that may be used for what would be nice to have, when `wanted` more are about to be written.
+    pub fn spare(&self, wanted: u64) -> Result<u64, StorageError> {
+        Ok(self.room()?.free.saturating_sub(wanted.saturating_add(HOST_DISK_RESERVE_BYTES)))
+    }
+
     /// Refuses while only the reserve is left, so that running sandboxes can still write.
     pub fn admit(&self) -> Result<(), StorageError> {
         self.admit_bytes(0, HOST_DISK_RESERVE_BYTES)
