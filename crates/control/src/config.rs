@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use accounts::{Accounts, GithubApp, Smtp, SmtpTls};
+pub use channels::ChannelSettings;
 use tracing_subscriber::filter::LevelFilter;
 use wrenn_domain::limits::DATABASE_WAIT_MAX;
 
@@ -16,6 +17,7 @@ use crate::ca::Ca;
 
 mod accounts;
 mod authority;
+mod channels;
 
 /// A setting that cannot be understood.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +61,8 @@ pub struct Config {
     pub log_json: bool,
     /// WRENN_CA_CERT and WRENN_CA_KEY: who vouches for hosts, and for us to them; none: hosts are spoken to in plain http.
     pub ca: Option<Arc<Ca>>,
+    /// Notification channels.
+    pub channels: ChannelSettings,
     /// What people, their mails and their browsers see.
     pub accounts: Accounts,
 }
@@ -109,6 +113,7 @@ impl Config {
                 Some(other) => return Err(refuse("WRENN_LOG_FORMAT", format!("is {other:?}"), "text or json")),
             },
             ca,
+            channels: ChannelSettings::parse(&read)?,
             accounts: Accounts::parse(&read)?,
         })
     }
@@ -270,6 +275,9 @@ mod tests {
             ("CP_HOST_AGENT_ADDR", "https://localhost:50051"),
             ("WRENN_CA_CERT", "-----BEGIN CERTIFICATE-----"),
             ("WRENN_CA_CERT", "/there/is/no/such/file"),
+            ("WRENN_ENCRYPTION_KEY", "hunter2"),
+            ("WRENN_ENCRYPTION_KEY", "zz00000000000000000000000000000000000000000000000000000000000000"),
+            ("WRENN_CHANNELS_ALLOW_PRIVATE", "yes"),
             ("WRENN_CA_KEY", "-----BEGIN PRIVATE KEY-----"),
         ] {
             let values = [(variable.to_owned(), value.to_owned())];

@@ -8,19 +8,19 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 use wrenn_domain::limits::{
-    CREATE_GIVE_UP, FORK_WAIT_MAX, HOST_SILENCE_MAX, MAIL_RETRY_MAX, MAIL_RETRY_MIN, MAIL_SEND_MAX, STREAM_PING_EVERY,
-    STREAM_SILENCE_MAX, STREAMS_PER_CREDENTIAL_MAX,
+    CHANNEL_RETRY_MAX, CHANNEL_RETRY_MIN, CREATE_GIVE_UP, FORK_WAIT_MAX, HOST_SILENCE_MAX, MAIL_RETRY_MAX,
+    MAIL_RETRY_MIN, MAIL_SEND_MAX, STREAM_PING_EVERY, STREAM_SILENCE_MAX, STREAMS_PER_CREDENTIAL_MAX,
 };
 use wrenn_domain::secret::Secret;
 use wrenn_store::Store;
 use wrenn_store::haste::Haste;
 use wrenn_store::pg::{ErrandKind, JobKind, Lease, Work};
 
+use crate::channels::{Channels, Sealer};
 use crate::config::Config;
 use crate::extension::{Extension, ServerContext};
 use crate::fault::Faults;
 use crate::fleet::Fleet;
-use crate::oauth::http::SiteClient;
 use crate::oauth::{Github, OAuthRegistry};
 use crate::service::events::Watchers;
 use crate::service::keys::KeyCache;
@@ -31,7 +31,8 @@ use crate::service::sessions::SessionCache;
 use crate::service::streams::StreamPlaces;
 use crate::service::touches::Touches;
 use crate::service::{ServiceError, chance};
-use crate::tasks::WorkQueue;
+use crate::site::{Reach, SiteClient};
+use crate::tasks::{ChannelQueues, WorkQueue};
 
 /// Shared state. One per process (tests make several).
 pub struct Context {
@@ -77,6 +78,10 @@ pub struct Context {
     pub forks: WorkQueue<JobKind>,
     /// Mails to be sent.
     pub mails: WorkQueue<ErrandKind>,
+    /// Events to be sent to channels.
+    pub channel_queues: WorkQueue<ChannelQueues>,
+    /// How channels are spoken to.
+    pub channels: Channels,
     /// Ends of accounts that hooks are to hear of.
     pub account_hooks: WorkQueue<ErrandKind>,
     /// Told whenever a fork is over here; who waits for one that another control plane drives looks from time to time.
@@ -126,6 +131,9 @@ pub struct Tuning {
     /// First pause after a mail did not leave; doubles up to `mail_retry_max`.
     pub mail_retry_min: Duration,
     pub mail_retry_max: Duration,
+    /// First pause after a channel did not take an event; doubles up to `channel_retry_max`.
+    pub channel_retry_min: Duration,
+    pub channel_retry_max: Duration,
     /// Longest wait of a fork request for its host.
     pub fork_wait: Duration,
     /// Between two pings on a WebSocket.
@@ -155,6 +163,8 @@ impl Default for Tuning {
             mail_send: MAIL_SEND_MAX,
             mail_retry_min: MAIL_RETRY_MIN,
             mail_retry_max: MAIL_RETRY_MAX,
+            channel_retry_min: CHANNEL_RETRY_MIN,
+            channel_retry_max: CHANNEL_RETRY_MAX,
             fork_wait: FORK_WAIT_MAX,
             stream_ping: STREAM_PING_EVERY,
             stream_silence: STREAM_SILENCE_MAX,
@@ -181,8 +191,10 @@ impl Context {
         let fleet = Fleet::new(config.host_token.as_deref(), config.ca.clone(), tuning.host_call)?;
         let oauth = OAuthRegistry::default();
         if let Some(app) = &config.accounts.github {
-            oauth.register(Arc::new(Github::new(app.clone(), SiteClient::new()?)));
+            oauth.register(Arc::new(Github::new(app.clone(), SiteClient::new(Reach::Anywhere)?)));
         }
+        let reach = if config.channels.allow_private { Reach::Anywhere } else { Reach::Public };
+        let channels = Channels::new(Sealer::new(&config.channels.keys), reach);
         // A quarter of the connections may be held by creates that ask an extension.
         let usage_turns = Arc::new(Semaphore::new((config.database_connections as usize / 4).max(1)));
         Ok(Arc::new_cyclic(|me| Self {
@@ -215,6 +227,8 @@ impl Context {
             forks: WorkQueue::default(),
             mails: WorkQueue::default(),
             account_hooks: WorkQueue::default(),
+            channel_queues: WorkQueue::default(),
+            channels,
             fork_news: Notify::new(),
             tuning,
             faults,
@@ -258,5 +272,6 @@ impl Context {
         for queue in [&self.mails, &self.account_hooks] {
             queue.wake();
         }
+        self.channel_queues.wake();
     }
 }

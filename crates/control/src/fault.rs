@@ -111,6 +111,10 @@ points! {
     MailWritten,
     /// The mail left; that is not noted.
     MailSent,
+    /// The sender holds the channel; nobody was told of the event.
+    ChannelClaimed,
+    /// The channel took the event; that is not noted.
+    ChannelSent,
     /// An account and the call owed for it: the account is purged, nobody was called.
     AccountPurged,
     /// The caller holds the errand; no hook was called.

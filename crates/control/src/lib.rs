@@ -9,6 +9,7 @@
 pub mod auth;
 pub mod ca;
 mod causes;
+pub mod channels;
 pub mod config;
 pub mod context;
 pub mod extension;
@@ -21,6 +22,7 @@ pub mod rest;
 pub mod scheduler;
 pub mod server;
 pub mod service;
+mod site;
 pub mod tasks;
 
 pub use config::Config;

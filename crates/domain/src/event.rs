@@ -3,38 +3,7 @@
 //! Owns: [`news_of`]. Must never: know how news travels.
 
 use crate::sandbox::SandboxState;
-
-macro_rules! words {
-    ($(#[$doc:meta])* $name:ident { $($variant:ident = $text:literal,)* }) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-        pub enum $name { $($variant,)* }
-
-        impl $name {
-            /// Every value.
-            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
-
-            /// The word stored and sent.
-            pub const fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $text,)* }
-            }
-        }
-
-        impl std::str::FromStr for $name {
-            type Err = UnknownWord;
-
-            fn from_str(text: &str) -> Result<Self, UnknownWord> {
-                Self::ALL.iter().copied().find(|word| word.as_str() == text).ok_or(UnknownWord)
-            }
-        }
-
-        impl std::fmt::Display for $name {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str(self.as_str())
-            }
-        }
-    };
-}
+use crate::words::words;
 
 words! {
     /// Type of an event, as subscribers name it.
@@ -71,11 +40,6 @@ words! {
     }
 }
 
-/// A word of none of these.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("unknown word")]
-pub struct UnknownWord;
-
 /// The news in a sandbox's change of state; none for steps on the way. An event is told when something is so, never when
 /// it is merely wanted.
 pub const fn news_of(was: SandboxState, now: SandboxState) -> Option<(EventType, Outcome)> {
@@ -101,6 +65,7 @@ pub const fn news_of(was: SandboxState, now: SandboxState) -> Option<(EventType,
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::words::UnknownWord;
 
     #[test]
     fn the_whole_table_is_as_agreed() {
@@ -120,6 +85,6 @@ mod tests {
         for event in EventType::ALL {
             assert_eq!(event.as_str().parse(), Ok(*event));
         }
-        assert_eq!("capsule.state.changed".parse::<EventType>(), Err(UnknownWord));
+        assert_eq!("capsule.state.changed".parse::<EventType>(), Err(UnknownWord("capsule.state.changed".to_owned())));
     }
 }

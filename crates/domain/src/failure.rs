@@ -39,6 +39,8 @@ pub enum FailureKind {
     Timeout,
     /// The sandbox's disk has no room.
     DiskFull,
+    /// Whoever runs this installation has not set it up for this.
+    NotConfigured,
     /// A host or guest answered nonsense.
     Upstream,
     /// A fault of ours.

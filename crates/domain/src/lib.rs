@@ -3,6 +3,7 @@
 //! Owns: what a valid value is. Must never: do I/O, be async, read a clock or draw random numbers.
 
 pub mod account;
+pub mod channel;
 pub mod event;
 pub mod failure;
 pub mod ids;
@@ -15,3 +16,4 @@ pub mod role;
 pub mod sandbox;
 pub mod secret;
 pub mod sizes;
+pub mod words;

@@ -233,8 +233,10 @@ pub const DEVICE_POLL_EVERY: Duration = Duration::from_secs(2);
 pub const OAUTH_AGE_MAX: Duration = Duration::from_secs(600);
 /// One call to an OAuth provider.
 pub const OAUTH_CALL_MAX: Duration = Duration::from_secs(10);
-/// Bytes of an OAuth provider's answer.
-pub const OAUTH_ANSWER_BYTES_MAX: usize = 256 * 1024;
+/// Making a connection to another site: a login provider, a channel.
+pub const SITE_CONNECT_MAX: Duration = Duration::from_secs(5);
+/// Bytes of another site's answer.
+pub const SITE_ANSWER_BYTES_MAX: usize = 256 * 1024;
 /// Between a user's wish to be deleted and the deletion of what is left of the account.
 pub const ACCOUNT_KEPT: Duration = Duration::from_secs(15 * 24 * 3600);
 /// Longest life of an API key with an expiry, days: ten years; longer is "never".
@@ -405,3 +407,20 @@ pub const FORWARD_CONNECTIONS_MAX: usize = 256;
 /// Time from the first byte of a connection's first request to the end of its head: whoever began to speak is not a balancer that
 /// keeps a connection for later.
 pub const FIRST_HEAD_MAX: Duration = Duration::from_secs(10);
+/// Notification channels of one team.
+pub const CHANNELS_PER_TEAM_MAX: i64 = 20;
+/// Bytes of one value a channel is configured with.
+pub const CHANNEL_VALUE_BYTES_MAX: usize = 2048;
+/// Calls of channels under way at once, one to each channel: a slow one holds up itself, and a team's channels are few.
+pub const CHANNEL_CALLS_MAX: usize = 64;
+/// One call of a channel, connection included.
+pub const CHANNEL_CALL_MAX: Duration = Duration::from_secs(10);
+/// Events that wait for one channel; what comes while so many wait is not sent to it.
+pub const CHANNEL_WAITING_MAX: i64 = 1000;
+/// First pause after a channel did not take an event; it doubles up to `CHANNEL_RETRY_MAX`.
+pub const CHANNEL_RETRY_MIN: Duration = Duration::from_secs(10);
+pub const CHANNEL_RETRY_MAX: Duration = Duration::from_secs(3600);
+/// Tries to send one event to one channel: with the pauses above it may be away for three hours.
+pub const CHANNEL_TRIES_MAX: u32 = 12;
+/// Tries when the channel answers each time that it does not want this very event.
+pub const CHANNEL_REFUSALS_MAX: u32 = 3;

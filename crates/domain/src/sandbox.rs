@@ -12,32 +12,7 @@
 //! A fork changes nothing of its source; each child begins as starting. A host's own news (ready, paused, crashed) is lawful
 //! from every state in which the host may have moved on while nobody listened.
 
-use std::fmt;
-use std::str::FromStr;
-
-macro_rules! words {
-    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal,)* }) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-        pub enum $name { $($(#[$vdoc])* $variant,)* }
-
-        impl $name {
-            /// Every value, in reading order.
-            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
-
-            /// The word stored and shown.
-            pub const fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $text,)* }
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(self.as_str())
-            }
-        }
-    };
-}
+use crate::words::words;
 
 words! {
     /// Where a sandbox stands.
@@ -169,19 +144,6 @@ impl SandboxState {
     /// Nothing follows but a delete of what is kept, or another boot of a kept disk.
     pub const fn is_terminal(self) -> bool {
         matches!(self, Self::Stopped | Self::Error)
-    }
-}
-
-/// A word that names no state.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a sandbox state")]
-pub struct UnknownState(pub String);
-
-impl FromStr for SandboxState {
-    type Err = UnknownState;
-
-    fn from_str(text: &str) -> Result<Self, UnknownState> {
-        Self::ALL.iter().copied().find(|s| s.as_str() == text).ok_or_else(|| UnknownState(text.to_owned()))
     }
 }
 

@@ -34,6 +34,11 @@ impl Secret {
         hex::encode(self.0)
     }
 
+    /// As a key of 256 bits.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     /// What is stored.
     pub fn hash(&self) -> SecretHash {
         SecretHash(hex::encode(Sha256::digest(self.reveal().as_bytes())))

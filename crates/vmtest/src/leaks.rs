@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
+use crate::stack::DIR_PREFIX;
+
 /// Things of ours that the kernel holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostState {
@@ -39,7 +41,7 @@ impl HostState {
     }
 }
 
-/// Programs a stack starts; others come and go without us.
+/// Programs a stack starts.
 const PROGRAMS: [&str; 6] = ["qemu-system-x86", "wrenn-agent", "wrenn-cp", "wrenn", "postgres", "redis-server"];
 
 fn processes() -> Vec<String> {
@@ -49,9 +51,17 @@ fn processes() -> Vec<String> {
             let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
             let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
             let name = name.trim();
-            PROGRAMS.contains(&name).then(|| format!("process {pid} {name}"))
+            (PROGRAMS.contains(&name) && is_of_a_stack(pid)).then(|| format!("process {pid} {name}"))
         })
         .collect()
+}
+
+/// Other suites run the same programs, perhaps at the same time: a stack's own know its directory by argument, environment, or place.
+fn is_of_a_stack(pid: u32) -> bool {
+    let read = |name: &str| std::fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
+    let place = std::fs::read_link(format!("/proc/{pid}/cwd")).unwrap_or_default();
+    let all = [read("cmdline"), read("environ"), place.into_os_string().into_encoded_bytes()];
+    all.iter().any(|text| text.windows(DIR_PREFIX.len()).any(|part| part == DIR_PREFIX.as_bytes()))
 }
 
 fn lines(program: &str, args: &[&str], pick: impl Fn(&str) -> Option<String>, what: &str) -> Vec<String> {

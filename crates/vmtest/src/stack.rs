@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 
+/// What the names of stacks' directories begin with.
+pub(crate) const DIR_PREFIX: &str = "wrenn-vmtest-";
+
 /// Between two looks at a condition.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
@@ -65,7 +68,7 @@ impl Stack {
     /// The same with settings of its own for the services.
     pub fn up_with(builds: &Path, settings: &[(&str, &str)]) -> anyhow::Result<Self> {
         let free = || anyhow::Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string());
-        let dir = tempfile::Builder::new().prefix("wrenn-vmtest-").tempdir()?;
+        let dir = tempfile::Builder::new().prefix(DIR_PREFIX).tempdir()?;
         // The database's own user must get through.
         std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
         let mut stack = Self {

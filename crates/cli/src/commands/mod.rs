@@ -7,6 +7,7 @@ use crate::output::Output;
 
 mod audit;
 mod capsule;
+mod channel;
 mod cp;
 mod cp_local;
 mod doctor;
@@ -61,6 +62,9 @@ pub enum Command {
     /// API keys of a team.
     #[command(subcommand)]
     Key(key::KeyCommand),
+    /// Where the team hears of what happens to its capsules: webhooks and chats.
+    #[command(subcommand)]
+    Channel(channel::ChannelCommand),
     /// Who did what in a team.
     Audit(audit::AuditArgs),
     /// What happens to the team's capsules, while it happens.
@@ -103,6 +107,7 @@ pub async fn run(
         Command::Context(command) => login::context(command, output),
         Command::Team(command) => team::run(command, &Client::new(&connection)?, output).await,
         Command::Key(command) => key::run(command, &Client::new(&connection)?, output).await,
+        Command::Channel(command) => channel::run(command, &Client::new(&connection)?, output).await,
         Command::Audit(args) => audit::run(args, &Client::new(&connection)?, output).await,
         Command::Events(args) => events::run(args, &Client::new(&connection)?, output).await,
         Command::Top(args) => top::run(args, &Client::new(&connection)?, output).await,

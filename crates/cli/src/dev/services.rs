@@ -87,7 +87,12 @@ pub fn control(layout: &Layout, addresses: &Addresses) -> anyhow::Result<Spec> {
         ("CP_HOST_AGENT_ADDR".into(), format!("http://{}", reachable(addresses.agent))),
         ("WRENN_MAIL_DIR".into(), layout.mail.display().to_string()),
         ("OAUTH_REDIRECT_URL".into(), addresses.base_url()),
+        (ENCRYPTION_KEY.into(), secret(layout, ENCRYPTION_KEY)?),
     ]);
+    if std::env::var_os("WRENN_CHANNELS_ALLOW_PRIVATE").is_none() {
+        // Who runs all of it on their own machine also receives there.
+        env.push(("WRENN_CHANNELS_ALLOW_PRIVATE".into(), "true".into()));
+    }
     Ok(Spec {
         name: "control",
         program: program("wrenn-cp")?,
@@ -99,18 +104,37 @@ pub fn control(layout: &Layout, addresses: &Addresses) -> anyhow::Result<Spec> {
     })
 }
 
+/// What an instance keeps to itself; made at its first start.
+const SECRETS: [&str; 2] = [HOST_TOKEN, ENCRYPTION_KEY];
+const HOST_TOKEN: &str = "WRENN_HOST_TOKEN";
+const ENCRYPTION_KEY: &str = "WRENN_ENCRYPTION_KEY";
+
+fn secret(layout: &Layout, name: &str) -> anyhow::Result<String> {
+    env_file::read(&layout.secrets, name).context("the instance's secrets are missing")
+}
+
 fn common(layout: &Layout) -> anyhow::Result<Vec<(String, String)>> {
-    let token = env_file::read(&layout.secrets, "WRENN_HOST_TOKEN").context("the instance's secrets are missing")?;
-    Ok(vec![("WRENN_DIR".into(), layout.wrenn.display().to_string()), ("WRENN_HOST_TOKEN".into(), token)])
+    let token = secret(layout, HOST_TOKEN)?;
+    Ok(vec![("WRENN_DIR".into(), layout.wrenn.display().to_string()), (HOST_TOKEN.into(), token)])
 }
 
 /// Makes what the services share: secrets, and guest images where the agent looks for them.
 pub fn prepare(layout: &Layout) -> anyhow::Result<()> {
-    if env_file::read(&layout.secrets, "WRENN_HOST_TOKEN").is_none() {
-        let mut random = [0u8; 32];
-        getrandom::fill(&mut random).context("no random numbers to be had")?;
-        env_file::write(&layout.secrets, &[("WRENN_HOST_TOKEN", &hex::encode(random))])?;
+    let mut secrets = Vec::with_capacity(SECRETS.len());
+    for name in SECRETS {
+        let value = match env_file::read(&layout.secrets, name) {
+            Some(value) => value,
+            None => {
+                let mut random = [0u8; 32];
+                getrandom::fill(&mut random).context("no random numbers to be had")?;
+                hex::encode(random)
+            }
+        };
+        secrets.push((name, value));
     }
+    // Also when all are there: writing them again changes nothing.
+    let secrets: Vec<_> = secrets.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    env_file::write(&layout.secrets, &secrets)?;
     let missing: Vec<_> = layout.guest_parts().into_iter().filter(|(_, found)| !found).map(|(name, _)| name).collect();
     if !missing.is_empty() {
         bail!("{} missing in {}: run `make images`", missing.join(" and "), layout.guest.display());

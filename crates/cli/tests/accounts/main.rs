@@ -3,18 +3,24 @@
 mod browser;
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::path::PathBuf;
 use std::process::{Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request};
+use http::{Method, Request, Response};
 use http_body_util::{BodyExt, Full};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 use wrenn_control::service::accounts::{EnsureAccount, ensure};
 use wrenn_control::{Config, Server};
@@ -38,6 +44,8 @@ impl World {
         let dir = tempfile::tempdir().expect("a directory");
         let mut settings = host.settings(&database);
         settings.insert("WRENN_DIR".to_owned(), dir.path().display().to_string());
+        settings.insert("WRENN_ENCRYPTION_KEY".to_owned(), "7".repeat(64));
+        settings.insert("WRENN_CHANNELS_ALLOW_PRIVATE".to_owned(), "true".to_owned());
         let config = Config::parse(&settings).expect("valid");
         let server = Server::builder().config(config).bind().await.expect("binds");
         let base = format!("http://{}", server.local_addr().expect("bound"));
@@ -194,6 +202,67 @@ async fn a_person_logs_in_by_the_browser_and_manages_teams_keys_and_log() {
     );
     world.says(&["logout"]).await;
     assert!(!world.run(&["whoami"]).await.status.success());
+}
+
+/// Somebody's server: says 200 to everything, and counts.
+async fn receiver() -> (String, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let url = format!("http://{}/hook", listener.local_addr().expect("an address"));
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = calls.clone();
+    tokio::spawn(async move {
+        while let Ok((socket, _)) = listener.accept().await {
+            let counted = counted.clone();
+            let service = service_fn(move |_| {
+                counted.fetch_add(1, Ordering::SeqCst);
+                async { Ok::<_, Infallible>(Response::new(Full::<Bytes>::default())) }
+            });
+            tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(socket), service));
+        }
+    });
+    (url, calls)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn channels_are_tried_made_looked_at_changed_and_deleted() {
+    let world = World::start().await;
+    world.log_in().await;
+    let (url, calls) = receiver().await;
+    let config = format!("url={url}");
+    assert!(world.says(&["channel", "test", "webhook", "-c", &config]).await.contains("took the test"));
+    assert_eq!(calls.load(Ordering::SeqCst), 1);
+    // The address need not stand in the list of processes.
+    std::fs::write(world.dir.path().join("hook.txt"), format!("{url}\n")).expect("written");
+    let made = world.json(&["channel", "create", "On Call", "webhook", "-c", "url=@hook.txt"]).await;
+    assert_eq!((made["name"].as_str(), made["secret"].as_str().map(str::len)), (Some("on-call"), Some(64)));
+    let id = made["id"].as_str().expect("an id");
+    world.says(&["capsule", "create"]).await;
+    tokio::time::timeout(SOON, async {
+        while world.json(&["channel", "get", "on-call"]).await["last_delivered_at"].is_null() {}
+    })
+    .await
+    .expect("delivered");
+    assert_eq!(calls.load(Ordering::SeqCst), 2);
+    let listed = world.says(&["channel", "ls"]).await;
+    assert!(listed.contains(id) && listed.contains("on-call") && !listed.contains(&url), "{listed}");
+    world.says(&["channel", "update", "on-call", "--events", "host.down", "--name", "ops"]).await;
+    assert_eq!(world.json(&["channel", "get", id]).await["events"], json!(["host.down"]));
+    world.says(&["channel", "config", "ops", "-c", &config]).await;
+    for (args, said) in [
+        (vec!["channel", "create", "x", "pigeon", "-c", "url=x"], "webhook, discord"),
+        (vec!["channel", "create", "x", "webhook", "-c", "url"], "NAME=VALUE"),
+        (vec!["channel", "create", "x", "slack", "-c", "url=https://x"], "webhook_url"),
+        (vec!["channel", "create", "x", "webhook", "-c", "url=@nowhere"], "cannot open nowhere"),
+        (vec!["channel", "create", "x", "webhook", "-c", &config, "-e", "sun.up"], "capsule.create"),
+        (vec!["channel", "update", "ops"], "--name"),
+        (vec!["channel", "get", "nobody"], "wrenn channel list"),
+    ] {
+        let ended = world.run(&args).await;
+        let text = String::from_utf8_lossy(&ended.stderr).into_owned();
+        assert!(!ended.status.success() && text.contains(said), "{args:?}: {text}");
+    }
+    world.says(&["channel", "delete", "ops"]).await;
+    assert_eq!(world.json(&["channel", "list"]).await, json!([]));
 }
 
 #[tokio::test(flavor = "multi_thread")]

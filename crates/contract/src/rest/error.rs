@@ -62,6 +62,7 @@ codes! {
     RateLimited "rate_limited" 429 "Too many requests; Retry-After says when.",
     InternalError "internal_error" 500 "A fault of ours; the request id finds it in the log.",
     SignupHookFailed "signup_hook_failed" 500 "The account could not be set up; the same sign-up may be tried again.",
+    NotConfigured "not_configured" 501 "This installation is not set up for it; ask who runs it.",
     AgentError "agent_error" 502 "The host or the guest answered something unexpected.",
     HostUnavailable "host_unavailable" 503 "The capsule's host cannot be reached now; try again.",
     NoHostsAvailable "no_hosts_available" 503 "No host has room for this capsule now; try again or ask for less.",

@@ -6,6 +6,7 @@ pub mod admin;
 pub mod audit;
 pub mod auth;
 pub mod capsules;
+pub mod channels;
 pub mod error;
 pub mod events;
 pub mod files;

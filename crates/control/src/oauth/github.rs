@@ -4,9 +4,10 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use serde::Deserialize;
 
-use super::http::{SiteClient, escape};
+use super::http::{get, post_form};
 use super::{AuthorizeRequest, CodeGrant, OAuthError, OAuthProvider, Profile};
 use crate::config::GithubApp;
+use crate::site::{SiteClient, escape};
 
 /// The provider `github`.
 pub struct Github {
@@ -48,12 +49,12 @@ impl Github {
             ("redirect_uri", &grant.redirect_uri),
             ("code_verifier", &grant.code_verifier),
         ];
-        let token: Token = self.client.post_form(&url, &form).await?;
+        let token: Token = post_form(&self.client, &url, &form).await?;
         // A wrong code is answered with 200 and an error text.
         let token = token.access_token.ok_or(OAuthError::Nonsense { url, what: "it gave no token for the code" })?;
-        let user: User = self.client.get(&format!("{}/user", self.app.api_url), &token).await?;
+        let user: User = get(&self.client, &format!("{}/user", self.app.api_url), &token).await?;
         // The address on the profile page may be anything; only this list says what was confirmed.
-        let addresses: Vec<Address> = self.client.get(&format!("{}/user/emails", self.app.api_url), &token).await?;
+        let addresses: Vec<Address> = get(&self.client, &format!("{}/user/emails", self.app.api_url), &token).await?;
         let verified_email = addresses.into_iter().find(|a| a.primary && a.verified).map(|a| a.email);
         let name = user.name.filter(|name| !name.trim().is_empty()).unwrap_or(user.login);
         Ok(Profile { id: user.id.to_string(), verified_email, name })

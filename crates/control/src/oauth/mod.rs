@@ -3,7 +3,7 @@
 //! Must never: know accounts or sessions (that is `service::oauth`).
 
 mod github;
-pub mod http;
+mod http;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, RwLock};

@@ -107,6 +107,7 @@ fn code_of(kind: FailureKind) -> ErrorCode {
         FailureKind::Unavailable => ErrorCode::HostUnavailable,
         FailureKind::Timeout => ErrorCode::Timeout,
         FailureKind::DiskFull => ErrorCode::DiskFull,
+        FailureKind::NotConfigured => ErrorCode::NotConfigured,
         FailureKind::Upstream => ErrorCode::AgentError,
         FailureKind::Internal => ErrorCode::InternalError,
     }

@@ -7,6 +7,7 @@ mod admin;
 mod audit;
 mod auth;
 mod capsules;
+mod channels;
 mod devices;
 mod docs;
 mod error;
@@ -55,6 +56,7 @@ pub use error::ApiError;
         (name = "accounts", description = "Sign-up, login, the own account"),
         (name = "teams", description = "Teams, members, the audit log"),
         (name = "keys", description = "API keys"),
+        (name = "channels", description = "Where a team hears of what happens to its capsules"),
         (name = "admin", description = "For admins of the platform"),
         (name = "meta", description = "The server itself"),
     ),
@@ -151,6 +153,10 @@ fn routes() -> OpenApiRouter<Arc<Context>> {
         .routes(routes!(keys::create, keys::list))
         .routes(routes!(keys::revoke))
         .routes(routes!(keys::search_users))
+        .routes(routes!(channels::create, channels::list))
+        .routes(routes!(channels::test))
+        .routes(routes!(channels::get, channels::update, channels::delete))
+        .routes(routes!(channels::configure))
         .routes(routes!(teams::list, teams::create))
         .routes(routes!(teams::get, teams::rename, teams::delete))
         .routes(routes!(teams::members, teams::add_member))

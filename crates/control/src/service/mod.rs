@@ -8,6 +8,7 @@ mod actor;
 pub mod admin;
 pub mod audit;
 pub mod chance;
+pub mod channels;
 pub mod credentials;
 pub mod departures;
 pub mod devices;

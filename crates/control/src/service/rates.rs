@@ -27,6 +27,8 @@ pub enum Limited {
     AddMember,
     SearchUsers,
     CreateKey,
+    CreateChannel,
+    TestChannel,
 }
 
 impl Limited {
@@ -46,6 +48,8 @@ impl Limited {
             Self::AddMember => "member",
             Self::SearchUsers => "user-search",
             Self::CreateKey => "key",
+            Self::CreateChannel => "channel",
+            Self::TestChannel => "channel-test",
         }
     }
 
@@ -62,7 +66,9 @@ impl Limited {
             | Self::ApproveDevice
             | Self::AddMember
             | Self::SearchUsers
-            | Self::CreateKey => rate(60, 10),
+            | Self::CreateKey
+            | Self::CreateChannel
+            | Self::TestChannel => rate(60, 10),
         }
     }
 
@@ -77,6 +83,9 @@ impl Limited {
             Self::Activate | Self::ConfirmReset | Self::OAuth | Self::BeginDevice | Self::AskDevice => rate(30, 10),
             Self::AddMember | Self::SearchUsers => rate(30, 10),
             Self::CreateKey => rate(60, 10),
+            Self::CreateChannel => rate(30, 10),
+            // Each calls an address of the caller's choice.
+            Self::TestChannel => rate(10, 10),
         }
     }
 }

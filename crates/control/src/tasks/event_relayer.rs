@@ -41,6 +41,8 @@ pub(super) async fn run(ctx: Arc<Context>) {
 
 async fn relay(ctx: &Context) -> Result<usize, Box<dyn std::error::Error + Send + Sync>> {
     let Some(taken) = ctx.store.outbox_take(EVENT_BATCH_MAX).await? else { return Ok(0) };
+    // Each is owed to its team's channels since it was written: this only says so.
+    ctx.channel_queues.wake();
     ctx.faults.reach(FaultPoint::EventsTaken).await;
     ctx.haste.events_append(&taken.payloads).await?;
     ctx.faults.reach(FaultPoint::EventsAppended).await;

@@ -5,10 +5,10 @@ use std::future::Future;
 use std::time::Duration;
 
 use uuid::Uuid;
-use wrenn_domain::ids::SandboxId;
-use wrenn_domain::limits::{ERRANDS_AT_ONCE_MAX, HOST_CALLS_MAX};
+use wrenn_domain::ids::{ChannelId, SandboxId};
+use wrenn_domain::limits::{CHANNEL_CALLS_MAX, ERRANDS_AT_ONCE_MAX, HOST_CALLS_MAX};
 use wrenn_store::StoreError;
-use wrenn_store::pg::{Errand, ErrandKind, Job, JobKind, PlacedSandbox, Work};
+use wrenn_store::pg::{ChannelWork, Errand, ErrandKind, Job, JobKind, PlacedSandbox, Work};
 
 use super::WorkQueue;
 use crate::context::Context;
@@ -172,5 +172,53 @@ impl Held for ErrandKind {
 
     async fn renew(self, ctx: &Context, id: Uuid) -> Result<bool, StoreError> {
         ctx.store.errand_renew(ctx.lease(), id).await
+    }
+}
+
+/// The queues of all channels: a piece is a channel, and its row the event that is first in line.
+#[derive(Debug, Clone, Copy)]
+pub struct ChannelQueues;
+
+impl Kind for ChannelQueues {
+    type Id = ChannelId;
+    type Row = ChannelWork;
+
+    fn at_once(self) -> usize {
+        CHANNEL_CALLS_MAX
+    }
+
+    fn backoff(self, ctx: &Context, attempts: u32) -> Duration {
+        doubled(ctx.tuning.channel_retry_min, attempts.saturating_sub(1), ctx.tuning.channel_retry_max)
+    }
+
+    fn queue(self, ctx: &Context) -> &WorkQueue<Self> {
+        &ctx.channel_queues
+    }
+
+    async fn claim(self, ctx: &Context, limit: u32) -> Result<Vec<ChannelWork>, StoreError> {
+        ctx.store.channel_claim(ctx.lease(), None, limit).await
+    }
+
+    async fn claim_one(self, ctx: &Context, id: ChannelId) -> Result<Option<ChannelWork>, StoreError> {
+        Ok(ctx.store.channel_claim(ctx.lease(), Some(id), 1).await?.pop())
+    }
+
+    /// Not asked: that would be a look at every channel. New events and ends of pauses are said; a word that was lost costs one
+    /// ordinary sleep.
+    async fn next_due(self, _ctx: &Context) -> Result<Option<Duration>, StoreError> {
+        Ok(None)
+    }
+
+    async fn postpone(self, ctx: &Context, id: ChannelId, pause: Duration, _failed: bool) -> Result<(), StoreError> {
+        ctx.store.channel_postpone(ctx.owner, id, pause).await
+    }
+}
+
+impl Held for ChannelQueues {
+    // A call that is cut in the middle may have been heard.
+    const CUT: bool = false;
+
+    async fn renew(self, ctx: &Context, id: ChannelId) -> Result<bool, StoreError> {
+        ctx.store.channel_renew(ctx.lease(), id).await
     }
 }

@@ -5,6 +5,7 @@
 
 mod account_sweeper;
 mod account_teller;
+mod channel_sender;
 mod event_deliverer;
 mod event_relayer;
 mod event_teller;
@@ -32,7 +33,7 @@ use std::sync::Arc;
 
 use crate::context::Context;
 
-pub use kinds::Kind;
+pub use kinds::{ChannelQueues, Kind};
 pub use work::WorkQueue;
 
 /// Starts every task. They end when the context's stop token is set.
@@ -55,6 +56,7 @@ pub fn spawn_all(ctx: &Arc<Context>) {
     spawn(ctx, "event_teller", event_teller::run(ctx.clone()));
     spawn(ctx, "usage_roller", usage_roller::run(ctx.clone()));
     spawn(ctx, "mail_sender", mail_sender::run(ctx.clone()));
+    spawn(ctx, "channel_sender", channel_sender::run(ctx.clone()));
     spawn(ctx, "account_teller", account_teller::run(ctx.clone()));
     spawn(ctx, "account_sweeper", account_sweeper::run(ctx.clone()));
     extension_workers::spawn_all(ctx);

@@ -152,6 +152,8 @@ pub(super) enum Next {
     Recheck,
     /// Do it again; so many tries failed before.
     Retry(u32),
+    /// Do it again after this.
+    RetryAfter(Duration),
 }
 
 /// Gives a piece back as one step ended.
@@ -159,6 +161,7 @@ pub(super) async fn settle<K: Kind>(ctx: &Context, work: K, id: K::Id, next: Res
     match next {
         Ok(Next::Over) => {}
         Ok(Next::Recheck) => postpone(ctx, work, id, ctx.tuning.recheck, false).await,
+        Ok(Next::RetryAfter(pause)) => postpone(ctx, work, id, pause, true).await,
         Ok(Next::Retry(attempts)) => postpone(ctx, work, id, work.backoff(ctx, attempts), true).await,
         Err(error) => {
             tracing::warn!(%id, ?work, error = %chain(&error), "cannot note what became of {id}; it is done again")

@@ -25,7 +25,7 @@ enum Act {
 }
 
 /// The act a point belongs to, and whether anything of it was written before. None: it is passed only where there is somebody to deliver
-/// to (`live.rs`) or an extension (`extensions.rs`), and walked there.
+/// to (`live.rs`), a channel (`channels.rs`) or an extension (`extensions.rs`), and walked there.
 fn act_of(point: FaultPoint) -> Option<(Act, bool)> {
     use FaultPoint as P;
     Some(match point {
@@ -47,6 +47,7 @@ fn act_of(point: FaultPoint) -> Option<(Act, bool)> {
         P::EventsTaken | P::EventsAppended => (Act::Create, true),
         P::DeliveryBegun | P::DeliveryMade | P::DeliverySettled => return None,
         P::SignUpStored | P::MailClaimed | P::MailWritten | P::MailSent => (Act::SignUp, true),
+        P::ChannelClaimed | P::ChannelSent => return None,
         P::AccountPurged | P::AccountHookClaimed | P::AccountHookCalled => return None,
     })
 }

@@ -138,6 +138,8 @@ pub fn quick() -> Tuning {
         mail_send: Duration::from_secs(2),
         mail_retry_min: Duration::from_millis(20),
         mail_retry_max: Duration::from_secs(2),
+        channel_retry_min: Duration::from_millis(20),
+        channel_retry_max: Duration::from_millis(200),
         fork_wait: Duration::from_secs(20),
         ..Tuning::default()
     }

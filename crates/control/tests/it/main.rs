@@ -6,6 +6,7 @@ mod auth;
 mod bad_days;
 mod capsules;
 mod captures;
+mod channels;
 mod devices;
 mod docs;
 mod envelope;

@@ -39,6 +39,7 @@ fn filled(path: &str) -> String {
                     "teams" => "team",
                     "users" | "members" => "usr",
                     "api-keys" => "key",
+                    "channels" => "ch",
                     other => panic!("what ids stand after {other}? {path}"),
                 };
                 format!("{prefix}-0000000000000000000000000")

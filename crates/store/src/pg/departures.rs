@@ -190,6 +190,7 @@ impl Store {
 /// Ends everything a team has. Its row must be locked.
 async fn end_team(tx: &mut PgConnection, id: TeamId, author: &Author) -> Result<Ended, sqlx::Error> {
     sqlx::query("UPDATE teams SET deleted_at = now() WHERE id = $1").bind(id.uuid()).execute(&mut *tx).await?;
+    super::channels::forget(tx, id).await?;
     let keys = sqlx::query_scalar(
         "UPDATE team_api_keys SET revoked_at = now() WHERE team_id = $1 AND revoked_at IS NULL RETURNING key_hash",
     )

@@ -5,6 +5,7 @@
 
 mod admin;
 mod audit;
+mod channels;
 mod departures;
 mod devices;
 mod errands;
@@ -45,6 +46,7 @@ use crate::StoreError;
 
 pub use admin::{AdminTeam, AdminUser, EnsureUser, Switched};
 pub use audit::{AuditFilter, AuditRow, AuditScope, AuditStatus, Author, NewAudit};
+pub use channels::{ChannelChange, ChannelEvent, ChannelRow, ChannelWork, NewChannel};
 pub use departures::{Departure, Ended};
 pub use devices::DeviceTaken;
 pub use errands::{Errand, ErrandKind, NewErrand};

@@ -14,7 +14,7 @@ use sqlx::{PgConnection, Postgres, Row, Transaction};
 use uuid::Uuid;
 use wrenn_domain::event::{EventType, Outcome};
 use wrenn_domain::ids::{EventId, TeamId};
-use wrenn_domain::limits::DEAD_LETTERS_LIST_MAX;
+use wrenn_domain::limits::{CHANNEL_WAITING_MAX, DEAD_LETTERS_LIST_MAX};
 
 use super::audit::{Author, AuthorJson};
 use crate::error::corrupt;
@@ -169,14 +169,26 @@ pub(super) async fn tell(tx: &mut PgConnection, events: &[NewEvent]) -> Result<(
             metadata: event.metadata.clone(),
             error: event.error.clone(),
         };
+        // An event that was told before is owed to nobody again. What comes while a channel is too far behind counts as given up;
+        // counting waits for nobody, so that no two such transactions can wait for each other.
         sqlx::query(
-            "INSERT INTO event_outbox (id, team_id, payload) VALUES ($1, $2, $3::jsonb ||
-               jsonb_build_object('timestamp', to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')))
-             ON CONFLICT (id) DO NOTHING",
+            "WITH told AS (
+               INSERT INTO event_outbox (id, team_id, payload) VALUES ($1, $2, $3::jsonb ||
+                 jsonb_build_object('timestamp', to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')))
+               ON CONFLICT (id) DO NOTHING RETURNING team_id, payload),
+             owed AS (
+               SELECT c.id, told.payload, (SELECT count(*) FROM (SELECT 1 FROM channel_events e WHERE e.channel_id = c.id LIMIT $5) w) < $5
+                 AS fits FROM told JOIN channels c ON c.team_id = told.team_id AND $4 = ANY (c.events)),
+             lost AS (
+               UPDATE channels SET given_up = given_up + 1 WHERE id IN (
+                 SELECT c.id FROM channels c JOIN owed ON owed.id = c.id WHERE NOT owed.fits FOR NO KEY UPDATE OF c SKIP LOCKED))
+             INSERT INTO channel_events (channel_id, payload) SELECT id, payload FROM owed WHERE fits",
         )
         .bind(event.id.uuid())
         .bind(event.team.uuid())
         .bind(Json(body))
+        .bind(event.kind.as_str())
+        .bind(CHANNEL_WAITING_MAX)
         .execute(&mut *tx)
         .await?;
     }
