@@ -13,7 +13,7 @@ use wrenn_testkit::Database;
 
 use crate::rows::{host, place, team, wish};
 
-fn event(team: wrenn_domain::ids::TeamId, resource: &str) -> NewEvent {
+pub fn event(team: wrenn_domain::ids::TeamId, resource: &str) -> NewEvent {
     NewEvent {
         id: EventId::from_uuid(Uuid::new_v4()),
         kind: EventType::CapsuleCreate,

@@ -1,6 +1,7 @@
 //! The store against a real PostgreSQL and a real Redis.
 
 mod accounts;
+mod channels;
 mod errands;
 mod events;
 mod haste;
