@@ -7,7 +7,7 @@ set -eu
 BUILD="gcc libc6-dev lld protobuf-compiler libprotobuf-dev"                 # linker and code generation
 RUN="qemu-system-x86 postgresql redis-server nftables iproute2 xfsprogs e2fsprogs procps"
 GUEST="mmdebstrap debian-archive-keyring"                       # guest kernel and image
-TEST="busybox-static tini python3-venv python3-aiosmtpd chromium chromium-driver"
+TEST="openssl busybox-static tini python3-venv python3-aiosmtpd chromium chromium-driver"
 
 missing=""
 for package in $BUILD $RUN $GUEST $TEST; do

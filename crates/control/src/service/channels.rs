@@ -81,6 +81,7 @@ pub async fn configure(
     id: ChannelId,
     values: BTreeMap<String, String>,
 ) -> Result<ChannelRow, ServiceError> {
+    rates::take_account(ctx, Limited::CreateChannel, &person.user.to_string()).await?;
     let team = teams::chosen(person, None)?;
     teams::get(ctx, person, team).await?;
     let (row, sealed) = ctx.store.channel_config(team, id).await?.ok_or_else(|| not_found(id))?;

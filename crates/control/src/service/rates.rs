@@ -83,6 +83,7 @@ impl Limited {
             Self::Activate | Self::ConfirmReset | Self::OAuth | Self::BeginDevice | Self::AskDevice => rate(30, 10),
             Self::AddMember | Self::SearchUsers => rate(30, 10),
             Self::CreateKey => rate(60, 10),
+            // Each may look a name of the caller's choice up.
             Self::CreateChannel => rate(30, 10),
             // Each calls an address of the caller's choice.
             Self::TestChannel => rate(10, 10),
