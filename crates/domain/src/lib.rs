@@ -11,6 +11,7 @@ pub mod key;
 pub mod limits;
 pub mod metadata;
 pub mod names;
+pub mod network;
 pub mod quota;
 pub mod role;
 pub mod sandbox;

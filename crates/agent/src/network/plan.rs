@@ -3,30 +3,13 @@
 use std::net::Ipv4Addr;
 
 use wrenn_contract::guest::{GUEST_ADDR, READY_PORT};
+use wrenn_domain::network::NOT_PUBLIC_V4;
 use wrenn_linux::nft::{Action, Chain, Hook, Match, Rule, Table, Verdict};
 
 /// The guest's tap inside each namespace.
 pub const TAP: &str = "tap0";
 /// The namespace's end of the link to the host.
 pub const UPLINK: &str = "up0";
-
-/// Where guests may not go: everything that is not public. Source: IANA's special-purpose address registry.
-const NOT_PUBLIC: [(Ipv4Addr, u8); 14] = [
-    (Ipv4Addr::new(0, 0, 0, 0), 8),
-    (Ipv4Addr::new(10, 0, 0, 0), 8),
-    (Ipv4Addr::new(100, 64, 0, 0), 10),
-    (Ipv4Addr::new(127, 0, 0, 0), 8),
-    (Ipv4Addr::new(169, 254, 0, 0), 16),
-    (Ipv4Addr::new(172, 16, 0, 0), 12),
-    (Ipv4Addr::new(192, 0, 0, 0), 24),
-    (Ipv4Addr::new(192, 0, 2, 0), 24),
-    (Ipv4Addr::new(192, 168, 0, 0), 16),
-    (Ipv4Addr::new(198, 18, 0, 0), 15),
-    (Ipv4Addr::new(198, 51, 100, 0), 24),
-    (Ipv4Addr::new(203, 0, 113, 0), 24),
-    (Ipv4Addr::new(224, 0, 0, 0), 4),
-    (Ipv4Addr::new(240, 0, 0, 0), 4),
-];
 
 /// What guests may reach beyond public addresses.
 #[derive(Debug, Clone, Default)]
@@ -88,7 +71,7 @@ pub fn sandbox_table(egress: &Egress) -> Table {
     };
     let mut forward = vec![rule([Match::Established], Accept)];
     forward.extend(egress.allow.iter().map(|network| to_world(network, Accept)));
-    forward.extend(NOT_PUBLIC.iter().map(|network| to_world(network, Drop)));
+    forward.extend(NOT_PUBLIC_V4.iter().map(|network| to_world(network, Drop)));
     forward.push(to_world(&(Ipv4Addr::UNSPECIFIED, 0), Accept));
     let chain = |name, hook, priority, policy, rules| Chain { name, hook, priority, policy, rules };
     Table {

@@ -2,7 +2,7 @@
 //! reach, and a name may point elsewhere tomorrow: so every connection is judged by the address it is about to be made to.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::task::{Context, Poll};
 use std::vec;
 
@@ -10,9 +10,9 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use http::Uri;
 use hyper_util::client::legacy::connect::dns::{GaiResolver, Name};
-use ipnet::{Ipv4Net, Ipv6Net};
 use tower::Service;
 use wrenn_domain::limits::SITE_CONNECT_MAX;
+use wrenn_domain::network::is_public;
 
 /// Whom a client may call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,43 +38,6 @@ impl ReachError {
     /// This error as it comes back out of a client.
     pub(super) fn inside(error: &(dyn std::error::Error + 'static)) -> Option<Self> {
         error.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref().copied()
-    }
-}
-
-/// Not of the public internet. Source: the special-purpose registries of IANA, and multicast.
-const SPECIAL_V4: [(Ipv4Addr, u8); 15] = [
-    (Ipv4Addr::new(0, 0, 0, 0), 8),
-    (Ipv4Addr::new(10, 0, 0, 0), 8),
-    (Ipv4Addr::new(100, 64, 0, 0), 10),
-    (Ipv4Addr::new(127, 0, 0, 0), 8),
-    (Ipv4Addr::new(169, 254, 0, 0), 16),
-    (Ipv4Addr::new(172, 16, 0, 0), 12),
-    (Ipv4Addr::new(192, 0, 0, 0), 24),
-    (Ipv4Addr::new(192, 0, 2, 0), 24),
-    (Ipv4Addr::new(192, 88, 99, 0), 24),
-    (Ipv4Addr::new(192, 168, 0, 0), 16),
-    (Ipv4Addr::new(198, 18, 0, 0), 15),
-    (Ipv4Addr::new(198, 51, 100, 0), 24),
-    (Ipv4Addr::new(203, 0, 113, 0), 24),
-    (Ipv4Addr::new(224, 0, 0, 0), 4),
-    (Ipv4Addr::new(240, 0, 0, 0), 4),
-];
-/// What is handed out to the world so far.
-const GLOBAL_V6: (Ipv6Addr, u8) = (Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0), 3);
-/// Parts of that which are not: IETF protocols with Teredo, documentation, 6to4.
-const SPECIAL_V6: [(Ipv6Addr, u8); 4] = [
-    (Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, 0, 0), 23),
-    (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0), 32),
-    (Ipv6Addr::new(0x2002, 0, 0, 0, 0, 0, 0, 0), 16),
-    (Ipv6Addr::new(0x3fff, 0, 0, 0, 0, 0, 0, 0), 20),
-];
-
-fn is_public(ip: IpAddr) -> bool {
-    let in_v4 = |&(net, bits): &(Ipv4Addr, u8), ip: &Ipv4Addr| Ipv4Net::new_assert(net, bits).contains(ip);
-    let in_v6 = |&(net, bits): &(Ipv6Addr, u8), ip: &Ipv6Addr| Ipv6Net::new_assert(net, bits).contains(ip);
-    match ip.to_canonical() {
-        IpAddr::V4(ip) => !SPECIAL_V4.iter().any(|net| in_v4(net, &ip)),
-        IpAddr::V6(ip) => in_v6(&GLOBAL_V6, &ip) && !SPECIAL_V6.iter().any(|net| in_v6(net, &ip)),
     }
 }
 
@@ -153,41 +116,6 @@ impl Service<Name> for Resolver {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_the_public_internet_is_public() {
-        for private in [
-            "0.0.0.0",
-            "0.1.2.3",
-            "10.0.0.1",
-            "100.64.0.1",
-            "127.0.0.1",
-            "127.9.9.9",
-            "169.254.169.254",
-            "172.31.255.255",
-            "192.0.0.8",
-            "192.168.1.1",
-            "198.19.0.1",
-            "224.0.0.1",
-            "255.255.255.255",
-            "::",
-            "::1",
-            "::ffff:127.0.0.1",
-            "::ffff:10.0.0.1",
-            "64:ff9b::7f00:1",
-            "fc00::1",
-            "fe80::1",
-            "ff02::1",
-            "2001::1",
-            "2001:db8::1",
-            "2002:7f00:1::",
-        ] {
-            assert!(!is_public(private.parse().unwrap()), "{private}");
-        }
-        for public in ["1.1.1.1", "100.63.0.1", "172.32.0.1", "198.20.0.1", "2606:4700::1111", "::ffff:1.1.1.1"] {
-            assert!(is_public(public.parse().unwrap()), "{public}");
-        }
-    }
 
     #[tokio::test]
     async fn a_url_is_judged_by_where_it_leads() {

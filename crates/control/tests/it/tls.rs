@@ -1,10 +1,18 @@
 //! Hosts behind TLS: both sides show certificates of the installation's authority.
 
+use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
+use axum::routing::get;
+use http::StatusCode;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use rustls::version::{TLS12, TLS13};
+use wrenn_control::Extension;
 use wrenn_control::ca::Ca;
+use wrenn_control::extension::ServerContext;
 use wrenn_control::fleet::{Fleet, FleetError};
 use wrenn_testkit::SimHost;
 use wrenn_testkit::host::{Guest, TOKEN, find_envd};
@@ -13,6 +21,20 @@ use x509_parser::prelude::FromDer;
 
 use crate::harness::{World, host_is_known, new_key, settings};
 use crate::pki::{Authority, TlsDoor};
+
+/// A distribution's part that hands the authority's certificate out, as one that registers hosts would.
+struct ShowsAuthority;
+
+impl Extension for ShowsAuthority {
+    fn name(&self) -> &str {
+        "shows-authority"
+    }
+
+    fn routes(&self, ctx: &ServerContext) -> Router {
+        let certificate = ctx.ca().map(|ca| ca.certificate().to_vec());
+        Router::new().route("/ext/authority", get(move || ready(certificate.clone().ok_or(StatusCode::NOT_FOUND))))
+    }
+}
 
 fn behind(host: &SimHost) -> String {
     host.url().trim_start_matches("http://").to_owned()
@@ -34,7 +56,7 @@ async fn a_host_with_an_https_address_is_spoken_to_over_mutual_tls_only() {
         values.insert(name.to_owned(), value);
     }
     let config = wrenn_control::Config::parse(&values).expect("valid");
-    let plane = crate::harness::Plane::launch(config, |builder| builder).await;
+    let plane = crate::harness::Plane::launch(config, |builder| builder.extension(ShowsAuthority)).await;
     let key = new_key(&database, "team").await;
     let api = plane.api(&key);
     host_is_known(&database).await;
@@ -46,6 +68,9 @@ async fn a_host_with_an_https_address_is_spoken_to_over_mutual_tls_only() {
         .post(&format!("/v1/capsules/{id}/exec"), serde_json::json!({"cmd": "/bin/echo", "args": ["hi"]}))
         .await;
     assert_eq!((ran.status.as_u16(), ran.json()["stdout"].as_str()), (200, Some("hi\n")), "{:?}", ran.body);
+    let told = world.api.get("/ext/authority").await;
+    let ours = CertificateDer::from_pem_slice(authority.cert_pem.as_bytes()).expect("PEM");
+    assert_eq!((told.status.as_u16(), &told.body[..]), (200, &ours[..]));
     let shown = door.shown.lock().expect("whole").clone();
     assert!(!shown.is_empty());
     let (_, certificate) = X509Certificate::from_der(&shown[0]).expect("a certificate");

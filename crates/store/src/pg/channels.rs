@@ -15,8 +15,8 @@ use wrenn_domain::ids::{ChannelId, TeamId, UserId};
 use wrenn_domain::limits::CHANNELS_PER_TEAM_MAX;
 use wrenn_domain::role::Act;
 
-use super::Lease;
 use super::audit::{NewAudit, note};
+use super::leases::{Lease, Leased};
 use super::teams::{TeamAct, acting_role};
 use crate::error::corrupt;
 use crate::{Store, StoreError};
@@ -249,36 +249,12 @@ impl Store {
 
     /// Keeps a channel while a call lasts. False: it is deleted or somebody else's.
     pub async fn channel_renew(&self, lease: Lease, id: ChannelId) -> Result<bool, StoreError> {
-        self.run("renew the lease of a channel", || async {
-            let done = sqlx::query(
-                "UPDATE channels SET lease_until = now() + $3 * interval '1 millisecond'
-                 WHERE id = $1 AND lease_owner = $2",
-            )
-            .bind(id.uuid())
-            .bind(lease.owner)
-            .bind(lease.keep.as_millis() as f64)
-            .execute(&self.pool)
-            .await?;
-            Ok(done.rows_affected() == 1)
-        })
-        .await
+        self.lease_renew(Leased::Channels, lease, id.uuid()).await
     }
 
     /// Gives a channel back, to be tried again after `pause`. Does nothing when it is no longer the caller's.
     pub async fn channel_postpone(&self, owner: Uuid, id: ChannelId, pause: Duration) -> Result<(), StoreError> {
-        self.run("give a channel back", || async {
-            sqlx::query(
-                "UPDATE channels SET lease_owner = NULL, lease_until = NULL,
-                   next_attempt_at = now() + $3 * interval '1 millisecond' WHERE id = $1 AND lease_owner = $2",
-            )
-            .bind(id.uuid())
-            .bind(owner)
-            .bind(pause.as_millis() as f64)
-            .execute(&self.pool)
-            .await
-            .map(|_| ())
-        })
-        .await
+        self.lease_return(Leased::Channels, owner, id.uuid(), pause).await
     }
 
     /// Notes why a try failed.

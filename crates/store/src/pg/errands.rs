@@ -11,7 +11,7 @@ use sqlx::types::Json;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
-use super::Lease;
+use super::leases::{Lease, Leased};
 use crate::error::corrupt;
 use crate::{Store, StoreError};
 
@@ -116,36 +116,12 @@ impl Store {
 
     /// Keeps an errand while its doing lasts. False: it is done or somebody else's.
     pub async fn errand_renew(&self, lease: Lease, id: Uuid) -> Result<bool, StoreError> {
-        self.run("renew the lease of an errand", || async {
-            let done = sqlx::query(
-                "UPDATE errands SET lease_until = now() + $3 * interval '1 millisecond'
-                 WHERE id = $1 AND lease_owner = $2",
-            )
-            .bind(id)
-            .bind(lease.owner)
-            .bind(lease.keep.as_millis() as f64)
-            .execute(&self.pool)
-            .await?;
-            Ok(done.rows_affected() == 1)
-        })
-        .await
+        self.lease_renew(Leased::Errands, lease, id).await
     }
 
     /// Gives an errand back, to be tried again after `pause`. Does nothing when it is no longer the caller's.
     pub async fn errand_postpone(&self, owner: Uuid, id: Uuid, pause: Duration) -> Result<(), StoreError> {
-        self.run("postpone an errand", || async {
-            sqlx::query(
-                "UPDATE errands SET lease_owner = NULL, lease_until = NULL,
-                   next_attempt_at = now() + $3 * interval '1 millisecond' WHERE id = $1 AND lease_owner = $2",
-            )
-            .bind(id)
-            .bind(owner)
-            .bind(pause.as_millis() as f64)
-            .execute(&self.pool)
-            .await
-            .map(|_| ())
-        })
-        .await
+        self.lease_return(Leased::Errands, owner, id, pause).await
     }
 
     /// Time until the next errand of this kind is due or its lease ends; none when there is none.

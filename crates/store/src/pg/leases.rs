@@ -1,6 +1,6 @@
 //! Leases on background work: who drives a sandbox towards its wish, until when, and when to try again.
 //!
-//! Owner of: lease_owner, lease_until, attempts, next_attempt_at of sandboxes. A lease keeps two control planes from doing the
+//! Owner of: lease_owner, lease_until, attempts, next_attempt_at of sandboxes; what errands and channels share of it. A lease keeps two control planes from doing the
 //! same work at once; it is never what makes the work right (every step is compare-and-set).
 
 use std::time::Duration;
@@ -18,6 +18,22 @@ use crate::{Store, StoreError};
 pub struct Lease {
     pub owner: Uuid,
     pub keep: Duration,
+}
+
+/// Tables whose rows are pieces of work, named by their id alone.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Leased {
+    Errands,
+    Channels,
+}
+
+macro_rules! of_table {
+    ($table:expr, $before:literal, $after:literal) => {
+        match $table {
+            Leased::Errands => concat!($before, "errands", $after),
+            Leased::Channels => concat!($before, "channels", $after),
+        }
+    };
 }
 
 /// Kind of work.
@@ -45,6 +61,49 @@ impl Work {
 }
 
 impl Store {
+    /// Keeps a row while what is done for it lasts. False: it is gone or somebody else's.
+    pub(super) async fn lease_renew(&self, table: Leased, lease: Lease, id: Uuid) -> Result<bool, StoreError> {
+        self.run("renew a lease", || async {
+            let done = sqlx::query(of_table!(
+                table,
+                "UPDATE ",
+                " SET lease_until = now() + $3 * interval '1 millisecond' WHERE id = $1 AND lease_owner = $2"
+            ))
+            .bind(id)
+            .bind(lease.owner)
+            .bind(lease.keep.as_millis() as f64)
+            .execute(&self.pool)
+            .await?;
+            Ok(done.rows_affected() == 1)
+        })
+        .await
+    }
+
+    /// Gives a row back, to be tried again after `pause`. Does nothing when it is no longer the caller's.
+    pub(super) async fn lease_return(
+        &self,
+        table: Leased,
+        owner: Uuid,
+        id: Uuid,
+        pause: Duration,
+    ) -> Result<(), StoreError> {
+        self.run("give a lease back", || async {
+            sqlx::query(of_table!(
+                table,
+                "UPDATE ",
+                " SET lease_owner = NULL, lease_until = NULL, next_attempt_at = now() + $3 * interval '1 millisecond'
+                 WHERE id = $1 AND lease_owner = $2"
+            ))
+            .bind(id)
+            .bind(owner)
+            .bind(pause.as_millis() as f64)
+            .execute(&self.pool)
+            .await
+            .map(|_| ())
+        })
+        .await
+    }
+
     /// Takes up to `limit` rows that are due and nobody holds.
     pub async fn work_claim(&self, work: Work, lease: Lease, limit: u32) -> Result<Vec<PlacedSandbox>, StoreError> {
         self.run("claim work", || async {
