@@ -27,7 +27,8 @@ impl Guest {
         let token = token(wrenn_dir, id)?;
         for folder in ["/run/netns", "/var/run/netns"] {
             for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-                let namespace = std::fs::File::open(entry.path())?;
+                // Those of others come and go meanwhile.
+                let Ok(namespace) = std::fs::File::open(entry.path()) else { continue };
                 if takes_token(&namespace, &token).unwrap_or(false) {
                     return Ok(Self { namespace, token });
                 }
