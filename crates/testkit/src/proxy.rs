@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Mutex;
 
-use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixStream};
 use tokio::task::{JoinHandle, JoinSet};
 
 /// Where connections go.
@@ -19,16 +19,19 @@ pub enum Target {
 pub struct CutProxy {
     addr: SocketAddr,
     target: Target,
+    /// Has the port and never listens: while it is cut nobody else is given it.
+    _port: TcpSocket,
     running: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl CutProxy {
     /// Listens on a free loopback port.
     pub async fn start(target: Target) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let addr = listener.local_addr().expect("bound");
-        let running = tokio::spawn(serve(listener, target.clone()));
-        Self { addr, target, running: Mutex::new(Some(running)) }
+        let port = bound(SocketAddr::from(([127, 0, 0, 1], 0)));
+        let addr = port.local_addr().expect("bound");
+        let proxy = Self { addr, target, _port: port, running: Mutex::new(None) };
+        proxy.mend().await;
+        proxy
     }
 
     /// In front of the test PostgreSQL.
@@ -53,10 +56,18 @@ impl CutProxy {
 
     /// Listens again on the same port.
     pub async fn mend(&self) {
-        let listener = TcpListener::bind(self.addr).await.expect("the port is still ours");
+        let listener = bound(self.addr).listen(1024).expect("the port is still ours");
         let task = tokio::spawn(serve(listener, self.target.clone()));
         *self.running.lock().expect("no panic while held") = Some(task);
     }
+}
+
+/// Shares its port with others of these alone.
+fn bound(addr: SocketAddr) -> TcpSocket {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_reuseport(true).expect("may be shared");
+    socket.bind(addr).expect("the port is ours");
+    socket
 }
 
 impl Drop for CutProxy {
@@ -93,4 +104,24 @@ async fn pass(mut client: TcpStream, target: Target) -> std::io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_port_that_is_cut_refuses_everybody_and_is_given_to_nobody() {
+        let server = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let proxy = CutProxy::start(Target::Tcp(server.local_addr().expect("bound"))).await;
+        for _ in 0..2 {
+            let client = TcpStream::connect(proxy.addr()).await.expect("it listens");
+            server.accept().await.expect("it passes on");
+            proxy.cut().await;
+            assert!(TcpStream::connect(proxy.addr()).await.is_err());
+            assert!(TcpListener::bind(proxy.addr()).await.is_err());
+            drop(client);
+            proxy.mend().await;
+        }
+    }
 }
