@@ -87,6 +87,11 @@ impl Output {
     }
 }
 
+/// A moment to the minute, UTC, or what stands for none.
+pub fn moment(at: Option<chrono::DateTime<chrono::Utc>>, none: &str) -> String {
+    at.map_or_else(|| none.to_owned(), |at| at.format("%Y-%m-%d %H:%M").to_string())
+}
+
 /// Left-aligned columns, two blanks apart.
 pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     let mut widths: Vec<usize> = header.iter().map(|h| h.len()).collect();

@@ -14,7 +14,7 @@ use wrenn_domain::event::EventType;
 use wrenn_domain::limits::CHANNEL_VALUE_BYTES_MAX;
 
 use crate::api::Client;
-use crate::output::{Output, plain, table};
+use crate::output::{Output, moment, plain, table};
 
 /// What a provider is configured with.
 #[derive(Debug, Args)]
@@ -191,13 +191,12 @@ fn event(text: &str) -> Result<EventType, String> {
         .map_err(|_| format!("one of {}", EventType::ALL.iter().map(|e| e.as_str()).collect::<Vec<_>>().join(", ")))
 }
 
-fn moment(at: Option<chrono::DateTime<chrono::Utc>>) -> String {
-    at.map_or_else(|| "never".to_owned(), |at| at.format("%Y-%m-%d %H:%M").to_string())
-}
-
 fn failure(channel: &Channel) -> String {
     let failed = channel.last_failure.as_ref();
-    failed.map_or_else(|| "-".to_owned(), |failed| format!("{} {}", moment(Some(failed.at)), plain(&failed.error)))
+    failed.map_or_else(
+        || "-".to_owned(),
+        |failed| format!("{} {}", moment(Some(failed.at), "never"), plain(&failed.error)),
+    )
 }
 
 fn row(channel: &Channel) -> Vec<String> {
@@ -207,7 +206,7 @@ fn row(channel: &Channel) -> Vec<String> {
         plain(&channel.provider),
         channel.waiting.to_string(),
         channel.given_up.to_string(),
-        moment(channel.last_delivered_at),
+        moment(channel.last_delivered_at, "never"),
         failure(channel),
     ]
 }
@@ -221,7 +220,7 @@ fn details(channel: &Channel) -> String {
         plain(&channel.events.join(", ")),
         channel.waiting,
         channel.given_up,
-        moment(channel.last_delivered_at),
+        moment(channel.last_delivered_at, "never"),
         failure(channel)
     )
 }

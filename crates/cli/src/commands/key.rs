@@ -6,7 +6,7 @@ use http::Method;
 use wrenn_contract::rest::keys::{ApiKey, CreateKey};
 
 use crate::api::Client;
-use crate::output::{Output, plain, table};
+use crate::output::{Output, moment, plain, table};
 
 #[derive(Debug, Subcommand)]
 pub enum KeyCommand {
@@ -70,15 +70,12 @@ fn query(team: Option<String>) -> anyhow::Result<String> {
 }
 
 fn row(key: &ApiKey) -> Vec<String> {
-    let time = |at: Option<chrono::DateTime<chrono::Utc>>, none: &str| {
-        at.map_or_else(|| none.to_owned(), |at| at.format("%Y-%m-%d %H:%M").to_string())
-    };
     vec![
         key.id.clone(),
         plain(&key.name),
         format!("{}...", plain(&key.key_prefix)),
         plain(key.creator_email.as_deref().unwrap_or("-")),
-        time(key.last_used, "never"),
-        time(key.expires_at, "never"),
+        moment(key.last_used, "never"),
+        moment(key.expires_at, "never"),
     ]
 }

@@ -2,7 +2,7 @@
 //! reach, and a name may point elsewhere tomorrow: so every connection is judged by the address it is about to be made to.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr};
 use std::task::{Context, Poll};
 use std::vec;
 
@@ -63,13 +63,11 @@ impl Reach {
         if self == Self::Anywhere || literal(&uri).is_some() {
             return Ok(());
         }
-        let host = authority.host().to_owned();
-        let resolved = tokio::task::spawn_blocking(move || (host, 0).to_socket_addrs());
-        let resolved = tokio::time::timeout(SITE_CONNECT_MAX, resolved).await;
-        let Ok(Ok(Ok(mut addresses))) = resolved else { return Err(ReachError::NoAddress) };
-        match addresses.any(|address| self.admits(address.ip())) {
-            true => Ok(()),
-            false => Err(ReachError::NotPublic),
+        let name: Name = authority.host().parse().map_err(|_| ReachError::NoHost)?;
+        match tokio::time::timeout(SITE_CONNECT_MAX, Resolver::new(self).call(name)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(ReachError::inside(&error).unwrap_or(ReachError::NoAddress)),
+            Err(_) => Err(ReachError::NoAddress),
         }
     }
 }

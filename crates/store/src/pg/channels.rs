@@ -190,7 +190,10 @@ impl Store {
 
     /// A team's channels, by name.
     pub async fn channel_list(&self, team: TeamId) -> Result<Vec<ChannelRow>, StoreError> {
-        self.run("list channels", || async { read(&mut *self.pool.acquire().await?, team, None).await }).await
+        self.run("list channels", || async {
+            read(&mut *self.pool.acquire().await?, team, None).await?.iter().map(channel).collect()
+        })
+        .await
     }
 
     /// One of a team's channels.
@@ -205,13 +208,8 @@ impl Store {
         id: ChannelId,
     ) -> Result<Option<(ChannelRow, Vec<u8>)>, StoreError> {
         self.run("look up what a channel is configured with", || async {
-            let mut tx = self.pool.acquire().await?;
-            let Some(row) = find(&mut tx, team, id).await? else { return Ok(None) };
-            let config = sqlx::query_scalar("SELECT config FROM channels WHERE id = $1")
-                .bind(id.uuid())
-                .fetch_optional(&mut *tx)
-                .await?;
-            Ok(config.map(|config| (row, config)))
+            let rows = read(&mut *self.pool.acquire().await?, team, Some(id)).await?;
+            rows.first().map(|row| Ok((channel(row)?, row.try_get("config")?))).transpose()
         })
         .await
     }
@@ -317,19 +315,18 @@ fn words(events: &[EventType]) -> Vec<&'static str> {
 }
 
 async fn find(tx: &mut PgConnection, team: TeamId, id: ChannelId) -> Result<Option<ChannelRow>, sqlx::Error> {
-    Ok(read(tx, team, Some(id)).await?.pop())
+    read(tx, team, Some(id)).await?.first().map(channel).transpose()
 }
 
-async fn read(tx: &mut PgConnection, team: TeamId, id: Option<ChannelId>) -> Result<Vec<ChannelRow>, sqlx::Error> {
-    let rows = sqlx::query(
+async fn read(tx: &mut PgConnection, team: TeamId, id: Option<ChannelId>) -> Result<Vec<PgRow>, sqlx::Error> {
+    sqlx::query(
         "SELECT c.*, (SELECT count(*) FROM channel_events e WHERE e.channel_id = c.id) AS waiting
          FROM channels c WHERE c.team_id = $1 AND ($2::uuid IS NULL OR c.id = $2) ORDER BY c.name",
     )
     .bind(team.uuid())
     .bind(id.map(ChannelId::uuid))
     .fetch_all(tx)
-    .await?;
-    rows.iter().map(channel).collect()
+    .await
 }
 
 /// A team's end is its channels' end.
