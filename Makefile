@@ -1,5 +1,5 @@
 # Thin: every target calls setup, cargo or a program it built.
-.PHONY: help setup build images dev dev-up dev-down test check bench clean
+.PHONY: help setup setup-test build images dev dev-up dev-down test check bench fuzz clean
 
 SUDO := $(shell [ "$$(id -u)" -eq 0 ] || echo "sudo -E env PATH=$$PATH")
 
@@ -8,11 +8,16 @@ help:
 	@echo "make dev-up    the same in the background; writes .dev/env"
 	@echo "make dev-down  stop what dev-up started"
 	@echo "make test      every test, real VMs included"
-	@echo "make check     format, lints, tidy"
+	@echo "make check     format, lints, tidy, dependencies"
+	@echo "make fuzz      mutate the corpora of every parser of hostile bytes, FUZZ_SECONDS (60) for each"
 	@echo "make bench     figures with their ratios, into bench/out/latest.json"
 
 setup:
 	@sh scripts/setup.sh
+
+# What only tests need: a browser, a mail server, openssl.
+setup-test:
+	@sh scripts/setup.sh test
 
 build: setup
 	cargo xtask build
@@ -29,17 +34,22 @@ dev-up: build images
 dev-down:
 	@$(SUDO) builds/wrenn dev down
 
-test: build images
-	$(SUDO) cargo test --workspace --release --locked
+test: setup-test build images
+	$(SUDO) cargo xtask test
 
-check: setup
+check: setup-test
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --release --locked -- -D warnings
 	cargo xtask tidy
+	sh scripts/deny.sh
 
 bench: build images
 	cargo build --release --locked --package wrenn-bench
 	@$(SUDO) target/release/wrenn-bench
+
+FUZZ_SECONDS ?= 60
+fuzz: setup
+	cargo run --release --locked --package wrenn-fuzz -- --seconds $(FUZZ_SECONDS)
 
 clean:
 	cargo clean

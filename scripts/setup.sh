@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs the Debian packages Wrenn is built, tested and run with. Says which; uses sudo when not root.
-# Run by every make target that needs them; does nothing (and takes no time) when all are there.
+# Run by every make target that needs them; does nothing (and takes no time) when all are there. `setup.sh test` also installs
+# what only tests need.
 set -eu
 
 # One line per reason.
@@ -10,6 +11,7 @@ GUEST="mmdebstrap debian-archive-keyring"                       # guest kernel a
 TEST="openssl busybox-static tini python3-venv python3-aiosmtpd chromium chromium-driver"
 
 missing=""
+[ "${1:-}" = test ] || TEST=""
 for package in $BUILD $RUN $GUEST $TEST; do
     status=$(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null || true)
     [ "$status" = installed ] || missing="$missing $package"

@@ -11,8 +11,9 @@ use wrenn_contract::guest::{GATEWAY_ADDR, GATEWAY_MAC, GUEST_ADDR, GUEST_MAC, LI
 use wrenn_linux::links::Links;
 use wrenn_linux::netns::{self, Netns};
 use wrenn_linux::{files, tap};
-use wrenn_vmm::qemu::Qemu;
-use wrenn_vmm::{Driver, Frame, Machine, Spec};
+use wrenn_vmm::{
+    CaptureRequest, DeviceState, DiskSpec, Driver, Frame, Machine, PendingCapture, Spec, VmmChoice, VmmConfig,
+};
 
 use crate::exec::Direct;
 use crate::guest::Guest;
@@ -31,7 +32,7 @@ pub struct Bare {
     image: PathBuf,
     kernel: PathBuf,
     initramfs: PathBuf,
-    driver: Qemu,
+    driver: Arc<dyn Driver>,
     netns: Option<Netns>,
     name: String,
     memory_mib: u32,
@@ -51,7 +52,7 @@ pub struct Back {
 
 /// A guest written down by the VMM.
 pub struct Saved {
-    state: PathBuf,
+    state: DeviceState,
     memory: PathBuf,
     disk: PathBuf,
 }
@@ -79,8 +80,8 @@ impl Bare {
         std::fs::write(&request, commands)?;
         let edited = std::process::Command::new("debugfs").arg("-w").arg("-f").arg(&request).arg(&image).output()?;
         ensure!(edited.status.success(), "debugfs: {}", String::from_utf8_lossy(&edited.stderr));
-        let probed = wrenn_vmm::probe::acceleration(Path::new(QEMU)).await;
-        let driver = Qemu::find(Path::new(QEMU), probed.acceleration).await?;
+        let config = VmmConfig { choice: VmmChoice::Qemu, qemu: QEMU.into(), owner: dir.clone() };
+        let driver = wrenn_vmm::find(&config).await?.driver;
         let name = format!("wrenn-bench-{}", std::process::id());
         let netns = Some(Netns::create(&name)?);
         Ok(Self { dir, image, kernel, initramfs, driver, netns, name, memory_mib, count: std::cell::Cell::new(0) })
@@ -108,9 +109,8 @@ impl Bare {
             kernel: self.kernel.clone(),
             initramfs: Some(self.initramfs.clone()),
             command_line: String::new(),
-            disk,
+            disks: vec![DiskSpec { path: disk }],
             memory,
-            balloon: false,
         })
     }
 
@@ -128,21 +128,33 @@ impl Bare {
 
     /// Writes a guest down; how long the VMM needs for its device state alone, and for all of it.
     pub async fn save(&self, machine: &Arc<dyn Machine>) -> anyhow::Result<Saved> {
-        let saved = Saved {
-            state: self.dir.join("saved.state"),
-            memory: self.dir.join("saved.memory"),
-            disk: self.dir.join("saved.disk"),
-        };
-        for file in [&saved.state, &saved.memory, &saved.disk] {
+        let (memory, disk) = (self.dir.join("saved.memory"), self.dir.join("saved.disk"));
+        for file in [&memory, &disk] {
             let _ = std::fs::remove_file(file);
         }
         machine.pause().await?;
-        files::reflink(&machine.record().memory, &saved.memory)?;
-        let taker = machine.expect_capture(saved.memory.clone(), 0).await?;
-        machine.capture(saved.state.clone(), taker).await?.finish()?;
-        files::reflink(&self.dir.join("disk"), &saved.disk)?;
+        files::reflink(&machine.record().memory, &memory)?;
+        let (dir, pending) = self.begin_capture(machine, "saved.state", memory.clone()).await?;
+        let taken = pending.take().await?;
+        let state = DeviceState { dir, files: taken.state_files() };
+        taken.finish().await?;
+        files::reflink(&self.dir.join("disk"), &disk)?;
         machine.kill(GONE).await?;
-        Ok(saved)
+        Ok(Saved { state, memory, disk })
+    }
+
+    /// Begins a capture of a machine into this copy of its memory and an empty directory of this name.
+    async fn begin_capture(
+        &self,
+        machine: &Arc<dyn Machine>,
+        name: &str,
+        memory: PathBuf,
+    ) -> anyhow::Result<(PathBuf, Box<dyn PendingCapture>)> {
+        let state_dir = self.dir.join(name);
+        let _ = std::fs::remove_dir_all(&state_dir);
+        std::fs::create_dir(&state_dir)?;
+        let request = CaptureRequest { state_dir: state_dir.clone(), memory, held_bytes_max: 0 };
+        Ok((state_dir, machine.begin_capture(request).await?))
     }
 
     /// From a written-down guest to the next line of its loop.
@@ -175,7 +187,7 @@ impl Bare {
         let (disk, memory) = (self.dir.join("back.disk"), capture.join("memory"));
         files::reflink(&capture.join("disk"), &disk)?;
         let spec = self.spec_on(BACK_TAP, GUEST_MAC, disk.clone(), memory.clone())?;
-        let machine = self.driver.restore(spec, capture.join("state")).await?;
+        let machine = self.driver.restore(spec, captured_state(capture)?).await?;
         machine.resume().await?;
         let mut envd = Direct::connect(&guest).await?;
         envd.run("/bin/echo", &["ready"]).await?;
@@ -184,8 +196,8 @@ impl Bare {
 
     /// What a pause has to do, with nobody to ask for it and nothing to note: how long it takes.
     pub async fn pause(&self, back: &mut Back) -> anyhow::Result<Duration> {
-        let [state, memory, disk] = ["state", "memory", "disk"].map(|name| self.dir.join(format!("paused.{name}")));
-        for file in [&state, &memory, &disk] {
+        let [memory, disk] = ["memory", "disk"].map(|name| self.dir.join(format!("paused.{name}")));
+        for file in [&memory, &disk] {
             let _ = std::fs::remove_file(file);
         }
         let begin = Instant::now();
@@ -196,18 +208,21 @@ impl Bare {
         // What Wrenn does at once is done at once.
         let ready = async {
             share(&back.memory, &memory).await??;
-            anyhow::Ok(back.machine.expect_capture(memory.clone(), 0).await?)
+            self.begin_capture(&back.machine, "paused.state", memory.clone()).await
         };
-        let (taker, prepared) = tokio::join!(ready, back.envd.prepare());
+        let (ready, prepared) = tokio::join!(ready, back.envd.prepare());
         prepared?;
         back.machine.pause().await?;
-        let (captured, shared) = tokio::join!(back.machine.capture(state.clone(), taker?), share(&back.disk, &disk));
+        let (state, pending) = ready?;
+        let (taken, shared) = tokio::join!(pending.take(), share(&back.disk, &disk));
         shared??;
-        captured?.finish()?;
+        let taken = taken?;
+        let files: Vec<PathBuf> = taken.state_files().iter().map(|name| state.join(name)).collect();
+        taken.finish().await?;
         let sync = |file: &Path| std::fs::File::open(file)?.sync_all();
         std::thread::scope(|scope| {
             let large = scope.spawn(|| sync(&memory));
-            [&state, &disk, &self.dir].into_iter().try_for_each(|file| sync(file))?;
+            files.iter().chain([&state, &disk, &self.dir]).try_for_each(|file| sync(file))?;
             large.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })?;
         Ok(begin.elapsed())
@@ -224,13 +239,12 @@ impl Bare {
     /// How long the VMM needs to write down the state of a guest's devices, when there is no memory to be written.
     pub async fn save_devices(&self, saved: &Saved) -> anyhow::Result<Duration> {
         let machine = self.load(saved).await?;
-        let (state, memory) = (self.dir.join("again.state"), self.dir.join("again.memory"));
-        let _ = std::fs::remove_file(&state);
+        let memory = self.dir.join("again.memory");
         let _ = std::fs::remove_file(&memory);
         files::reflink(&saved.memory, &memory)?;
-        let taker = machine.expect_capture(memory, 0).await?;
+        let (_, pending) = self.begin_capture(&machine, "again.state", memory).await?;
         let begin = Instant::now();
-        machine.capture(state, taker).await?.finish()?;
+        pending.take().await?.finish().await?;
         let took = begin.elapsed();
         Self::end(machine).await?;
         Ok(took)
@@ -256,6 +270,13 @@ impl Bare {
     pub async fn end(machine: Arc<dyn Machine>) -> anyhow::Result<()> {
         Ok(machine.kill(GONE).await?)
     }
+}
+
+/// Device state of a capsule's capture.
+fn captured_state(capture: &Path) -> anyhow::Result<DeviceState> {
+    let dir = capture.join("state");
+    let names = std::fs::read_dir(&dir)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+    Ok(DeviceState { files: names.collect::<std::io::Result<_>>()?, dir })
 }
 
 impl Drop for Bare {

@@ -12,6 +12,9 @@ use crate::images::binaries;
 const PROGRAMS: [&str; 3] = ["wrenn-cp", "wrenn-agent", "wrenn"];
 
 /// Builds and installs.
+///
+/// # Errors
+/// A program does not build or cannot be copied.
 pub fn run() -> anyhow::Result<()> {
     let root = crate::root();
     let mut cargo = Command::new(env!("CARGO"));
@@ -35,6 +38,9 @@ pub fn run() -> anyhow::Result<()> {
 }
 
 /// Copies a program to its place by rename.
+///
+/// # Errors
+/// The program cannot be copied or renamed.
 pub fn install(from: &Path, to: &Path) -> anyhow::Result<()> {
     let fresh = to.with_extension("new");
     std::fs::copy(from, &fresh).with_context(|| format!("cannot copy {} to {}", from.display(), fresh.display()))?;

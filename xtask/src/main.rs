@@ -4,6 +4,8 @@ use clap::{Parser, Subcommand};
 
 mod build;
 mod images;
+mod phases;
+mod test;
 mod tidy;
 
 #[derive(Parser)]
@@ -19,15 +21,25 @@ enum Command {
     Build,
     /// Make guest kernel, initramfs and the minimal image in builds/guest.
     Images(images::Options),
-    /// Check what neither the compiler nor clippy checks: directions, sizes, headers, names.
-    Tidy,
+    /// Compile and run every test, in lanes; print skipped tests and a table of phases.
+    Test(test::Options),
+    /// Check what neither the compiler nor clippy checks: directions, circles, sizes, headers, names, docs.
+    Tidy {
+        /// Also words of names, docs and literals, which the tree does not keep yet.
+        #[arg(long)]
+        strict: bool,
+    },
+    /// Print which modules name which others today, in the form of the table in docs/ARCHITECTURE.md.
+    Modules,
 }
 
 fn main() -> anyhow::Result<()> {
     match Args::parse().command {
-        Command::Build => build::run(),
-        Command::Images(options) => images::run(&options),
-        Command::Tidy => tidy::run(),
+        Command::Build => phases::timed("build the programs", build::run),
+        Command::Images(options) => phases::timed("make kernel and images", || images::run(&options)),
+        Command::Test(options) => test::run(&options),
+        Command::Tidy { strict } => tidy::run(strict),
+        Command::Modules => tidy::print_modules(),
     }
 }
 

@@ -1,8 +1,35 @@
 //! The only reader of environment and `.env`. A bad value is an error that names it.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
+
+use wrenn_domain::settings;
+use wrenn_vmm::{VmmChoice, VmmConfig};
+
+use crate::network::Bounds;
+
+/// Every variable this program reads. `.env.example` explains each.
+pub const SETTINGS: &[&str] = &[
+    "LOG_LEVEL",
+    "WRENN_DIR",
+    "WRENN_DNS",
+    "WRENN_EGRESS_ALLOW",
+    "WRENN_FAULTS",
+    "WRENN_GUEST_FLOWS",
+    "WRENN_GUEST_MBIT_PER_SECOND",
+    "WRENN_GUEST_PACKETS_PER_SECOND",
+    "WRENN_HOST_LISTEN_ADDR",
+    "WRENN_HOST_TOKEN",
+    "WRENN_NETWORK_RANGE",
+    "WRENN_PREPARE_MEMORY",
+    "WRENN_PROXY_DOMAIN",
+    "WRENN_QEMU_BIN",
+    "WRENN_SLOT_POOL",
+    "WRENN_SPARE_VMS",
+    "WRENN_STORE_SIZE",
+    "WRENN_VMM",
+];
 
 /// Name servers of guests when none are set.
 const DNS_DEFAULT: &str = "1.1.1.1,8.8.8.8";
@@ -10,9 +37,9 @@ const DNS_DEFAULT: &str = "1.1.1.1,8.8.8.8";
 const SLOT_POOL_DEFAULT: usize = 2;
 const SLOT_POOL_MAX: usize = 256;
 /// Guests loaded ahead of time at most when nothing is set. Each costs its VMM's own memory, some 30 MiB, and no processor time.
-const SPARES_DEFAULT: usize = 4;
+const WARM_VMS_DEFAULT: usize = 4;
 
-/// Everything the agent can be told.
+/// Settings of the agent.
 #[derive(Debug, Clone)]
 pub struct Config {
     pub listen: SocketAddr,
@@ -20,6 +47,9 @@ pub struct Config {
     pub log_level: String,
     /// Shared with the control plane; `None` only on loopback.
     pub token: Option<String>,
+    /// VMM to start machines with.
+    pub vmm: VmmChoice,
+    /// QEMU's program.
     pub qemu: PathBuf,
     pub dns: Vec<IpAddr>,
     /// A /16 for the links between host and namespaces; chosen by the agent when absent.
@@ -29,8 +59,10 @@ pub struct Config {
     /// Bytes of the store file, where the disk cannot share blocks; a share of the free space when absent.
     pub store_bytes: Option<u64>,
     pub slot_pool: usize,
+    /// Share of one guest in the host's network.
+    pub bounds: Bounds,
     /// Guests loaded ahead of time at most; how many there are follows what is asked for.
-    pub spares_max: usize,
+    pub warm_vms_max: usize,
     pub proxy_domain: String,
     /// Templates get their memory ahead of time, in this many MiB with one vCPU; empty: on first use only.
     pub prepare_mib: Vec<u32>,
@@ -42,17 +74,38 @@ pub struct Config {
 #[derive(Debug, thiserror::Error)]
 #[error("{name}={value:?}: {expected}")]
 pub struct ConfigError {
-    name: &'static str,
+    name: String,
     value: String,
     expected: String,
 }
 
 impl Config {
     /// Reads `.env` of the working directory and the environment, which wins.
+    ///
+    /// # Errors
+    /// When a value cannot be used, or a variable that begins with WRENN_ is no setting.
     pub fn load() -> Result<Self, ConfigError> {
         // A missing file is normal; a broken line in it shows when a setting is then missing.
         let _ = dotenvy::dotenv();
+        refuse_unknown(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()))?;
         Self::read(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
+    }
+
+    /// Makes the settings of an agent in `dir` that prepares one memory size ahead of time.
+    #[cfg(test)]
+    pub fn for_tests(dir: &Path) -> Self {
+        let dir = dir.display().to_string();
+        let set = move |name: &str| match name {
+            "WRENN_DIR" => Some(dir.clone()),
+            "WRENN_PREPARE_MEMORY" => Some("128".to_owned()),
+            _ => None,
+        };
+        Self::read(set).expect("these are settings")
+    }
+
+    /// Settings of the VMM, for an owner whose files are in this directory.
+    pub fn vmm(&self, owner: &Path) -> VmmConfig {
+        VmmConfig { choice: self.vmm, qemu: self.qemu.clone(), owner: owner.to_owned() }
     }
 
     /// Whether this can be served: without a token only this machine may call.
@@ -64,7 +117,7 @@ impl Config {
             return Ok(());
         }
         Err(ConfigError {
-            name: "WRENN_HOST_TOKEN",
+            name: "WRENN_HOST_TOKEN".to_owned(),
             value: String::new(),
             expected: format!(
                 "must be set, because {} can be reached by others: set it here and at the control plane, or listen on 127.0.0.1",
@@ -73,26 +126,53 @@ impl Config {
         })
     }
 
-    fn read(get: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+    fn read(read: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        let get = |name: &str| {
+            debug_assert!(SETTINGS.contains(&name), "{name} is missing in SETTINGS");
+            read(name)
+        };
         let listen = parse("WRENN_HOST_LISTEN_ADDR", get("WRENN_HOST_LISTEN_ADDR"), ":50051", listen_address)?;
         let config = Self {
             listen,
             dir: parse("WRENN_DIR", get("WRENN_DIR"), "/var/lib/wrenn", absolute)?,
             log_level: parse("LOG_LEVEL", get("LOG_LEVEL"), "info", level)?,
             token: get("WRENN_HOST_TOKEN"),
+            vmm: parse("WRENN_VMM", get("WRENN_VMM"), "auto", str::parse)?,
             qemu: parse("WRENN_QEMU_BIN", get("WRENN_QEMU_BIN"), "/usr/bin/qemu-system-x86_64", absolute)?,
             dns: parse("WRENN_DNS", get("WRENN_DNS"), DNS_DEFAULT, name_servers)?,
             network: optional("WRENN_NETWORK_RANGE", get("WRENN_NETWORK_RANGE"), range16)?,
             egress_allow: parse("WRENN_EGRESS_ALLOW", get("WRENN_EGRESS_ALLOW"), "", networks)?,
             store_bytes: optional("WRENN_STORE_SIZE", get("WRENN_STORE_SIZE"), bytes)?,
             slot_pool: parse("WRENN_SLOT_POOL", get("WRENN_SLOT_POOL"), &SLOT_POOL_DEFAULT.to_string(), pool)?,
-            spares_max: parse("WRENN_SPARE_VMS", get("WRENN_SPARE_VMS"), &SPARES_DEFAULT.to_string(), pool)?,
+            warm_vms_max: parse("WRENN_SPARE_VMS", get("WRENN_SPARE_VMS"), &WARM_VMS_DEFAULT.to_string(), pool)?,
             proxy_domain: get("WRENN_PROXY_DOMAIN").unwrap_or_else(|| "localhost".to_owned()),
             prepare_mib: parse("WRENN_PREPARE_MEMORY", get("WRENN_PREPARE_MEMORY"), "512", sizes)?,
+            bounds: Bounds {
+                packets_per_second: parse(
+                    "WRENN_GUEST_PACKETS_PER_SECOND",
+                    get("WRENN_GUEST_PACKETS_PER_SECOND"),
+                    "100000",
+                    packets,
+                )?,
+                bytes_per_second: parse(
+                    "WRENN_GUEST_MBIT_PER_SECOND",
+                    get("WRENN_GUEST_MBIT_PER_SECOND"),
+                    "2000",
+                    megabits,
+                )?,
+                flows: parse("WRENN_GUEST_FLOWS", get("WRENN_GUEST_FLOWS"), "2048", flows)?,
+            },
             faults: parse("WRENN_FAULTS", get("WRENN_FAULTS"), "off", switch)?,
         };
         Ok(config)
     }
+}
+
+/// A variable with our prefix that no program reads is most likely a misspelt one, whose value would silently count for nothing.
+fn refuse_unknown(mut names: impl Iterator<Item = String>) -> Result<(), ConfigError> {
+    let Some(name) = names.find(|name| settings::is_unknown(name)) else { return Ok(()) };
+    let expected = format!("it {}", settings::refusal_of_unknown(&name));
+    Err(ConfigError { name, value: "...".to_owned(), expected })
 }
 
 fn parse<T>(
@@ -102,7 +182,7 @@ fn parse<T>(
     read: fn(&str) -> Result<T, String>,
 ) -> Result<T, ConfigError> {
     let value = given.unwrap_or_else(|| default.to_owned());
-    read(&value).map_err(|expected| ConfigError { name, value, expected })
+    read(&value).map_err(|expected| ConfigError { name: name.to_owned(), value, expected })
 }
 
 fn optional<T>(
@@ -110,7 +190,9 @@ fn optional<T>(
     given: Option<String>,
     read: fn(&str) -> Result<T, String>,
 ) -> Result<Option<T>, ConfigError> {
-    given.map(|value| read(&value).map_err(|expected| ConfigError { name, value, expected })).transpose()
+    given
+        .map(|value| read(&value).map_err(|expected| ConfigError { name: name.to_owned(), value, expected }))
+        .transpose()
 }
 
 fn listen_address(text: &str) -> Result<SocketAddr, String> {
@@ -176,6 +258,26 @@ fn pool(text: &str) -> Result<usize, String> {
     }
 }
 
+fn between(text: &str, least: u32, most: u32) -> Result<u32, String> {
+    match text.parse() {
+        Ok(number) if (least..=most).contains(&number) => Ok(number),
+        _ => Err(format!("expected a number from {least} to {most}")),
+    }
+}
+
+fn packets(text: &str) -> Result<u32, String> {
+    between(text, 100, 100_000_000)
+}
+
+/// Returns bytes per second; the kernel refuses limits of more than some 140 Gbit/s.
+fn megabits(text: &str) -> Result<u64, String> {
+    between(text, 1, 100_000).map(|megabits| u64::from(megabits) * 1_000_000 / 8)
+}
+
+fn flows(text: &str) -> Result<u32, String> {
+    between(text, 16, 1_000_000)
+}
+
 /// Sizes templates are prepared in; "none" for none.
 fn sizes(text: &str) -> Result<Vec<u32>, String> {
     const MOST: usize = 8;
@@ -210,6 +312,17 @@ mod tests {
     }
 
     #[test]
+    fn a_misspelt_setting_is_refused_by_its_name_and_those_of_other_programs_pass() {
+        let judged = |names: &[&str]| refuse_unknown(names.iter().map(|name| (*name).to_owned()));
+        let error = judged(&["PATH", "WRENN_SLOTPOOL"]).unwrap_err().to_string();
+        assert!(error.contains("WRENN_SLOTPOOL") && error.contains("WRENN_SLOT_POOL?"), "{error}");
+        assert!(judged(&["WRENN_CP_LISTEN_ADDR", "WRENN_API_KEY", "WRENN_TEST_POWER", "HOME"]).is_ok());
+        for name in SETTINGS.iter().filter(|name| name.starts_with("WRENN_")) {
+            assert!(settings::KNOWN.contains(name), "{name} is unknown to other programs");
+        }
+    }
+
+    #[test]
     fn a_bad_value_is_named_and_never_replaced_by_a_default() {
         let token = ("WRENN_HOST_TOKEN", "secret");
         for (name, value) in [
@@ -226,6 +339,10 @@ mod tests {
             ("WRENN_SLOT_POOL", "-1"),
             ("WRENN_PREPARE_MEMORY", "512,1"),
             ("WRENN_FAULTS", "perhaps"),
+            ("WRENN_GUEST_FLOWS", "0"),
+            ("WRENN_GUEST_MBIT_PER_SECOND", "0"),
+            ("WRENN_GUEST_PACKETS_PER_SECOND", "many"),
+            ("WRENN_VMM", "bochs"),
         ] {
             let error = read(&[token, (name, value)]).expect_err(value);
             assert!(error.to_string().starts_with(name), "{error}");

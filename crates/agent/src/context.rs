@@ -5,61 +5,64 @@ use std::sync::Arc;
 
 use wrenn_vmm::Driver;
 
-use crate::calm::Calm;
 use crate::config::Config;
 use crate::faults::Faults;
 use crate::network::Slots;
-use crate::sandbox::{Blank, Spare, Stock, Templates};
-use crate::storage::{Images, Maker, Store};
+use crate::start_load::StartLoad;
+use crate::storage::{Compatibility, Images, Store};
+use crate::vmms::Vmms;
 
-/// Kernel release and where it is.
+/// Kernel that guests boot, and where it is.
 #[derive(Debug, Clone)]
 pub struct Kernel {
     pub path: PathBuf,
     pub initramfs: Option<PathBuf>,
 }
 
-/// Shared by all.
+/// What all rooms of one agent share. Knows no sandbox.
 pub struct Context {
     pub config: Config,
     pub store: Store,
     pub images: Images,
-    pub slots: Arc<Slots>,
+    pub slots: Arc<dyn Slots>,
     pub driver: Arc<dyn Driver>,
+    /// VMMs of this agent's store, also those no ledger names.
+    pub vmms: Arc<dyn Vmms>,
     pub kernel: Kernel,
     /// Private directory for control sockets.
     pub run_dir: PathBuf,
     /// What device state made here depends on.
-    pub maker: Maker,
-    /// Names this run of the machine.
+    pub compatibility: Compatibility,
+    /// Name of this run of the machine.
     pub boot_id: String,
     pub faults: Faults,
-    pub templates: Templates,
     /// Starts somebody waits for.
-    pub calm: Arc<Calm>,
-    /// Guests loaded ahead of time.
-    pub spares: Stock<Spare>,
-    /// VMMs started ahead of time.
-    pub blanks: Stock<Blank>,
+    pub start_load: Arc<StartLoad>,
 }
 
-/// Names this run of the machine: pages written in another one have been through the disk.
-pub fn boot_id() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+/// Reads the name of this run of the machine: pages written in another one have been through the disk.
+///
+/// # Errors
+/// /proc is not there.
+pub fn boot_id() -> std::io::Result<String> {
+    Ok(std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }
 
-/// Digest of the processor's model and features.
-pub fn cpu_digest() -> String {
+/// Computes a digest of the processor's model and features.
+///
+/// # Errors
+/// /proc is not there.
+pub fn cpu_digest() -> std::io::Result<String> {
     use sha2::Digest;
-    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let text = std::fs::read_to_string("/proc/cpuinfo")?;
     let one = text.split("\n\n").next().unwrap_or_default();
     let lines =
         one.lines().filter(|line| ["vendor_id", "model name", "flags"].iter().any(|name| line.starts_with(name)));
     let digest = sha2::Sha256::digest(lines.collect::<Vec<_>>().join("\n"));
-    hex::encode(&digest[..16])
+    Ok(hex::encode(&digest[..16]))
 }
 
-/// No kernel for guests.
+/// There is no kernel for guests.
 #[derive(Debug, thiserror::Error)]
 #[error("no guest kernel in {}: put a vmlinux or vmlinux-VERSION there (`make images` makes one)", dir.display())]
 pub struct NoKernel {
@@ -67,12 +70,15 @@ pub struct NoKernel {
 }
 
 impl Kernel {
-    /// Its file's name, which carries the version.
+    /// Returns the name of the kernel's file, which carries the version.
     pub fn name(&self) -> String {
         self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
-    /// The highest version in `{dir}/kernels`; a bare `vmlinux` counts as the lowest.
+    /// Finds the highest version in `{dir}/kernels`; a bare `vmlinux` counts as the lowest.
+    ///
+    /// # Errors
+    /// There is none.
     pub fn find(dir: &Path) -> Result<Self, NoKernel> {
         let dir = dir.join("kernels");
         let entries = std::fs::read_dir(&dir).into_iter().flatten().flatten();

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 use wrenn_linux::files;
 use wrenn_linux::links::{Links, LinksError};
 
+/// Name of the file in an agent's directory.
+pub const FILE: &str = "instance";
 /// Ranges are taken from 10.64.0.0/10.
 const FIRST: u32 = u32::from_be_bytes([10, 64, 0, 0]);
 const RANGES: u32 = 64;
@@ -28,7 +30,7 @@ pub enum InstanceError {
         "{path} is damaged: it should hold an instance id and a /16; restore it, or remove it when nothing of this agent runs"
     )]
     Damaged { path: String },
-    #[error("could not look at this machine's routes")]
+    #[error("could not read this machine's routes")]
     Routes(#[from] LinksError),
     #[error("every /16 of 10.64.0.0/10 has a route already: set WRENN_NETWORK_RANGE to a free private /16")]
     NoRange,
@@ -39,7 +41,7 @@ pub enum InstanceError {
 impl Instance {
     /// Reads them, or makes them at the first start.
     pub async fn load(dir: &Path, wanted: Option<Ipv4Addr>) -> Result<Self, InstanceError> {
-        let path = dir.join("instance");
+        let path = dir.join(FILE);
         let shown = path.display().to_string();
         match std::fs::read(&path) {
             Ok(bytes) => {
@@ -74,6 +76,12 @@ impl Instance {
         Ok(Self { id: hex::encode(random), network })
     }
 
+    /// Makes the marks of an instance that a test plays.
+    #[cfg(test)]
+    pub fn for_tests(id: String, network: Ipv4Addr) -> Self {
+        Self { id, network }
+    }
+
     /// Four hex digits.
     pub fn id(&self) -> &str {
         &self.id
@@ -85,7 +93,7 @@ impl Instance {
     }
 }
 
-/// A /16 no route overlaps, beginning to look at `start`.
+/// Finds a /16 that no route overlaps, from number `start` on.
 fn free_range(routes: &[(Ipv4Addr, u8)], start: u32) -> Option<Ipv4Addr> {
     (0..RANGES).map(|step| FIRST + (((start + step) % RANGES) << 16)).find_map(|base| {
         let overlaps = routes.iter().any(|(network, prefix)| {

@@ -18,10 +18,12 @@ use wrenn_domain::ids::SandboxId;
 use wrenn_linux::files;
 use wrenn_vmm::Record;
 
+use crate::disk_kind::DiskKind;
+
 const FILE: &str = "ledger.json";
 /// Extension of what was replaced and was synced.
 const BEFORE: &str = "before";
-/// Bytes of a ledger; a wish with a large environment is the longest.
+/// Bytes of a ledger; a spec with a large environment is the longest.
 const BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// How far a sandbox has come. A new step must say in `sandbox/recovery.rs` what its kill leaves behind.
@@ -42,9 +44,9 @@ pub enum Step {
     Deleting,
 }
 
-/// What was asked for.
+/// Request for a sandbox, as it is now: a resume may change its time-out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Wish {
+pub struct SandboxSpec {
     pub id: SandboxId,
     pub template: String,
     pub vcpus: u32,
@@ -58,10 +60,29 @@ pub struct Wish {
     pub snapshot: Option<String>,
 }
 
+impl SandboxSpec {
+    /// Makes a request for a sandbox of no template and no size, to be filled in.
+    pub fn empty(id: SandboxId) -> Self {
+        Self {
+            id,
+            template: String::new(),
+            vcpus: 0,
+            memory_mib: 0,
+            disk_mib: 0,
+            timeout_sec: 0,
+            default_user: String::new(),
+            default_env: BTreeMap::new(),
+            snapshot: None,
+        }
+    }
+}
+
 /// One sandbox's ledger.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ledger {
-    pub wish: Wish,
+    /// Request for the sandbox; agents before this one called it a wish.
+    #[serde(alias = "wish")]
+    pub spec: SandboxSpec,
     pub step: Step,
     /// Network slot, once taken.
     pub slot: Option<u32>,
@@ -79,24 +100,32 @@ pub struct Ledger {
     /// Names this run of the VM to the guest.
     #[serde(default)]
     pub lifecycle: String,
-    /// What the guest was told, for a boot from its disk.
+    /// Default working directory the guest was given, for a boot from its disk.
     #[serde(default)]
     pub workdir: String,
     /// Version of the image its disk descends from.
     #[serde(default)]
     pub image: String,
+    /// Kinds of its disks, in the order in which its guest sees them.
+    #[serde(default = "one_disk")]
+    pub disks: Vec<DiskKind>,
     /// Checksum of the memory file its VM is mapped over.
     #[serde(default)]
     pub memory_checksum: u64,
-    /// A fork's child that has not run yet: it is to run, whoever finds it.
-    #[serde(default)]
-    pub unborn: bool,
+    /// Set for the child of a fork until it runs for the first time: whichever agent finds it starts it.
+    #[serde(default, alias = "unborn")]
+    pub never_started: bool,
     /// Why its VM ended, fit for the user.
     #[serde(default)]
     pub crash: String,
 }
 
-/// Place of a sandbox's capture of one generation.
+/// Disks of a sandbox whose ledger is older than the choice.
+fn one_disk() -> Vec<DiskKind> {
+    vec![DiskKind::default()]
+}
+
+/// Returns the path of a sandbox's capture of one generation.
 pub fn capture_dir(dir: &Path, generation: u64) -> PathBuf {
     dir.join(format!("capture-{generation}"))
 }
@@ -128,10 +157,10 @@ pub fn settle(dir: &Path) -> Result<(), LedgerError> {
 }
 
 impl Ledger {
-    /// Of a wish just taken.
-    pub fn begin(wish: Wish, token: String) -> Self {
+    /// Begins the ledger of a request just taken.
+    pub fn begin(spec: SandboxSpec, token: String) -> Self {
         Self {
-            wish,
+            spec,
             step: Step::Begun,
             slot: None,
             token,
@@ -142,13 +171,17 @@ impl Ledger {
             lifecycle: String::new(),
             workdir: String::new(),
             image: String::new(),
+            disks: one_disk(),
             memory_checksum: 0,
-            unborn: false,
+            never_started: false,
             crash: String::new(),
         }
     }
 
-    /// Writes it into the sandbox's directory.
+    /// Writes the ledger into the sandbox's directory. Blocks.
+    ///
+    /// # Errors
+    /// The disk has no room or fails.
     pub fn write(&self, dir: &Path) -> Result<(), LedgerError> {
         let path = dir.join(FILE);
         let bytes = serde_json::to_vec(self).map_err(std::io::Error::other);
@@ -160,19 +193,22 @@ impl Ledger {
         bytes.and_then(put).map_err(failed("write", &path))
     }
 
-    /// Writes that the guest is ready, for whoever comes after this process; [`settle`] makes it outlast a power cut.
+    /// Writes that the guest is ready, for the agent after this one; [`settle`] makes it outlast a power cut.
     pub fn hand_out(&self, dir: &Path) -> Result<(), LedgerError> {
         let path = dir.join(FILE);
         let bytes = serde_json::to_vec(self).map_err(std::io::Error::other);
         bytes.and_then(|bytes| files::exchange_unsynced(&path, &bytes, BEFORE)).map_err(failed("write", &path))
     }
 
-    /// Place of the newest capture.
+    /// Returns the path of the newest capture.
     pub fn capture_dir(&self, dir: &Path) -> PathBuf {
         capture_dir(dir, self.generation)
     }
 
-    /// Reads one. It may be half-written or somebody else's: everything is checked.
+    /// Reads a sandbox's ledger. It may be half-written or another sandbox's: everything is checked.
+    ///
+    /// # Errors
+    /// There is none, or it cannot be used and neither can what it replaced.
     pub fn read(dir: &Path, id: SandboxId) -> Result<Self, LedgerError> {
         let path = dir.join(FILE);
         let failure = match Self::read_from(&path, id) {
@@ -198,13 +234,21 @@ impl Ledger {
         is_short && std::fs::read(&path).is_ok_and(|bytes| bytes.iter().all(|byte| *byte == 0))
     }
 
+    /// Parses the bytes of a ledger file, of this version or an older one.
+    ///
+    /// # Errors
+    /// The bytes are torn or no ledger.
+    pub fn parse(bytes: &[u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(bytes)
+    }
+
     fn read_from(path: &Path, id: SandboxId) -> Result<Self, LedgerError> {
         let read = (|| {
             if path.metadata()?.len() > BYTES_MAX {
                 return Err(std::io::Error::other("too long for a ledger"));
             }
-            let ledger: Self = serde_json::from_slice(&std::fs::read(path)?).map_err(std::io::Error::other)?;
-            if ledger.wish.id != id {
+            let ledger = Self::parse(&std::fs::read(path)?).map_err(std::io::Error::other)?;
+            if ledger.spec.id != id {
                 return Err(std::io::Error::other("it is another sandbox's"));
             }
             Ok(ledger)
@@ -222,18 +266,8 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let dir = home.path();
         let id = SandboxId::from_uuid(uuid::Uuid::new_v4());
-        let wish = Wish {
-            id,
-            template: "minimal".to_owned(),
-            vcpus: 1,
-            memory_mib: 512,
-            disk_mib: 5120,
-            timeout_sec: 0,
-            default_user: String::new(),
-            default_env: BTreeMap::new(),
-            snapshot: None,
-        };
-        let mut ledger = Ledger::begin(wish, "token".to_owned());
+        let spec = SandboxSpec { template: "minimal".to_owned(), ..SandboxSpec::empty(id) };
+        let mut ledger = Ledger::begin(spec, "token".to_owned());
         (ledger.step, ledger.generation) = (Step::Paused, 3);
         ledger.write(dir).unwrap();
         let read =

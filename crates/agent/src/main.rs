@@ -6,7 +6,9 @@ use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 use wrenn_agent::Agent;
 use wrenn_agent::config::Config;
+use wrenn_agent::leftovers;
 use wrenn_agent::probe::{self, Verdict};
+use wrenn_linux::own_process;
 
 /// Runs microVM sandboxes on this machine for a Wrenn control plane.
 #[derive(Debug, Parser)]
@@ -22,6 +24,8 @@ enum Command {
     Serve,
     /// Remove every sandbox, and everything of this agent on the machine. The agent must not be running.
     Purge,
+    /// Remove namespaces, rules, mounts and VMMs of agents whose directory is gone.
+    RemoveLeftovers,
     /// Look whether this machine can run guests; changes nothing.
     Probe {
         /// Print JSON.
@@ -40,7 +44,13 @@ fn main() -> ExitCode {
         }
     };
     let filter = EnvFilter::new(format!("{},netlink_packet_route=error", config.log_level));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let to = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    to.with_ansi(colours).with_target(false).init();
+    if let Err(error) = own_process::keep_private() {
+        eprintln!("wrenn-agent: could not keep the memory of this process private: {error}");
+        return ExitCode::FAILURE;
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -64,9 +74,25 @@ async fn run(command: Command, config: Config) -> anyhow::Result<ExitCode> {
             Agent::prepare(config).await?.run(stop_signal()).await?;
         }
         Command::Purge => Agent::prepare(config).await?.purge().await?,
+        Command::RemoveLeftovers => return remove_leftovers().await,
         Command::Probe { json } => return Ok(show(&probe::run(&config).await, json)),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn remove_leftovers() -> anyhow::Result<ExitCode> {
+    let mut outcome = ExitCode::SUCCESS;
+    for leftover in leftovers::find()? {
+        let text = leftover.to_string();
+        match leftover.remove().await {
+            Ok(()) => println!("removed: {text}"),
+            Err(error) => {
+                eprintln!("wrenn-agent: {text} does not go: {error}");
+                outcome = ExitCode::FAILURE;
+            }
+        }
+    }
+    Ok(outcome)
 }
 
 fn show(findings: &[probe::Finding], json: bool) -> ExitCode {

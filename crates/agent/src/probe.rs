@@ -3,10 +3,11 @@
 use std::path::Path;
 
 use serde::Serialize;
-use wrenn_vmm::Acceleration;
-use wrenn_vmm::qemu::Qemu;
+use wrenn_vmm::CheckVerdict;
 
+use crate::blocking::blocking;
 use crate::config::Config;
+use crate::leftovers;
 
 /// How a check came out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -33,11 +34,13 @@ fn finding(check: &'static str, verdict: Verdict, detail: impl Into<String>, rem
 
 /// Looks at everything; changes nothing that stays.
 pub async fn run(config: &Config) -> Vec<Finding> {
-    let mut findings = vec![privileges(), qemu(config).await, kvm(config).await];
+    let mut findings = vec![privileges()];
+    findings.extend(wrenn_vmm::inspect(&config.vmm(&config.dir)).await.into_iter().map(vmm));
     findings.extend(devices());
-    findings.push(namespaces().await);
+    findings.push(namespaces(config).await);
     findings.push(forwarding());
     findings.push(memory());
+    findings.push(nothing_left().await);
     findings
 }
 
@@ -53,25 +56,13 @@ fn privileges() -> Finding {
     finding("root", Verdict::Failure, "does not run as root", "run it with sudo: namespaces, taps and mounts need root")
 }
 
-async fn qemu(config: &Config) -> Finding {
-    match Qemu::find(&config.qemu, Acceleration::Tcg).await {
-        Ok(found) => {
-            let version = wrenn_vmm::Driver::version(&found).to_owned();
-            finding("qemu", Verdict::Ok, format!("{} {version}", config.qemu.display()), "")
-        }
-        Err(_) => finding(
-            "qemu",
-            Verdict::Failure,
-            format!("{} cannot be run", config.qemu.display()),
-            "install the Debian package qemu-system-x86, or set WRENN_QEMU_BIN",
-        ),
-    }
-}
-
-async fn kvm(config: &Config) -> Finding {
-    let probed = wrenn_vmm::probe::acceleration(&config.qemu).await;
-    let verdict = if probed.acceleration == Acceleration::Kvm { Verdict::Ok } else { Verdict::Warning };
-    finding("kvm", verdict, probed.detail, &probed.remedy)
+fn vmm(check: wrenn_vmm::Check) -> Finding {
+    let verdict = match check.verdict {
+        CheckVerdict::Ok => Verdict::Ok,
+        CheckVerdict::Warning => Verdict::Warning,
+        CheckVerdict::Failure => Verdict::Failure,
+    };
+    finding(check.name, verdict, check.detail, &check.remedy)
 }
 
 fn devices() -> Vec<Finding> {
@@ -96,9 +87,9 @@ fn devices() -> Vec<Finding> {
 }
 
 /// Makes a namespace with a tap and rules in it, and removes it again.
-async fn namespaces() -> Finding {
+async fn namespaces(config: &Config) -> Finding {
     const CHECK: &str = "network";
-    match crate::network::try_out().await {
+    match crate::network::try_out(config.bounds).await {
         Ok(()) => finding(CHECK, Verdict::Ok, "namespaces, taps and nf_tables work", ""),
         Err(error) => {
             let mut text = error.to_string();
@@ -120,6 +111,24 @@ fn forwarding() -> Finding {
         "IPv4 packets are not forwarded; the agent switches it on at its start"
     };
     finding("forwarding", Verdict::Ok, detail, "")
+}
+
+/// Finds what agents left whose directory is gone.
+async fn nothing_left() -> Finding {
+    const CHECK: &str = "leftovers";
+    match blocking(leftovers::find).await {
+        Ok(found) if found.is_empty() => {
+            finding(CHECK, Verdict::Ok, "nothing is left of agents whose directory is gone", "")
+        }
+        Ok(found) => {
+            let named: Vec<String> = found.iter().map(ToString::to_string).collect();
+            let detail = format!("left by agents whose directory is gone: {}", named.join("; "));
+            finding(CHECK, Verdict::Warning, detail, "run `wrenn doctor --fix` as root to remove all of it")
+        }
+        Err(error) => {
+            finding(CHECK, Verdict::Warning, format!("devices and mounts cannot be listed: {error}"), "run as root")
+        }
+    }
 }
 
 fn memory() -> Finding {

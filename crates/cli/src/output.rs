@@ -1,12 +1,18 @@
 //! What people and programs read: tables and sentences, or JSON. Results go to stdout, everything else to stderr.
 
-use std::io::{IsTerminal, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
+use std::string::FromUtf8Error;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use anyhow::Context;
+use base64::Engine;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
+use tokio::io::AsyncWriteExt;
 
 use crate::api::ApiError;
+pub use crate::text::{moment, plain, table};
 
 /// How the outcome of a command is shown.
 #[derive(Debug, Clone, Copy)]
@@ -32,15 +38,20 @@ impl Output {
         } else {
             text()
         };
-        // A closed pipe (`wrenn ... | head`) is not our failure.
-        let _ = writeln!(std::io::stdout(), "{line}");
+        print(&line);
     }
 
     /// Prints a remark for people; silent with `--json`.
     pub fn note(&self, text: &str) {
         if !self.json {
-            eprintln!("{text}");
+            // Nothing could be done if this cannot be written.
+            let _ = writeln!(std::io::stderr(), "{text}");
         }
+    }
+
+    /// Prints what is wrong with the arguments.
+    pub fn usage(&self, message: &str) {
+        self.print_failure("usage", message, None);
     }
 
     /// Prints why the command failed and what to do.
@@ -53,12 +64,13 @@ impl Output {
 
     fn print_failure(&self, code: &str, message: &str, request_id: Option<&str>) {
         if self.json {
-            eprintln!("{}", serde_json::json!({"error": {"code": code, "message": message, "request_id": request_id}}));
+            let error = serde_json::json!({"error": {"code": code, "message": message, "request_id": request_id}});
+            let _ = writeln!(std::io::stderr(), "{error}");
             return;
         }
-        eprintln!("wrenn: {message}");
+        let _ = writeln!(std::io::stderr(), "wrenn: {message}");
         if let Some(id) = request_id {
-            eprintln!("       (request {id})");
+            let _ = writeln!(std::io::stderr(), "       (request {id})");
         }
     }
 
@@ -87,45 +99,56 @@ impl Output {
     }
 }
 
-/// A moment to the minute, UTC, or what stands for none.
-pub fn moment(at: Option<chrono::DateTime<chrono::Utc>>, none: &str) -> String {
-    at.map_or_else(|| none.to_owned(), |at| at.format("%Y-%m-%d %H:%M").to_string())
-}
+/// Whether a result could not be printed. It belongs to the process, as standard output does.
+static UNPRINTED: AtomicBool = AtomicBool::new(false);
 
-/// Left-aligned columns, two blanks apart.
-pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
-    let mut widths: Vec<usize> = header.iter().map(|h| h.len()).collect();
-    for row in rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
+/// Prints a line of results. A reader who has enough (`wrenn ... | head`) is no failure; a full disk is: see [`is_unprinted`].
+pub fn print(line: &str) {
+    let mut out = std::io::stdout().lock();
+    match writeln!(out, "{line}").and_then(|()| out.flush()) {
+        Ok(()) => {}
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
+        Err(error) => {
+            if !UNPRINTED.swap(true, Ordering::Relaxed) {
+                // Nothing could be done if this cannot be written either.
+                let _ = writeln!(std::io::stderr(), "wrenn: could not write the output: {error}");
+            }
         }
     }
-    let line = |cells: Vec<&str>| {
-        let mut text = String::new();
-        for (cell, width) in cells.iter().zip(&widths) {
-            text.push_str(cell);
-            text.extend(std::iter::repeat_n(' ', width + 2 - cell.chars().count()));
-        }
-        text.trim_end().to_owned()
+}
+
+/// Whether some result was lost because it could not be printed: the process then fails, whatever else it did.
+pub fn is_unprinted() -> bool {
+    UNPRINTED.load(Ordering::Relaxed)
+}
+
+/// Exit code when nobody reads the output any more: 128 + SIGPIPE, as shells report a program that was ended by it.
+const READER_GONE: u8 = 141;
+
+/// Passes bytes of a command or file on. An exit code when nobody reads them any more, which is no failure.
+///
+/// # Errors
+/// They cannot be written: the disk is full, say.
+pub async fn write(to: &mut (impl AsyncWriteExt + Unpin), bytes: &[u8]) -> anyhow::Result<Option<u8>> {
+    let written = async {
+        to.write_all(bytes).await?;
+        to.flush().await
     };
-    let mut lines = vec![line(header.to_vec())];
-    lines.extend(rows.iter().map(|row| line(row.iter().map(String::as_str).collect())));
-    lines.join("\n")
+    match written.await {
+        Ok(()) => Ok(None),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(Some(READER_GONE)),
+        Err(error) => Err(error).context("could not write the output here"),
+    }
 }
 
-/// Text from a server or guest, made safe to print on a terminal: control characters become `?`.
-pub fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { '?' } else { c }).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn columns_line_up_and_control_characters_do_not_reach_the_terminal() {
-        let rows = vec![vec!["a".into(), "bbb".into()], vec!["cccc".into(), "d".into()]];
-        assert_eq!(table(&["X", "Y"], &rows), "X     Y\na     bbb\ncccc  d");
-        assert_eq!(plain("a\u{1b}[31mb"), "a?[31mb");
+/// Two streams for JSON: as they are, or both in base64 (and true) when either is no text.
+pub fn as_text(out: Vec<u8>, err: Vec<u8>) -> (String, String, bool) {
+    let bytes = |text: Result<String, FromUtf8Error>| text.map_or_else(FromUtf8Error::into_bytes, String::into_bytes);
+    match (String::from_utf8(out), String::from_utf8(err)) {
+        (Ok(out), Ok(err)) => (out, err, false),
+        (out, err) => {
+            let base64 = &base64::engine::general_purpose::STANDARD;
+            (base64.encode(bytes(out)), base64.encode(bytes(err)), true)
+        }
     }
 }

@@ -40,14 +40,26 @@ pub const ACTIVITY: &str = "/activity";
 pub const INIT: &str = "/init";
 /// `POST`: 204 when file systems are synced and free blocks trimmed.
 pub const SNAPSHOT_PREPARE: &str = "/snapshot/prepare";
+/// `POST` with query [`FreezeQuery`]: 200 [`Frozen`] when every process but envd stands still, to be followed by the capture of the
+/// VM. Only a `POST /init` lets them go on: see [`Init::release`]. 409 when a release of that number or a later one came first.
+pub const SNAPSHOT_FREEZE: &str = "/snapshot/freeze";
 /// `GET` (Range, gzip), `PUT` (raw body), `POST` (multipart part `file`) with query `path` and optional `username`.
 pub const FILES: &str = "/files";
 
 /// `GET` with query `port` and `Connection: Upgrade`, `Upgrade:` [`TUNNEL_PROTOCOL`]: 101, then raw bytes both ways to that
 /// port of the guest's loopback (127.0.0.1, else ::1); 502 when nobody listens there.
 pub const TUNNEL: &str = "/tunnel";
-/// What a raw tunnel is called in an `Upgrade` header, here and at the agent.
+/// Name of the raw tunnel in an `Upgrade` header, here and at the agent.
 pub const TUNNEL_PROTOCOL: &str = "wrenn-tcp";
+
+/// Returns whether a path, as it is written in a request, is one of those that users' calls may reach. All others are the agent's own, or
+/// none: a path that is written in another way is refused, so that nobody has to know in how many ways a path can be written.
+pub fn is_open_to_users(path: &str) -> bool {
+    const SERVICES: [&str; 2] = ["/filesystem.Filesystem/", "/process.Process/"];
+    let is_method = |name: &str| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    let is_call = SERVICES.iter().any(|service| path.strip_prefix(service).is_some_and(is_method));
+    is_call || [HEALTH, METRICS, ACTIVITY, FILES].contains(&path)
+}
 
 /// Answer of `GET /health`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -98,9 +110,29 @@ pub struct Init {
     /// Grow the root file system to the size of its block device.
     #[serde(default)]
     pub grow_root: bool,
+    /// Ends every freeze with this number or a smaller one, and refuses those that arrive late. For a guest that goes on as the one it
+    /// was; a new `lifecycle_id` ends every freeze by itself, once all else is applied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release: Option<u64>,
 }
 
-/// What envd confirms after `POST /init`.
+/// Query of `POST /snapshot/freeze`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FreezeQuery {
+    /// Number of this freeze; grows with every freeze of a guest.
+    pub number: u64,
+}
+
+/// Answer of `POST /snapshot/freeze`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Frozen {
+    /// Number of the freeze that holds.
+    pub number: u64,
+    /// Cgroups in which some process had not come to a stop in time: it is inside the kernel, and stops before it runs code of its own.
+    pub late: Vec<String>,
+}
+
+/// Answer of envd to `POST /init`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct InitDone {
     /// Echo of [`Init::lifecycle_id`].

@@ -2,7 +2,8 @@
 //!
 //! `{agent}/sandboxes/{sandbox id}/guest{path}` is passed to envd's `{path}` unchanged, with the sandbox's access token put
 //! in and the caller's removed. Bodies stream both ways. The relay counts as activity while it lasts. Its own
-//! failures are marked with [`RELAY_ERROR_HEADER`] so that they are never mistaken for envd's.
+//! failures are marked with [`RELAY_ERROR_HEADER`], and all answers of envd with [`RELAYED_HEADER`], so that neither is ever mistaken
+//! for the other.
 //!
 //! `{agent}/sandboxes/{sandbox id}/ports/{port}` with `Connection: Upgrade` and `Upgrade: wrenn-tcp` is a raw connection to that
 //! port of the guest: 101, then bytes both ways, each side's end passed on for itself. Ports of the guest's loopback are reached
@@ -10,6 +11,9 @@
 
 /// Response header set when the agent, not envd, answered: the value is a [`RelayError`] code.
 pub const RELAY_ERROR_HEADER: &str = "x-wrenn-relay-error";
+/// Response header on every answer that envd gave. Without it the agent itself answered; a guest can set neither this nor
+/// [`RELAY_ERROR_HEADER`].
+pub const RELAYED_HEADER: &str = "x-wrenn-relayed";
 /// Header with the host's own bearer token on every call to the agent (RPC and relay), `Bearer {token}`.
 pub const AUTH_HEADER: &str = "authorization";
 
@@ -42,7 +46,7 @@ impl RelayError {
     /// Value of [`RELAY_ERROR_HEADER`].
     pub fn code(self) -> &'static str {
         match self {
-            Self::NotFound => "not_found",
+            Self::NotFound => wrenn_domain::ErrorCode::NotFound.as_str(),
             Self::NotRunning => "not_running",
             Self::Unresponsive => "unresponsive",
             Self::Busy => "busy",

@@ -12,7 +12,7 @@
 #[cfg(feature = "guest")]
 pub mod guest;
 #[cfg(feature = "host")]
-pub mod hop;
+pub mod hop_by_hop;
 #[cfg(feature = "host")]
 pub mod host;
 #[cfg(any(feature = "guest", feature = "host"))]

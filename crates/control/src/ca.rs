@@ -12,7 +12,7 @@ use wrenn_domain::limits::CLIENT_CERTIFICATE_AGE_MAX;
 use x509_parser::prelude::FromDer;
 use x509_parser::time::ASN1Time;
 
-/// What the control plane's own certificate is called; agents look for it.
+/// Name of the control plane's own certificate; agents look for it.
 pub const CLIENT_NAME: &str = "wrenn-cp";
 /// Clocks of hosts may be a little behind.
 const CLOCK_SKEW: Duration = Duration::from_secs(60);
@@ -47,7 +47,7 @@ pub enum CaError {
 }
 
 impl CaError {
-    /// It is about the key, not the certificate.
+    /// Whether the error is about the key, not the certificate.
     pub fn is_of_key(self) -> bool {
         matches!(self, Self::NoKey | Self::OtherKey)
     }
@@ -55,6 +55,9 @@ impl CaError {
 
 impl Ca {
     /// An authority from its PEM texts.
+    ///
+    /// # Errors
+    /// When one of the texts is not what it should be, or the two do not belong together.
     pub fn new(certificate: &str, key: &str) -> Result<Self, CaError> {
         let certificate = CertificateDer::from_pem_slice(certificate.as_bytes()).map_err(|_| CaError::NoCertificate)?;
         let (_, read) =
@@ -80,6 +83,9 @@ impl Ca {
     }
 
     /// A certificate by which hosts know the control plane, for a day, with a key of its own (P-256).
+    ///
+    /// # Errors
+    /// When no key can be made or the certificate cannot be signed.
     pub fn issue_client(&self) -> Result<Issued, CaError> {
         let key = KeyPair::generate().map_err(|_| CaError::Sign)?;
         let mut params = CertificateParams::default();

@@ -4,35 +4,25 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use accounts::{Accounts, GithubApp, Smtp, SmtpTls};
-pub use channels::ChannelSettings;
+pub use accounts::{Accounts, GithubApp, Signup, Smtp, SmtpTls};
+pub use notification_channels::ChannelSettings;
 use tracing_subscriber::filter::LevelFilter;
-use wrenn_domain::limits::DATABASE_WAIT_MAX;
+use wrenn_domain::limits::{CONNECTIONS_MAX, DATABASE_WAIT_MAX};
+use wrenn_domain::settings;
 
 use crate::ca::Ca;
+pub use reader::{ConfigError, SETTINGS};
+use reader::{Reader, is_loopback, refuse};
 
 mod accounts;
 mod authority;
-mod channels;
-
-/// A setting that cannot be understood.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// One variable.
-    #[error("{variable} {problem}; it takes {expected}")]
-    Value { variable: &'static str, problem: String, expected: &'static str },
-    /// The `.env` file.
-    #[error("{path} cannot be read")]
-    File {
-        path: PathBuf,
-        #[source]
-        source: dotenvy::Error,
-    },
-}
+mod notification_channels;
+mod reader;
 
 /// All settings of a control plane.
 #[derive(Clone)]
@@ -43,6 +33,8 @@ pub struct Config {
     pub database_connections: u32,
     /// WRENN_CP_DB_WAIT_MS: longest wait for the database before a request is refused.
     pub database_wait: Duration,
+    /// WRENN_CP_CONNECTIONS: most connections of clients at once.
+    pub connections: usize,
     /// REDIS_URL
     pub redis_url: String,
     /// WRENN_REDIS_PREFIX: put before every key and channel.
@@ -61,22 +53,36 @@ pub struct Config {
     pub log_json: bool,
     /// WRENN_CA_CERT and WRENN_CA_KEY: who vouches for hosts, and for us to them; none: hosts are spoken to in plain http.
     pub ca: Option<Arc<Ca>>,
+    /// WRENN_DISK_OVERCOMMIT: how often the disk of a host may be promised.
+    pub disk_overcommit: u64,
     /// Notification channels.
     pub channels: ChannelSettings,
-    /// What people, their mails and their browsers see.
+    /// Settings of what people, their mails and their browsers see.
     pub accounts: Accounts,
 }
 
 impl Config {
-    /// Reads `.env` in the working directory (if any) and the environment.
+    /// Reads the file that WRENN_ENV_FILE names (if any) and the environment. No other file: the working directory may be anybody's.
+    ///
+    /// # Errors
+    /// When the file cannot be read, others than its owner may write to it, its owner is neither root nor who runs this, a value cannot be understood, or a variable that begins with WRENN_ is no setting.
     pub fn load() -> Result<Self, ConfigError> {
-        let mut values = env_file(Path::new(".env"))?;
+        let mut values = match std::env::var_os("WRENN_ENV_FILE") {
+            Some(path) => env_file(Path::new(&path))?,
+            None => BTreeMap::new(),
+        };
         values.extend(std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))));
         Self::parse(&values)
     }
 
     /// Reads settings from a map of variables.
+    ///
+    /// # Errors
+    /// When a value cannot be understood, or a variable that begins with WRENN_ is no setting.
     pub fn parse(values: &BTreeMap<String, String>) -> Result<Self, ConfigError> {
+        if let Some(variable) = values.keys().find(|name| settings::is_unknown(name)) {
+            return Err(ConfigError::Unknown { variable: variable.clone() });
+        }
         let read = Reader(values);
         let ca = authority::parse(&read)?;
         let host_agent = read.host_agent("CP_HOST_AGENT_ADDR", ca.is_some())?;
@@ -95,11 +101,18 @@ impl Config {
                 60_000,
                 "milliseconds from 100 to 60000",
             )?),
+            connections: read.number(
+                "WRENN_CP_CONNECTIONS",
+                CONNECTIONS_MAX as u64,
+                16,
+                1_000_000,
+                "a number from 16 to 1000000",
+            )? as usize,
             redis_url: read.url(
                 "REDIS_URL",
                 "redis://localhost:6379/0",
-                &["redis://", "redis+unix://", "unix://"],
-                "a URL that begins with redis:// or redis+unix://",
+                &["redis://", "rediss://", "redis+unix://", "unix://"],
+                "a URL that begins with redis://, rediss:// (with TLS) or redis+unix://",
             )?,
             redis_prefix: read.text("WRENN_REDIS_PREFIX").unwrap_or("wrenn:").to_owned(),
             listen: read.listen("WRENN_CP_LISTEN_ADDR", ":8000")?,
@@ -113,6 +126,7 @@ impl Config {
                 Some(other) => return Err(refuse("WRENN_LOG_FORMAT", format!("is {other:?}"), "text or json")),
             },
             ca,
+            disk_overcommit: read.number("WRENN_DISK_OVERCOMMIT", 10, 1, 1000, "a number from 1 to 1000")?,
             channels: ChannelSettings::parse(&read)?,
             accounts: Accounts::parse(&read)?,
         })
@@ -131,105 +145,16 @@ impl std::fmt::Debug for Config {
     }
 }
 
-pub(crate) struct Reader<'a>(&'a BTreeMap<String, String>);
-
-impl Reader<'_> {
-    pub(crate) fn text(&self, variable: &str) -> Option<&str> {
-        self.0.get(variable).map(|v| v.trim()).filter(|v| !v.is_empty())
-    }
-
-    fn url(
-        &self,
-        variable: &'static str,
-        default: &str,
-        schemes: &[&str],
-        expected: &'static str,
-    ) -> Result<String, ConfigError> {
-        let value = self.text(variable).unwrap_or(default);
-        if schemes.iter().any(|scheme| value.starts_with(scheme) && value.len() > scheme.len()) {
-            return Ok(value.to_owned());
-        }
-        Err(refuse(variable, "is not such a URL".to_owned(), expected))
-    }
-
-    pub(crate) fn number(
-        &self,
-        variable: &'static str,
-        default: u64,
-        min: u64,
-        max: u64,
-        expected: &'static str,
-    ) -> Result<u64, ConfigError> {
-        let Some(text) = self.text(variable) else { return Ok(default) };
-        match text.parse() {
-            Ok(value) if (min..=max).contains(&value) => Ok(value),
-            _ => Err(refuse(variable, format!("is {text:?}"), expected)),
-        }
-    }
-
-    fn listen(&self, variable: &'static str, default: &str) -> Result<SocketAddr, ConfigError> {
-        let text = self.text(variable).unwrap_or(default);
-        let full =
-            if text.starts_with(':') { format!("0.0.0.0{text}") } else { text.replacen("localhost", "127.0.0.1", 1) };
-        full.parse().map_err(|_| {
-            refuse(variable, format!("is {text:?}"), "an address and port such as :8000 or 127.0.0.1:8000")
-        })
-    }
-
-    fn host_agent(&self, variable: &'static str, has_ca: bool) -> Result<String, ConfigError> {
-        let expected = "the base URL of the host agent, such as http://localhost:50051; https only with WRENN_CA_CERT";
-        let schemes: &[&str] = if has_ca { &["http://", "https://"] } else { &["http://"] };
-        let url = self.url(variable, "http://localhost:50051", schemes, expected)?;
-        let url = url.trim_end_matches('/');
-        match url.parse::<http::Uri>() {
-            Ok(uri) if uri.authority().is_some() && uri.path() == "/" && uri.query().is_none() => Ok(url.to_owned()),
-            _ => Err(refuse(variable, format!("is {url:?}"), expected)),
-        }
-    }
-
-    fn secret(&self, variable: &'static str, may_be_absent: bool) -> Result<Option<String>, ConfigError> {
-        let expected = "the secret shared with the host agent: 16 to 512 printable ASCII characters without blanks";
-        let Some(text) = self.text(variable) else {
-            return match may_be_absent {
-                true => Ok(None),
-                false => {
-                    Err(refuse(variable, "is not set, but the host agent is not on this machine".to_owned(), expected))
-                }
-            };
-        };
-        if (16..=512).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic()) {
-            return Ok(Some(text.to_owned()));
-        }
-        Err(refuse(variable, "is not such a text".to_owned(), expected))
-    }
-
-    fn level(&self, variable: &'static str) -> Result<LevelFilter, ConfigError> {
-        match self.text(variable).unwrap_or("info").to_ascii_lowercase().as_str() {
-            "trace" => Ok(LevelFilter::TRACE),
-            "debug" => Ok(LevelFilter::DEBUG),
-            "info" => Ok(LevelFilter::INFO),
-            "warn" => Ok(LevelFilter::WARN),
-            "error" => Ok(LevelFilter::ERROR),
-            other => Err(refuse(variable, format!("is {other:?}"), "trace, debug, info, warn or error")),
-        }
-    }
-}
-
-fn is_loopback(url: &str) -> bool {
-    let host = url.parse::<http::Uri>().ok().and_then(|uri| uri.host().map(|h| h.trim_matches(['[', ']']).to_owned()));
-    host.is_some_and(|host| host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback()))
-}
-
-pub(crate) fn refuse(variable: &'static str, problem: String, expected: &'static str) -> ConfigError {
-    ConfigError::Value { variable, problem, expected }
-}
-
 fn env_file(path: &Path) -> Result<BTreeMap<String, String>, ConfigError> {
-    if !path.exists() {
-        return Ok(BTreeMap::new());
-    }
     let wrap = |source| ConfigError::File { path: path.to_owned(), source };
-    dotenvy::from_path_iter(path).map_err(wrap)?.collect::<Result<_, _>>().map_err(wrap)
+    // Judged by the open file: the name may lead elsewhere a moment later.
+    let file = std::fs::File::open(path).map_err(|error| wrap(dotenvy::Error::Io(error)))?;
+    let facts = file.metadata().map_err(|error| wrap(dotenvy::Error::Io(error)))?;
+    let own = rustix::process::geteuid().as_raw();
+    if !(facts.uid() == 0 || facts.uid() == own) || facts.mode() & 0o022 != 0 {
+        return Err(ConfigError::FileOwner { path: path.to_owned() });
+    }
+    dotenvy::from_read_iter(file).collect::<Result<_, _>>().map_err(wrap)
 }
 
 #[cfg(test)]
@@ -278,6 +203,10 @@ mod tests {
             ("WRENN_ENCRYPTION_KEY", "hunter2"),
             ("WRENN_ENCRYPTION_KEY", "zz00000000000000000000000000000000000000000000000000000000000000"),
             ("WRENN_CHANNELS_ALLOW_PRIVATE", "yes"),
+            ("WRENN_SIGNUP", "invited"),
+            ("WRENN_CP_CONNECTIONS", "1"),
+            ("WRENN_DISK_OVERCOMMIT", "0"),
+            ("WRENN_PROXY_DOMAIN", "a b"),
             ("WRENN_CA_KEY", "-----BEGIN PRIVATE KEY-----"),
         ] {
             let values = [(variable.to_owned(), value.to_owned())];
@@ -285,6 +214,52 @@ mod tests {
             let error = Config::parse(&all).expect_err(variable).to_string();
             assert!(error.starts_with(variable) && error.contains("it takes"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_misspelt_setting_is_refused_by_its_name_and_those_of_other_programs_pass() {
+        let error = with(&[("WRENN_CP_LISTEN_ADR", ":1")]).expect_err("unknown").to_string();
+        assert!(error.contains("WRENN_CP_LISTEN_ADR") && error.contains("WRENN_CP_LISTEN_ADDR?"), "{error}");
+        assert!(
+            with(&[("WRENN_QEMU_BIN", "/q"), ("WRENN_API_KEY", "x"), ("WRENN_TEST_SKIP", "1"), ("PATH", "/")]).is_ok()
+        );
+        for name in SETTINGS.iter().filter(|name| name.starts_with("WRENN_")) {
+            assert!(settings::KNOWN.contains(name), "{name} is unknown to other programs");
+        }
+    }
+
+    #[test]
+    fn ports_below_the_apis_own_registrable_domain_are_refused_unless_a_setting_says_so() {
+        for (domain, good) in [
+            ("ports.example.com", false),
+            ("EXAMPLE.com:8000", false),
+            ("api.example.com", false),
+            ("example.net", true),
+            ("ports.example.org:443", true),
+        ] {
+            let settings = [("CP_PUBLIC_URL", "https://api.example.com"), ("WRENN_PROXY_DOMAIN", domain)];
+            assert_eq!(with(&settings).is_ok(), good, "{domain}");
+            let allowed = [settings[0], settings[1], ("WRENN_PORTS_SAME_SITE", "allow")];
+            assert!(with(&allowed).is_ok(), "{domain}");
+        }
+        assert!(with(&[("WRENN_PROXY_DOMAIN", "localhost:8000")]).is_ok(), "no public address");
+    }
+
+    #[test]
+    fn a_file_that_others_may_write_to_is_refused() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("env");
+        std::fs::write(&path, "LOG_LEVEL=debug\nWRENN_DIR='/a b'\n").expect("written");
+        for (mode, good) in [(0o600, true), (0o644, true), (0o660, false), (0o646, false)] {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).expect("set");
+            let read = env_file(&path);
+            assert_eq!(read.is_ok(), good, "{mode:o}");
+            if let Ok(values) = read {
+                assert_eq!((&*values["LOG_LEVEL"], &*values["WRENN_DIR"]), ("debug", "/a b"));
+            }
+        }
+        assert!(env_file(&dir.path().join("none")).is_err(), "a named file is there");
     }
 
     #[test]

@@ -3,36 +3,38 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use tokio::sync::{Notify, OnceCell, Semaphore};
+use tokio::sync::{Notify, OnceCell, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 use wrenn_domain::limits::{
-    CHANNEL_RETRY_MAX, CHANNEL_RETRY_MIN, CREATE_GIVE_UP, FORK_WAIT_MAX, HOST_SILENCE_MAX, MAIL_RETRY_MAX,
-    MAIL_RETRY_MIN, MAIL_SEND_MAX, STREAM_PING_EVERY, STREAM_SILENCE_MAX, STREAMS_PER_CREDENTIAL_MAX,
+    ANSWER_PROGRESS_MAX, CHANNEL_RETRY_MAX, CHANNEL_RETRY_MIN, CREATE_GIVE_UP, FORK_WAIT_MAX, HOST_SILENCE_MAX,
+    MAIL_RETRY_MAX, MAIL_RETRY_MIN, MAIL_SEND_MAX, STREAM_PING_EVERY, STREAM_SILENCE_MAX, STREAMS_PER_CREDENTIAL_MAX,
 };
 use wrenn_domain::secret::Secret;
 use wrenn_store::Store;
-use wrenn_store::haste::Haste;
-use wrenn_store::pg::{ErrandKind, JobKind, Lease, Work};
+use wrenn_store::pg::Lease;
+use wrenn_store::redis::Redis;
 
-use crate::channels::{Channels, Sealer};
 use crate::config::Config;
-use crate::extension::{Extension, ServerContext};
+use crate::error::ServiceError;
+use crate::extension::context::ServerContext;
+use crate::extension::plugin::Extension;
 use crate::fault::Faults;
 use crate::fleet::Fleet;
+use crate::notification_channels::{Channels, Sealer};
 use crate::oauth::{Github, OAuthRegistry};
-use crate::service::events::Watchers;
-use crate::service::keys::KeyCache;
-use crate::service::metrics::DiskUses;
-use crate::service::passwords::Passwords;
-use crate::service::ports::Ports;
-use crate::service::sessions::SessionCache;
-use crate::service::streams::StreamPlaces;
-use crate::service::touches::Touches;
-use crate::service::{ServiceError, chance};
-use crate::site::{Reach, SiteClient};
-use crate::tasks::{ChannelQueues, WorkQueue};
+use crate::outbound_http::{AddressPolicy, SiteClient};
+use crate::passwords::Passwords;
+use crate::queue::Queues;
+use crate::random;
+use crate::state::disk_usage::DiskUsage;
+use crate::state::event_feed::EventFeed;
+use crate::state::key_cache::KeyCache;
+use crate::state::permits::Permits;
+use crate::state::port_routes::PortRoutes;
+use crate::state::session_cache::SessionCache;
+use crate::state::touches::Touches;
 
 /// Shared state. One per process (tests make several).
 pub struct Context {
@@ -40,52 +42,36 @@ pub struct Context {
     pub version: String,
     pub config: Config,
     pub store: Store,
-    pub haste: Haste,
+    pub redis: Redis,
     pub fleet: Fleet,
     pub keys: KeyCache,
     pub sessions: SessionCache,
     pub passwords: Passwords,
     pub touches: Touches,
-    /// WebSockets that are open.
-    pub streams: Arc<StreamPlaces>,
-    /// Where traffic to sandboxes goes.
-    pub ports: Ports,
+    /// Pools of what clients hold open.
+    pub permits: Permits,
+    /// The ways of traffic to ports of sandboxes.
+    pub port_routes: PortRoutes,
     pub oauth: OAuthRegistry,
     /// In the order given.
     pub extensions: Vec<Arc<dyn Extension>>,
     /// Turns at asking an extension for usage.
     pub usage_turns: Arc<Semaphore>,
-    pub disk_uses: DiskUses,
-    /// Those who watch what happens.
-    pub watchers: Watchers,
-    /// Something was put into the outbox.
+    pub disk_usage: DiskUsage,
+    /// Events on their way to those who watch.
+    pub feed: Arc<EventFeed>,
+    /// Counts revocations this process made or heard of: each wakes all who watch a credential.
+    pub revocations: watch::Sender<u64>,
+    /// Notified when something was put into the outbox.
     pub outbox: Notify,
-    /// A dead letter is to be delivered again.
+    /// Notified when a dead letter is to be delivered again.
     pub deliveries: Notify,
-    /// Sandboxes to be started.
-    pub starts: WorkQueue<Work>,
-    /// Sandboxes to be stopped.
-    pub stops: WorkQueue<Work>,
-    /// Sandboxes to be paused.
-    pub pauses: WorkQueue<Work>,
-    /// Sandboxes to be resumed.
-    pub resumes: WorkQueue<Work>,
-    /// Snapshots to be written.
-    pub captures: WorkQueue<JobKind>,
-    /// Snapshots to be removed.
-    pub discards: WorkQueue<JobKind>,
-    /// Forks to be made.
-    pub forks: WorkQueue<JobKind>,
-    /// Mails to be sent.
-    pub mails: WorkQueue<ErrandKind>,
-    /// Events to be sent to channels.
-    pub channel_queues: WorkQueue<ChannelQueues>,
-    /// How channels are spoken to.
+    /// The ways into the background work.
+    pub queues: Queues,
+    /// How notification channels are called.
     pub channels: Channels,
-    /// Ends of accounts that hooks are to hear of.
-    pub account_hooks: WorkQueue<ErrandKind>,
-    /// Told whenever a fork is over here; who waits for one that another control plane drives looks from time to time.
-    pub fork_news: Notify,
+    /// Notified whenever a fork is over here; who waits for one that another control plane drives asks the database from time to time.
+    pub fork_done: Notify,
     pub tuning: Tuning,
     pub faults: Faults,
     /// Marks this process's leases.
@@ -140,6 +126,8 @@ pub struct Tuning {
     pub stream_ping: Duration,
     /// A WebSocket's peer that was silent for this long is gone.
     pub stream_silence: Duration,
+    /// Time within which a client must take the next bytes of an answer.
+    pub answer_progress: Duration,
     /// WebSockets one key or session may have open.
     pub streams_per_credential: usize,
 }
@@ -168,6 +156,7 @@ impl Default for Tuning {
             fork_wait: FORK_WAIT_MAX,
             stream_ping: STREAM_PING_EVERY,
             stream_silence: STREAM_SILENCE_MAX,
+            answer_progress: ANSWER_PROGRESS_MAX,
             streams_per_credential: STREAMS_PER_CREDENTIAL_MAX,
         }
     }
@@ -175,6 +164,9 @@ impl Default for Tuning {
 
 impl Context {
     /// Puts the parts together. Connects nothing.
+    ///
+    /// # Errors
+    /// When a setting cannot be used: a URL that is none, a token that cannot be sent, an authority that cannot be trusted.
     pub fn new(
         config: Config,
         version: String,
@@ -182,32 +174,35 @@ impl Context {
         faults: Faults,
         extensions: Vec<Arc<dyn Extension>>,
     ) -> anyhow::Result<Arc<Self>> {
+        // Redis and PostgreSQL speak TLS with it when their URL says so. Another one that is installed already serves as well.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let store = Store::new(&wrenn_store::StoreOptions {
             url: config.database_url.clone(),
             connections_max: config.database_connections,
             wait_max: config.database_wait,
         })?;
-        let haste = Haste::new(&config.redis_url, &config.redis_prefix)?;
+        let redis = Redis::new(&config.redis_url, &config.redis_prefix)?;
         let fleet = Fleet::new(config.host_token.as_deref(), config.ca.clone(), tuning.host_call)?;
         let oauth = OAuthRegistry::default();
         if let Some(app) = &config.accounts.github {
-            oauth.register(Arc::new(Github::new(app.clone(), SiteClient::new(Reach::Anywhere)?)));
+            oauth.register(Arc::new(Github::new(app.clone(), SiteClient::new(AddressPolicy::Anywhere)?)));
         }
-        let reach = if config.channels.allow_private { Reach::Anywhere } else { Reach::Public };
+        let reach = if config.channels.allow_private { AddressPolicy::Anywhere } else { AddressPolicy::Public };
         let channels = Channels::new(Sealer::new(&config.channels.keys), reach);
         // A quarter of the connections may be held by creates that ask an extension.
         let usage_turns = Arc::new(Semaphore::new((config.database_connections as usize / 4).max(1)));
         Ok(Arc::new_cyclic(|me| Self {
             version,
             store,
-            haste,
+            redis,
             fleet,
             config,
             oauth,
             extensions,
             usage_turns,
-            disk_uses: DiskUses::default(),
-            watchers: Watchers::default(),
+            disk_usage: DiskUsage::default(),
+            feed: Arc::default(),
+            revocations: watch::Sender::default(),
             outbox: Notify::new(),
             deliveries: Notify::new(),
             secret: OnceCell::new(),
@@ -216,20 +211,11 @@ impl Context {
             sessions: SessionCache::default(),
             passwords: Passwords::default(),
             touches: Touches::default(),
-            streams: Arc::default(),
-            ports: Ports::default(),
-            starts: WorkQueue::default(),
-            stops: WorkQueue::default(),
-            pauses: WorkQueue::default(),
-            resumes: WorkQueue::default(),
-            captures: WorkQueue::default(),
-            discards: WorkQueue::default(),
-            forks: WorkQueue::default(),
-            mails: WorkQueue::default(),
-            account_hooks: WorkQueue::default(),
-            channel_queues: WorkQueue::default(),
+            permits: Permits::new(tuning.streams_per_credential),
+            port_routes: PortRoutes::default(),
+            queues: Queues::default(),
             channels,
-            fork_news: Notify::new(),
+            fork_done: Notify::new(),
             tuning,
             faults,
             owner: Uuid::new_v4(),
@@ -243,14 +229,17 @@ impl Context {
         self.me.upgrade().map(ServerContext::new)
     }
 
-    /// What this installation's other secrets are derived from: JWT_SECRET, else one made once and kept in the database.
-    pub async fn secret(&self) -> Result<&Secret, ServiceError> {
+    /// Secret this installation's other secrets are derived from: JWT_SECRET, else one made once and kept in the database.
+    ///
+    /// # Errors
+    /// When there is none yet and the database is away or the system gives no random numbers.
+    pub async fn installation_secret(&self) -> Result<&Secret, ServiceError> {
         self.secret
             .get_or_try_init(|| async {
                 if let Some(text) = &self.config.accounts.secret {
                     return Ok(Secret::from_text(text));
                 }
-                let kept = self.store.secret_ensure(&chance::secret()?.reveal()).await?;
+                let kept = self.store.secret_ensure(&random::secret()?.reveal()).await?;
                 Ok(Secret::from_text(&kept))
             })
             .await
@@ -259,19 +248,5 @@ impl Context {
     /// The lease this process takes rows with.
     pub fn lease(&self) -> Lease {
         Lease { owner: self.owner, keep: self.tuning.lease }
-    }
-
-    /// Says to every task that drives wishes that anything may have become due.
-    pub fn wake_all(&self) {
-        for queue in [&self.starts, &self.stops, &self.pauses, &self.resumes] {
-            queue.wake();
-        }
-        for queue in [&self.captures, &self.discards, &self.forks] {
-            queue.wake();
-        }
-        for queue in [&self.mails, &self.account_hooks] {
-            queue.wake();
-        }
-        self.channel_queues.wake();
     }
 }

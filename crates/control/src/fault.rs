@@ -117,13 +117,13 @@ points! {
     ChannelSent,
     /// An account and the call owed for it: the account is purged, nobody was called.
     AccountPurged,
-    /// The caller holds the errand; no hook was called.
+    /// The caller holds the outbound job; no hook was called.
     AccountHookClaimed,
     /// The hooks were called; that is not noted.
     AccountHookCalled,
 }
 
-/// What a test does at a point: return to go on, or never return.
+/// Act of a test at a point: return to go on, or never return.
 pub type Hook = dyn Fn(FaultPoint) -> BoxFuture<'static, ()> + Send + Sync;
 
 /// The hook, if any.

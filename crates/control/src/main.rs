@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 use wrenn_control::{Config, Server, service};
 use wrenn_domain::ids::KeyId;
-use wrenn_store::haste::Haste;
+use wrenn_store::redis::Redis;
 use wrenn_store::{Store, StoreOptions};
 
 /// Wrenn's control plane.
@@ -27,9 +27,30 @@ enum Command {
     /// API keys.
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Admins of the platform.
+    #[command(subcommand)]
+    Admin(AdminCommand),
     /// Accounts, for whoever runs the server.
     #[command(subcommand)]
     User(UserCommand),
+}
+
+#[derive(Subcommand)]
+enum AdminCommand {
+    /// Make an admin of the platform, or make the account there is one. The password is made here and shown this once; every
+    /// session of the account ends. Nobody becomes an admin in another way but by an admin's act.
+    Create {
+        #[arg(long)]
+        email: String,
+        #[arg(long, default_value = "Admin")]
+        name: String,
+        /// Make it the owner of this team, if that has none.
+        #[arg(long)]
+        team: Option<String>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Subcommand)]
@@ -100,6 +121,9 @@ fn run(args: Args) -> anyhow::Result<()> {
             Command::Serve => Server::builder().version(env!("CARGO_PKG_VERSION")).config(config).run().await,
             Command::Migrate => open(&config).await.map(|_| ()),
             Command::Key(command) => key(&config, command).await,
+            Command::Admin(AdminCommand::Create { email, name, team, json }) => {
+                user(&config, UserCommand::Ensure { email, name, admin: true, team, json }).await
+            }
             Command::User(command) => user(&config, command).await,
         }
     })
@@ -108,7 +132,8 @@ fn run(args: Args) -> anyhow::Result<()> {
 fn log_to_stderr(config: &Config) {
     let level = config.log_level;
     let filter = EnvFilter::new(format!("{level},sqlx=warn,hyper=warn,h2=warn,tungstenite=warn"));
-    let to = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let to = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
     if config.log_json { to.json().init() } else { to.init() }
 }
 
@@ -121,13 +146,13 @@ async fn open(config: &Config) -> anyhow::Result<Store> {
 async fn user(config: &Config, command: UserCommand) -> anyhow::Result<()> {
     let UserCommand::Ensure { email, name, admin, team, json } = command;
     let store = open(config).await?;
-    let wish = service::accounts::EnsureAccount {
+    let request = service::accounts::EnsureAccount {
         email: email.parse()?,
         name: name.parse()?,
         admin,
         team: team.as_deref().map(str::parse).transpose()?,
     };
-    let (id, password) = service::accounts::ensure(&store, wish).await?;
+    let (id, password) = service::accounts::ensure(&store, request).await?;
     if json {
         println!("{}", serde_json::json!({ "id": id, "email": email, "password": password, "admin": admin }));
     } else {
@@ -166,8 +191,8 @@ async fn key(config: &Config, command: KeyCommand) -> anyhow::Result<()> {
         KeyCommand::Revoke { id } => {
             let id: KeyId = id.parse()?;
             let hash = store.key_revoke(id).await?.with_context(|| format!("there is no key {id}"))?;
-            let told = async { Haste::new(&config.redis_url, &config.redis_prefix)?.key_revoked(&hash).await };
-            if let Err(error) = told.await {
+            let published = async { Redis::new(&config.redis_url, &config.redis_prefix)?.key_revoked(&hash).await };
+            if let Err(error) = published.await {
                 tracing::warn!(
                     error = format!("{:#}", anyhow::Error::new(error)),
                     "the key may work for one more second"

@@ -13,37 +13,41 @@ use anyhow::Context as _;
 use axum::body::Body;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use http::Version;
+use http::{HeaderMap, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use ipnet::IpNet;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 use uuid::Uuid;
 use wrenn_domain::ids::HostId;
 use wrenn_domain::limits::{
-    CONNECTIONS_MAX, FIRST_HEAD_MAX, H2_CONNECTION_AHEAD_BYTES, H2_HEAD_BYTES_MAX, H2_STREAM_AHEAD_BYTES,
-    H2_STREAMS_MAX, KEEPALIVE_EVERY, REQUEST_HEAD_MAX, SHUTDOWN_WAIT_MAX,
+    CONNECTIONS_PER_NETWORK_MAX, FIRST_BYTE_MAX, FIRST_HEAD_MAX, H2_CONNECTION_AHEAD_BYTES, H2_HEAD_BYTES_MAX,
+    H2_STREAM_AHEAD_BYTES, H2_STREAMS_MAX, KEEPALIVE_EVERY, REQUEST_HEAD_MAX, REQUEST_HEADERS_MAX, SHUTDOWN_WAIT_MAX,
 };
 use wrenn_http::linger;
 
-use crate::auth::address::Peer;
+use crate::client_address::{ClientAddress, Peer};
 use crate::config::Config;
+use crate::connection::{Connection, Cut, Protocol, first_byte, protocol};
 use crate::context::{Context, Tuning};
-use crate::extension::hooks::{call, panic_text};
-use crate::extension::{Extension, ServerContext};
+use crate::extension::context::ServerContext;
+use crate::extension::hooks::call;
+use crate::extension::plugin::Extension;
 use crate::fault::Faults;
 use crate::proxy::{Proxy, claim};
-use crate::{rest, tasks};
+use crate::sent_body::{Progress, SentBody};
+use crate::state::permits::AnswerBytes;
+use crate::state::pool::{Permit, Pool};
+use crate::{panics, process_limits, rest, tasks};
 
 /// Connections the kernel may hold for us until we take them.
 const BACKLOG: u32 = 1024;
-/// What an HTTP/2 connection begins with when a client knows that we speak it; no HTTP/1 method does.
-const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0";
 
 /// An extension's migrations; longer than that something hangs.
 const PREPARE_WAIT_MAX: Duration = Duration::from_secs(300);
@@ -106,6 +110,7 @@ impl Builder {
                 Some(config) => config,
                 None => Config::load()?,
             };
+            process_limits::ensure(&config)?;
             let version = self.version.unwrap_or_else(|| env!("CARGO_PKG_VERSION").to_owned());
             let (listen, host_agent) = (config.listen, config.host_agent.clone());
             let ctx = Context::new(config, version, self.tuning, self.faults, self.extensions)?;
@@ -120,6 +125,8 @@ impl Builder {
     /// Binds and serves until SIGINT or SIGTERM.
     pub fn run(self) -> BoxFuture<'static, anyhow::Result<()>> {
         async move {
+            // Only where the process is this server's: who embeds it for a while decides for himself.
+            process_limits::protect_memory()?;
             let server = self.bind().await?;
             let stop = server.stop_token();
             tokio::spawn(async move {
@@ -140,6 +147,9 @@ impl Server {
     }
 
     /// Where it listens.
+    ///
+    /// # Errors
+    /// When the socket has no address any more.
     pub fn local_addr(&self) -> anyhow::Result<SocketAddr> {
         Ok(self.listener.local_addr()?)
     }
@@ -169,7 +179,7 @@ impl Server {
             accept(&ctx, self.app, self.listener).await;
             preparing.abort();
             ctx.tasks.close();
-            if tokio::time::timeout(SHUTDOWN_WAIT_MAX, ctx.tasks.wait()).await.is_err() {
+            if timeout(SHUTDOWN_WAIT_MAX, ctx.tasks.wait()).await.is_err() {
                 tracing::warn!("background work did not end in time; its leases will");
             }
             if let Err(error) = ctx.store.host_unwatch_all(ctx.owner).await {
@@ -219,7 +229,7 @@ fn put_together(ctx: &Arc<Context>) -> anyhow::Result<axum::Router> {
         }
     }
     let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| rest::router(ctx.clone())));
-    made.map_err(|panic| anyhow::anyhow!("the routes cannot be put together: {}", panic_text(&*panic)))
+    made.map_err(|panic| anyhow::anyhow!("the routes cannot be put together: {}", panics::message(&*panic)))
 }
 
 /// Lets every extension bring its tables up to date.
@@ -235,9 +245,8 @@ async fn prepare_extensions(ctx: &Arc<Context>) -> anyhow::Result<()> {
 async fn accept(ctx: &Arc<Context>, app: axum::Router, listener: TcpListener) {
     let connections = TaskTracker::new();
     let front = Front { app, proxy: Proxy::start(ctx) };
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let pool = Pool::new(ctx.config.connections, CONNECTIONS_PER_NETWORK_MAX.min(ctx.config.connections));
     loop {
-        let place = room.clone().acquire_owned().await;
         let (stream, peer) = tokio::select! {
             // Stop first: a flood of connections must not hold the end up.
             biased;
@@ -252,23 +261,48 @@ async fn accept(ctx: &Arc<Context>, app: axum::Router, listener: TcpListener) {
                 }
             },
         };
+        let permit = match pool.take_or_evict(party(peer, &ctx.config.accounts.trusted_proxies)) {
+            Ok(permit) => permit,
+            Err(full) => {
+                tracing::debug!(%peer, ?full, "a connection is closed: there are too many, and none is idle");
+                continue;
+            }
+        };
         let _ = stream.set_nodelay(true);
-        let (front, stop) = (front.clone(), ctx.stop.clone());
+        let (front, stop, longest) = (front.clone(), ctx.stop.clone(), ctx.tuning.answer_progress);
         connections.spawn(async move {
-            if let Err(error) = serve_connection(front, stream, peer, stop).await {
+            let held = Held { permit: Arc::new(permit), progress: Progress::default(), longest };
+            if let Err(error) = serve_connection(front, stream, peer, stop, held).await {
                 tracing::debug!(%error, "a connection ended early");
             }
-            drop(place);
         });
     }
     drop(listener);
     connections.close();
-    if tokio::time::timeout(SHUTDOWN_WAIT_MAX, connections.wait()).await.is_err() {
+    if timeout(SHUTDOWN_WAIT_MAX, connections.wait()).await.is_err() {
         tracing::warn!("some requests did not end in time and are cut");
     }
 }
 
-/// What stands behind every connection: the API, and before it the ports of capsules.
+/// Parts that every answer of one connection shares.
+#[derive(Clone)]
+struct Held {
+    permit: Arc<Permit<String>>,
+    progress: Progress,
+    /// Time within which a client must take the next bytes.
+    longest: Duration,
+}
+
+/// Network that a connection is counted for. A trusted proxy brings those of many clients: each of its connections counts alone.
+fn party(peer: SocketAddr, trusted: &[IpNet]) -> String {
+    let ip = peer.ip().to_canonical();
+    if trusted.iter().any(|net| net.contains(&ip)) {
+        return peer.to_string();
+    }
+    ClientAddress::behind(ip, &HeaderMap::new(), trusted).network()
+}
+
+/// Services behind every connection: the API, and before it the ports of capsules.
 #[derive(Clone)]
 struct Front {
     app: axum::Router,
@@ -279,65 +313,116 @@ impl Front {
     async fn answer(
         self,
         peer: SocketAddr,
+        cut: Option<Cut>,
+        held: Held,
         request: hyper::Request<Incoming>,
     ) -> Result<hyper::Response<Body>, Infallible> {
+        let busy = held.permit.busy();
+        let upgradable = cut.clone();
         let mut request = match request.version() {
             Version::HTTP_2 => request.map(Body::new),
             _ => linger(request).map(Body::new),
         };
         request.extensions_mut().insert(Peer(peer));
-        match claim(&request) {
-            // Boxed: every connection would be as large as the largest thing it may do.
-            Some(target) => Ok(Box::pin(self.proxy.answer(target, request)).await),
-            None => self.app.oneshot(request).await,
+        if let Some(cut) = cut {
+            request.extensions_mut().insert(cut);
         }
+        let mut response = match claim(&request) {
+            // Boxed: every connection would be as large as the largest thing it may do.
+            Some(target) => Box::pin(self.proxy.answer(target, request)).await,
+            None => self.app.oneshot(request).await?,
+        };
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS
+            && let Some(cut) = upgradable
+        {
+            cut.upgraded();
+        }
+        let bytes = response.extensions_mut().remove::<AnswerBytes>();
+        Ok(response.map(|body| Body::new(SentBody::new(body, held.progress, busy, bytes))))
     }
 }
 
 /// One connection to its end; asked to stop, it finishes what is under way.
 async fn serve_connection(
     front: Front,
-    stream: TcpStream,
+    mut stream: TcpStream,
     peer: SocketAddr,
     stop: CancellationToken,
+    held: Held,
 ) -> anyhow::Result<()> {
-    let is_h2 = tokio::select! {
+    let begun = async {
+        let mut first = timeout(FIRST_BYTE_MAX, first_byte(&mut stream)).await.context("it says nothing")??;
+        let protocol =
+            timeout(FIRST_HEAD_MAX, protocol(&mut stream, &mut first)).await.context("it stops speaking")??;
+        anyhow::Ok((first.freeze(), protocol))
+    };
+    let (first, protocol) = tokio::select! {
         biased;
         () = stop.cancelled() => return Ok(()),
-        begun = tokio::time::timeout(REQUEST_HEAD_MAX, begins_with_h2(&stream)) => begun??,
+        () = held.permit.evicted() => return Ok(()),
+        begun = begun => begun?,
     };
+    let connection = Connection::new(stream, first, held.longest);
+    match protocol {
+        Protocol::Http1 => serve_http1(front, connection, peer, stop, held).await,
+        Protocol::Http2 => serve_http2(front, connection, peer, stop, held).await,
+    }
+}
+
+async fn serve_http2(
+    front: Front,
+    connection: Connection,
+    peer: SocketAddr,
+    stop: CancellationToken,
+    held: Held,
+) -> anyhow::Result<()> {
+    let each = held.clone();
+    let service = service_fn(move |request| front.clone().answer(peer, None, each.clone(), request));
+    let connection = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(H2_STREAMS_MAX)
+        .max_header_list_size(H2_HEAD_BYTES_MAX)
+        .initial_stream_window_size(H2_STREAM_AHEAD_BYTES)
+        .initial_connection_window_size(H2_CONNECTION_AHEAD_BYTES)
+        .keep_alive_interval(KEEPALIVE_EVERY)
+        .serve_connection(TokioIo::new(connection), service);
+    let mut connection = Box::pin(connection);
+    tokio::select! {
+        ended = connection.as_mut() => return Ok(ended?),
+        () = held.progress.stalled(held.longest) => anyhow::bail!("its client does not take its answers"),
+        () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+        () = held.permit.evicted() => connection.as_mut().graceful_shutdown(),
+    }
+    // A client that does not answer the farewell must not keep what it was asked to give up.
+    Ok(timeout(SHUTDOWN_WAIT_MAX, connection).await.context("it does not end")??)
+}
+
+async fn serve_http1(
+    front: Front,
+    connection: Connection,
+    peer: SocketAddr,
+    stop: CancellationToken,
+    held: Held,
+) -> anyhow::Result<()> {
     let spoke = Arc::new(AtomicBool::new(false));
-    let heard = spoke.clone();
+    let (heard, cut, each) = (spoke.clone(), connection.cut(), held.clone());
     let service = service_fn(move |request| {
         heard.store(true, Ordering::Relaxed);
-        front.clone().answer(peer, request)
+        cut.asked();
+        front.clone().answer(peer, Some(cut.clone()), each.clone(), request)
     });
-    let io = TokioIo::new(stream);
-    if is_h2 {
-        let connection = http2::Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(H2_STREAMS_MAX)
-            .max_header_list_size(H2_HEAD_BYTES_MAX)
-            .initial_stream_window_size(H2_STREAM_AHEAD_BYTES)
-            .initial_connection_window_size(H2_CONNECTION_AHEAD_BYTES)
-            .keep_alive_interval(KEEPALIVE_EVERY)
-            .serve_connection(io, service);
-        let mut connection = Box::pin(connection);
-        tokio::select! {
-            ended = connection.as_mut() => return Ok(ended?),
-            () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
-        }
-        return Ok(connection.await?);
-    }
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(REQUEST_HEAD_MAX)
-        .serve_connection(io, service)
+        .max_headers(REQUEST_HEADERS_MAX)
+        .serve_connection(TokioIo::new(connection), service)
         .with_upgrades();
     tokio::pin!(connection);
     tokio::select! {
         ended = connection.as_mut() => return Ok(ended?),
+        () = held.progress.stalled(held.longest) => anyhow::bail!("its client does not take its answers"),
         () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+        () = held.permit.evicted() => connection.as_mut().graceful_shutdown(),
         () = says_nothing(&spoke) => anyhow::bail!("its first request did not come in time"),
     }
     Ok(connection.await?)
@@ -349,13 +434,6 @@ async fn says_nothing(spoke: &AtomicBool) {
     if spoke.load(Ordering::Relaxed) {
         std::future::pending::<()>().await;
     }
-}
-
-/// Looks at the first bytes and leaves them where they are. Clients send the preface in one piece.
-async fn begins_with_h2(stream: &TcpStream) -> std::io::Result<bool> {
-    let mut head = [0; H2_PREFACE.len()];
-    let count = stream.peek(&mut head).await?;
-    Ok(&head[..count] == H2_PREFACE)
 }
 
 /// Accepted connections inherit the keepalive: a client that vanished while nothing is sent must not keep its place for ever.

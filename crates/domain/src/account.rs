@@ -5,50 +5,35 @@
 use std::fmt;
 use std::str::FromStr;
 
+use unicode_normalization::UnicodeNormalization;
+
 use crate::failure::Failure;
 use crate::limits::{
     EMAIL_BYTES_MAX, KEY_NAME_CHARS_MAX, PASSWORD_BYTES_MAX, PASSWORD_CHARS_MIN, PERSON_NAME_CHARS_MAX,
     TEAM_NAME_CHARS_MAX,
 };
+use crate::text_type::text_type;
 
-/// An e-mail address in lower case.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Email(String);
-
-/// What a person is called.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PersonName(String);
-
-/// What a team is called.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TeamName(String);
-
-/// What an API key is called.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KeyName(String);
+text_type!(
+    /// E-mail address in lower case.
+    Email
+);
+text_type!(
+    /// Person's name: any script and ordinary punctuation, in normal form C.
+    PersonName
+);
+text_type!(
+    /// Name of a team: any script and ordinary punctuation, in normal form C.
+    TeamName
+);
+text_type!(
+    /// Name of an API key.
+    KeyName
+);
 
 /// A password in the clear. Its Debug form hides it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Password(String);
-
-macro_rules! as_text {
-    ($($name:ident),*) => {$(
-        impl $name {
-            /// The text.
-            pub fn as_str(&self) -> &str {
-                &self.0
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
-            }
-        }
-    )*};
-}
-
-as_text!(Email, PersonName, TeamName, KeyName);
 
 impl FromStr for Email {
     type Err = Failure;
@@ -87,14 +72,7 @@ impl FromStr for PersonName {
     type Err = Failure;
 
     fn from_str(text: &str) -> Result<Self, Failure> {
-        let allowed = |c: char| c.is_alphanumeric() || matches!(c, ' ' | '.' | '_' | '-' | '\'');
-        let text = text.trim();
-        if within(text, PERSON_NAME_CHARS_MAX) && text.chars().all(allowed) {
-            return Ok(Self(text.to_owned()));
-        }
-        Err(Failure::invalid(format!(
-            "name: use 1 to {PERSON_NAME_CHARS_MAX} letters, digits, spaces, dots, underscores, dashes and apostrophes"
-        )))
+        name(text, PERSON_NAME_CHARS_MAX).map(Self)
     }
 }
 
@@ -102,21 +80,51 @@ impl FromStr for TeamName {
     type Err = Failure;
 
     fn from_str(text: &str) -> Result<Self, Failure> {
-        let allowed = |c: char| c.is_alphanumeric() || matches!(c, ' ' | '.' | '_' | '-' | '\'' | '@');
-        let text = text.trim();
-        if within(text, TEAM_NAME_CHARS_MAX) && text.chars().all(allowed) {
-            return Ok(Self(text.to_owned()));
-        }
-        Err(Failure::invalid(format!(
-            "name: use 1 to {TEAM_NAME_CHARS_MAX} letters, digits, spaces and the signs . _ - @ '"
-        )))
+        name(text, TEAM_NAME_CHARS_MAX).map(Self)
     }
+}
+
+/// A name as people write it, in normal form C, so that two ways to type one name are one name. Where it is shown it is escaped:
+/// what is refused here is what could change how the text around it reads.
+fn name(text: &str, chars_max: usize) -> Result<String, Failure> {
+    let text: String = text.trim().nfc().collect();
+    if within(&text, chars_max) && text.chars().any(char::is_alphanumeric) && text.chars().all(may_stand_in_names) {
+        return Ok(text);
+    }
+    Err(Failure::invalid(format!(
+        "name: use 1 to {chars_max} characters of any script, at least one of them a letter or digit; no control characters, \
+         no line breaks, no < and >"
+    )))
+}
+
+/// Letters, marks, digits, punctuation and symbols of any script. Not: control characters, blanks other than plain ones, invisible
+/// format characters (bidi overrides and isolates, tags, joiners but the two that Indic and Persian spelling needs), private use,
+/// noncharacters, and the two signs that begin and end markup.
+fn may_stand_in_names(c: char) -> bool {
+    const PLAIN_BLANKS: [char; 3] = [' ', '\u{a0}', '\u{3000}'];
+    const JOINERS: [char; 2] = ['\u{200c}', '\u{200d}'];
+    let is_refused = c.is_control()
+        || matches!(c, '<' | '>')
+        || (c.is_whitespace() && !PLAIN_BLANKS.contains(&c))
+        || (is_format(c) && !JOINERS.contains(&c))
+        || matches!(u32::from(c), 0xe000..=0xf8ff | 0xfdd0..=0xfdef | 0xf_0000..)
+        || u32::from(c) & 0xfffe == 0xfffe;
+    !is_refused
+}
+
+/// Characters of Unicode's general category Cf (format): invisible, and some of them turn the reading direction.
+/// Source: UnicodeData.txt of Unicode 16.
+fn is_format(c: char) -> bool {
+    matches!(u32::from(c),
+        0xad | 0x600..=0x605 | 0x61c | 0x6dd | 0x70f | 0x890..=0x891 | 0x8e2 | 0x180e | 0x200b..=0x200f | 0x202a..=0x202e
+        | 0x2060..=0x206f | 0xfeff | 0xfff9..=0xfffb | 0x1_10bd | 0x1_10cd | 0x1_3430..=0x1_343f | 0x1_bca0..=0x1_bca3
+        | 0x1_d173..=0x1_d17a | 0xe_0001..=0xe_007f)
 }
 
 impl TeamName {
     /// The name of a person's first team.
     pub fn of_person(name: &PersonName) -> Self {
-        // A person's name is short enough and made of signs a team's may have.
+        // A person's name is short enough, and what may stand in it may stand in a team's.
         Self(format!("{name}'s Team"))
     }
 }
@@ -212,6 +220,56 @@ mod tests {
         }
         for bad in ["", "a\u{7f}", &"x".repeat(129)] {
             assert!(bad.parse::<KeyName>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn names_of_any_script_with_ordinary_punctuation_are_taken_and_kept_in_one_form() {
+        for good in [
+            "काव्य शर्मा",
+            "ก้อง",
+            "D’Arcy",
+            "レオ・カトウ",
+            "Garcia, Ana",
+            "R&D",
+            "Acme, Inc.",
+            "Ops/Infra",
+            "QA (Berlin)",
+            "C++",
+            "می\u{200c}خواهم",
+            "Ana \"Annie\" B.",
+            "№ 7 #1: Team!",
+            "ÅÄÖ—x",
+        ] {
+            assert_eq!(good.parse::<PersonName>().expect(good).as_str(), good);
+            assert_eq!(good.parse::<TeamName>().expect(good).as_str(), good);
+        }
+        assert_eq!("Jose\u{301}".parse::<PersonName>().expect("decomposed").as_str(), "José");
+    }
+
+    #[test]
+    fn names_that_could_change_how_the_text_around_them_reads_are_refused() {
+        for bad in [
+            "a\u{202e}b",
+            "a\u{2066}b",
+            "a\u{200f}b",
+            "a\u{feff}b",
+            "a\u{200b}b",
+            "a\u{2028}b",
+            "a\tb",
+            "a\u{85}b",
+            "a\u{1b}[1m",
+            "a\u{e000}b",
+            "a\u{fffe}b",
+            "a\u{e0041}b",
+            "a>b",
+            "a\u{2003}b",
+            "...",
+            "&",
+            "\u{301}",
+        ] {
+            assert!(bad.parse::<PersonName>().is_err(), "{bad:?}");
+            assert!(bad.parse::<TeamName>().is_err(), "{bad:?}");
         }
     }
 

@@ -3,9 +3,9 @@
 //! Owns: [`news_of`]. Must never: know how news travels.
 
 use crate::sandbox::SandboxState;
-use crate::words::words;
+use crate::string_enum::string_enum;
 
-words! {
+string_enum! {
     /// Type of an event, as subscribers name it.
     EventType {
         CapsuleCreate = "capsule.create",
@@ -22,7 +22,7 @@ words! {
 /// A change of state, as those who watch name it. No type: it is told while it happens, to nobody who was not there.
 pub const STATE_CHANGED: &str = "capsule.state.changed";
 
-words! {
+string_enum! {
     /// How it ended.
     Outcome {
         Success = "success",
@@ -30,7 +30,7 @@ words! {
     }
 }
 
-words! {
+string_enum! {
     /// Kind of who caused it.
     ActorType {
         User = "user",
@@ -65,7 +65,7 @@ pub const fn news_of(was: SandboxState, now: SandboxState) -> Option<(EventType,
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::words::UnknownWord;
+    use crate::string_enum::UnknownWord;
 
     #[test]
     fn the_whole_table_is_as_agreed() {

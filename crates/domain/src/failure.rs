@@ -33,6 +33,10 @@ pub enum FailureKind {
     SignupRefused,
     /// No host has room.
     NoCapacity,
+    /// No host there is could ever hold it.
+    Unsatisfiable,
+    /// A range outside of what is there.
+    OutOfRange,
     /// Something needed is away for now; trying again is right.
     Unavailable,
     /// Took longer than allowed.

@@ -121,6 +121,59 @@ ids! {
     ChannelId = "ch-";
     /// A template build.
     BuildId = "bld-";
+    /// A template.
+    TemplateId = "tpl-";
+    /// A snapshot, on its host and as the template it becomes.
+    SnapshotId = "snap-";
+    /// A fork: the making of all its children.
+    ForkId = "fork-";
+    /// A job at a host; the same value as that of the snapshot or fork it is for.
+    JobId = "job-";
+    /// A job outside the database: a mail, a call of a hook.
+    OutboundJobId = "out-";
+}
+
+impl SnapshotId {
+    /// The snapshot's name towards its host: 32 hex digits.
+    pub fn host_name(self) -> String {
+        self.0.simple().to_string()
+    }
+
+    /// The template the snapshot becomes.
+    pub const fn template(self) -> TemplateId {
+        TemplateId::from_uuid(self.0)
+    }
+
+    /// The job that captures or discards the snapshot.
+    pub const fn job(self) -> JobId {
+        JobId::from_uuid(self.0)
+    }
+}
+
+impl TemplateId {
+    /// The snapshot a template was made from, when it was made from one.
+    pub const fn snapshot(self) -> SnapshotId {
+        SnapshotId::from_uuid(self.0)
+    }
+}
+
+impl ForkId {
+    /// The job that makes the fork's children.
+    pub const fn job(self) -> JobId {
+        JobId::from_uuid(self.0)
+    }
+}
+
+impl JobId {
+    /// The snapshot of a job that captures or discards one.
+    pub const fn snapshot(self) -> SnapshotId {
+        SnapshotId::from_uuid(self.0)
+    }
+
+    /// The fork of a job that makes its children.
+    pub const fn fork(self) -> ForkId {
+        ForkId::from_uuid(self.0)
+    }
 }
 
 /// The team that owns templates everybody can use.

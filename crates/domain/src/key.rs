@@ -32,7 +32,7 @@ impl ApiKey {
         format!("{PREFIX}{}", hex::encode(self.0))
     }
 
-    /// What is stored and looked up.
+    /// Hash of the key, which is what is stored and compared.
     pub fn hash(&self) -> ApiKeyHash {
         ApiKeyHash(Sha256::digest(self.reveal().as_bytes()).into())
     }

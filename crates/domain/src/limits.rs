@@ -32,8 +32,9 @@ pub const FILE_READ_BYTES_MAX: u64 = 256 * 1024 * 1024;
 pub const EXEC_OUTPUT_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Bytes of standard input in an exec request.
 pub const EXEC_STDIN_BYTES_MAX: usize = 1024 * 1024;
-/// Arguments of one command.
-pub const EXEC_ARGS_MAX: usize = 1024;
+/// Arguments of one command: as many as Linux takes when they are empty (2 MiB for all, 8 bytes and an end for each), rounded up. The
+/// kernel decides about longer ones.
+pub const EXEC_ARGS_MAX: usize = 256 * 1024;
 /// Bytes of one argument or environment value: Linux's MAX_ARG_STRLEN.
 pub const EXEC_ARG_BYTES_MAX: usize = 128 * 1024;
 /// Environment variables of one command.
@@ -92,7 +93,7 @@ pub const PROCESS_READERS_MAX: usize = 64;
 pub const PROCESS_START_MAX: Duration = Duration::from_secs(30);
 /// Silence on the pipes of an ended process after which nobody waits for programs it left behind with them.
 pub const PROCESS_EOF_IDLE_MAX: Duration = Duration::from_millis(250);
-/// The same for programs left behind that go on printing: time spent waiting for them, all in all.
+/// Longest wait, all in all, for programs left behind that go on printing.
 pub const PROCESS_EOF_WAIT_MAX: Duration = Duration::from_secs(2);
 /// How long an ended process's output and exit code can still be asked for.
 pub const PROCESS_ENDED_KEPT: Duration = Duration::from_secs(60);
@@ -134,8 +135,6 @@ pub const RELAY_CALLS_MAX: usize = 384;
 pub const SANDBOXES_PER_HOST_MAX: usize = 4096;
 /// Boot to ready, without hardware virtualisation on a busy machine.
 pub const GUEST_READY_MAX: Duration = Duration::from_secs(120);
-/// Bytes of console output kept per sandbox.
-pub const CONSOLE_BYTES_MAX: usize = 64 * 1024;
 /// Bytes a capture must leave free: a pause may use the reserve that creates may not, so that it can always be made.
 pub const PAUSE_DISK_RESERVE_BYTES: u64 = 256 * 1024 * 1024;
 /// How long a host remembers that a sandbox was deleted before it was created.
@@ -159,13 +158,38 @@ pub const DATABASE_WAIT_MAX: Duration = Duration::from_secs(5);
 pub const KEY_CACHE_AGE_MAX: Duration = Duration::from_secs(1);
 /// Looked-up API keys kept in memory, about 200 bytes each.
 pub const KEY_CACHE_ENTRIES_MAX: usize = 10_000;
+/// Look-ups of API keys in the database at once: anybody may send keys that do not exist.
+pub const KEY_LOOKUPS_MAX: usize = 8;
+/// Such look-ups for one network at once.
+pub const KEY_LOOKUPS_PER_NETWORK_MAX: usize = 4;
 /// Last-used and last-active marks gathered before they are written, per kind.
 pub const TOUCHES_MAX: usize = 10_000;
 /// API connections open at once: each costs a few KiB and a file descriptor.
 pub const CONNECTIONS_MAX: usize = 8192;
+/// API connections of one network open at once, but for trusted proxies: twice the WebSockets of one credential.
+pub const CONNECTIONS_PER_NETWORK_MAX: usize = 2048;
+/// File descriptors a control plane needs beside its connections, tunnels and database: logs, Redis, hosts, mails, calls of channels.
+pub const DESCRIPTORS_KEPT: usize = 512;
 /// Time from the end of one answer to the end of the next request's head: longer than balancers keep unused connections (600 s
 /// at most), so that it is they who close them; a server that does so first breaks requests on their way.
 pub const REQUEST_HEAD_MAX: Duration = Duration::from_secs(620);
+/// Time for a client's first byte: who connects and says nothing holds a descriptor that others need.
+pub const FIRST_BYTE_MAX: Duration = Duration::from_secs(30);
+/// Headers of a request; the bound in bytes is what usually counts. Room for all of
+/// them is made while a head is read.
+pub const REQUEST_HEADERS_MAX: usize = 200;
+/// Headers of an answer that a guest's server gives.
+pub const PROXY_HEADERS_MAX: usize = 512;
+/// Bytes of answers one control plane collects at once before it sends them: outputs of commands, lists of directories.
+pub const ANSWER_BYTES_MAX: usize = 512 * 1024 * 1024;
+/// Such bytes for one credential.
+pub const ANSWER_BYTES_PER_CREDENTIAL_MAX: usize = 128 * 1024 * 1024;
+/// Bytes of request bodies one control plane collects at once.
+pub const BODY_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Such bytes from one network.
+pub const BODY_BYTES_PER_NETWORK_MAX: usize = 64 * 1024 * 1024;
+/// Time within which a client must take the next bytes of an answer; what is held for one that does not is given up with its connection.
+pub const ANSWER_PROGRESS_MAX: Duration = Duration::from_secs(30);
 /// Time for a client to send a JSON body.
 pub const JSON_BODY_WAIT_MAX: Duration = Duration::from_secs(30);
 /// Time for the first frame of a WebSocket.
@@ -204,6 +228,8 @@ pub const PASSWORD_CHARS_MIN: usize = 8;
 pub const PASSWORD_BYTES_MAX: usize = 1024;
 /// Password hashes computed at once: each takes 19 MiB and a core for some 30 ms.
 pub const PASSWORD_HASHES_MAX: usize = 2;
+/// Password hashes for one network at once: a flood from one place leaves the other turn to everybody else.
+pub const PASSWORD_HASHES_PER_NETWORK_MAX: usize = 1;
 /// Wait for a turn to hash; a flood of logins gets 429 instead of a queue without end.
 pub const PASSWORD_WAIT_MAX: Duration = Duration::from_secs(5);
 /// A session that was not used for this long is over.
@@ -257,7 +283,7 @@ pub const ADMIN_PAGE: i64 = 100;
 /// Life of the certificate the control plane shows to hosts; it takes a new one when half of it is over.
 pub const CLIENT_CERTIFICATE_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Mails, and calls of account hooks, under way at once: one slow server must not hold up all.
-pub const ERRANDS_AT_ONCE_MAX: usize = 8;
+pub const OUTBOUND_JOBS_AT_ONCE_MAX: usize = 8;
 /// Sending one mail.
 pub const MAIL_SEND_MAX: Duration = Duration::from_secs(30);
 /// First and longest pause before a mail is tried again; it doubles.
@@ -268,7 +294,7 @@ pub const MAIL_TRIES_MAX: u32 = 13;
 /// Calls of a distribution's hooks for one account's end; more only when each killed its process.
 pub const ACCOUNT_HOOK_TRIES_MAX: u32 = 8;
 /// How long a mail or call that was given up is kept for who looks for it.
-pub const ERRAND_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
+pub const OUTBOUND_JOB_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 /// One call of a distribution's hook.
 pub const HOOK_WAIT_MAX: Duration = Duration::from_secs(10);
 /// One question to a distribution's limits or usage provider: it is asked while a create waits.
@@ -288,6 +314,8 @@ pub const DEAD_LETTERS_LIST_MAX: i64 = 200;
 
 /// WebSockets one key or session may have open: each costs some 30 KB and two connections.
 pub const STREAMS_PER_CREDENTIAL_MAX: usize = 1000;
+/// WebSockets of one control plane at once: half of the connections it takes.
+pub const STREAMS_MAX: usize = 4096;
 /// WebSockets into one sandbox: a third of what its relay takes, see there.
 pub const STREAMS_PER_SANDBOX_MAX: usize = 128;
 /// Messages a second taken from one WebSocket. A person types fifty; above it the socket is read more slowly, and nothing is lost.
@@ -327,6 +355,8 @@ pub const LIVE_REPLAY_MAX: i64 = 10_000;
 pub const LIVE_FRAMES_MAX: usize = 1024;
 /// Event streams opened with one key or session at once: browsers open six connections to one server, scripts a few more.
 pub const LIVE_STREAMS_PER_CREDENTIAL_MAX: usize = 32;
+/// Event streams of one team at once: its keys are many, and the streams of one control plane are for all teams.
+pub const LIVE_STREAMS_PER_TEAM_MAX: usize = 256;
 /// Event streams of one control plane at once: half of the connections it takes.
 pub const LIVE_STREAMS_MAX: usize = 4096;
 /// How long changes of state are kept for control planes that have not looked yet.
@@ -356,8 +386,9 @@ pub const USAGE_DAYS_MAX: i64 = 92;
 pub const USAGE_DAYS_DEFAULT: u64 = 30;
 /// Days over which a team's peaks are taken, and the longest range of its levels.
 pub const STATS_DAYS: u64 = 30;
-/// How long after its end a day is added up: no transaction lasts as long.
-pub const USAGE_SETTLED: Duration = Duration::from_secs(600);
+/// How long after its end a day's use is added up for good: what a host that was away, or that nobody listened to, reports until then still
+/// counts for the day it happened on. Until then it is read from the spans themselves.
+pub const USAGE_SETTLED: Duration = Duration::from_secs(36 * 3600);
 /// How long spans of use are kept after they ended: a few days longer than levels are shown.
 pub const SPANS_KEPT: Duration = Duration::from_secs(35 * 24 * 3600);
 /// How long a day's use is kept: three years, for those who settle accounts by it.
@@ -377,6 +408,10 @@ pub const TUNNEL_OPEN_MAX: Duration = Duration::from_secs(12);
 /// Tunnels one control plane's proxy holds at once, in use or idle: half of the connections it takes, so that the proxy cannot
 /// use up the descriptors of the API.
 pub const PROXY_TUNNELS_MAX: usize = 4096;
+/// Tunnels to one capsule at once: fewer than its agent takes, and more than a port-forward carries.
+pub const PROXY_TUNNELS_PER_SANDBOX_MAX: usize = 384;
+/// Tunnels to all capsules of one team at once.
+pub const PROXY_TUNNELS_PER_TEAM_MAX: usize = 1536;
 /// Idle tunnels kept per capsule and port: as many as a busy page's browser opens, a few times over.
 pub const PROXY_IDLE_PER_PORT_MAX: usize = 32;
 /// How long an idle tunnel is kept; below the five seconds after which common servers (Node, uvicorn) hang up.
@@ -387,6 +422,8 @@ pub const PROXY_HEAD_BYTES_MAX: usize = 64 * 1024;
 pub const PROXY_ANSWER_MAX: Duration = Duration::from_secs(3600);
 /// Database look-ups for proxied requests at once: anybody may send names that do not exist, and the API needs the connections.
 pub const PROXY_LOOKUPS_MAX: usize = 4;
+/// Such look-ups for one network, or one team, at once.
+pub const PROXY_LOOKUPS_PER_PARTY_MAX: usize = 2;
 /// Age at which a capsule's host is looked up again. Its agent refuses what is no longer running, whatever is remembered here.
 pub const ROUTE_AGE_MAX: Duration = Duration::from_secs(10);
 /// Capsules whose host is remembered, about 150 bytes each.
@@ -395,6 +432,8 @@ pub const ROUTES_MAX: usize = 10_000;
 pub const RESUME_HOLD_MAX: Duration = Duration::from_secs(50);
 /// Requests held at once by one control plane.
 pub const HELD_REQUESTS_MAX: usize = 1024;
+/// Requests held at once for one capsule: a page's worth of several browsers.
+pub const HELD_REQUESTS_PER_SANDBOX_MAX: usize = 128;
 /// HTTP/2 streams of one connection at once.
 pub const H2_STREAMS_MAX: u32 = 100;
 /// Bytes of an HTTP/2 request's headers, as HTTP/1.1's buffer bounds them.

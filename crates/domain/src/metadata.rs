@@ -15,6 +15,9 @@ pub struct Metadata(BTreeMap<String, String>);
 
 impl Metadata {
     /// Checks count, keys, values and reserved names.
+    ///
+    /// # Errors
+    /// When there are too many labels, or a key or value is not allowed.
     pub fn parse(labels: BTreeMap<String, String>) -> Result<Self, Failure> {
         if labels.len() > METADATA_KEYS_MAX {
             return Err(Failure::invalid(format!("metadata may have at most {METADATA_KEYS_MAX} keys")));

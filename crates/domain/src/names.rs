@@ -1,10 +1,11 @@
 //! Names that become file names, rows or guest arguments.
 
-use std::fmt;
 use std::str::FromStr;
 
 use crate::failure::Failure;
 use crate::limits::{GUEST_PATH_BYTES_MAX, PROCESS_TAG_BYTES_MAX};
+use crate::path_escape;
+use crate::text_type::text_type;
 
 /// `[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}`: safe as a file name and in a URL; cannot be `.` or `..`.
 pub fn is_safe_name(text: &str) -> bool {
@@ -14,34 +15,14 @@ pub fn is_safe_name(text: &str) -> bool {
         && bytes.all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
 }
 
-macro_rules! text_type {
-    ($(#[$doc:meta])* $name:ident) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        pub struct $name(String);
-
-        impl $name {
-            /// The text.
-            pub fn as_str(&self) -> &str {
-                &self.0
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
-            }
-        }
-    };
-}
-
 text_type!(
     /// Name of a template.
     TemplateName
 );
 text_type!(
     /// Path inside a guest: not empty, no NUL, at most 4096 bytes. Relative ones are below the user's home.
-    /// `..` is allowed: the guest is its user's own machine, and envd resolves it there.
+    /// `..` is allowed: the guest is its user's own machine, and envd resolves it there. One that is not UTF-8 is escaped: see
+    /// [`crate::path_escape`].
     GuestPath
 );
 text_type!(
@@ -75,6 +56,7 @@ impl FromStr for GuestPath {
         if text.contains('\0') {
             return Err(Failure::invalid("path contains a NUL character"));
         }
+        path_escape::unescape(text)?;
         Ok(Self(text.to_owned()))
     }
 }
@@ -110,7 +92,7 @@ mod tests {
 
     #[test]
     fn paths_and_tags_keep_their_bounds() {
-        for bad in ["", "a\0b", &"a".repeat(4097)] {
+        for bad in ["", "a\0b", "file:///%zz", &"a".repeat(4097)] {
             assert!(bad.parse::<GuestPath>().is_err());
         }
         for bad in ["", "123", "a b", "a\u{7f}", &"a".repeat(129)] {

@@ -22,7 +22,7 @@ pub const NOT_PUBLIC_V4: [(Ipv4Addr, u8); 15] = [
     (Ipv4Addr::new(224, 0, 0, 0), 4),
     (Ipv4Addr::new(240, 0, 0, 0), 4),
 ];
-/// What of IPv6 is handed out to the world so far.
+/// Part of IPv6 that is handed out to the world so far.
 const GLOBAL_V6: (Ipv6Addr, u8) = (Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0), 3);
 /// Parts of that which are not public: IETF protocols with Teredo, documentation, 6to4.
 const NOT_PUBLIC_V6: [(Ipv6Addr, u8); 4] = [

@@ -5,7 +5,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// What a member is in a team. A team has exactly one owner.
+/// Role of a member in a team. A team has exactly one owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Role {
     Member,

@@ -12,9 +12,9 @@
 //! A fork changes nothing of its source; each child begins as starting. A host's own news (ready, paused, crashed) is lawful
 //! from every state in which the host may have moved on while nobody listened.
 
-use crate::words::words;
+use crate::string_enum::string_enum;
 
-words! {
+string_enum! {
     /// Where a sandbox stands.
     SandboxState {
         /// Wanted; its host is making it.
@@ -40,7 +40,7 @@ words! {
     }
 }
 
-words! {
+string_enum! {
     /// What can happen to a sandbox.
     SandboxEvent {
         /// The host reports it ready.
@@ -54,11 +54,11 @@ words! {
         /// The host reports it paused.
         PauseDone = "pause_done",
         /// The pause did not work; it runs on.
-        PauseFailed = "pause_failed",
+        PauseFailed = "pause_aborted",
         /// A user or traffic asks for a resume.
         Resume = "resume",
         /// The resume did not work; it stays paused.
-        ResumeFailed = "resume_failed",
+        ResumeFailed = "resume_aborted",
         /// A user asks for a snapshot.
         Snapshot = "snapshot",
         /// Captured or not, a snapshot of a running sandbox is over.
@@ -83,62 +83,87 @@ pub struct Refused {
 }
 
 impl SandboxState {
-    /// The state after `event`, or a refusal. Asking again for what already is (delete of a stopping sandbox) is
-    /// lawful and changes nothing.
+    /// The state after `event`. Asking again for what already is (delete of a stopping sandbox) is lawful and changes nothing.
+    ///
+    /// # Errors
+    /// [`Refused`] when the event is not lawful in this state. Both matches are full: a new state or event does not compile
+    /// until its row is written.
     pub const fn after(self, event: SandboxEvent) -> Result<Self, Refused> {
         use SandboxEvent as E;
         use SandboxState as S;
-        let next = match (self, event) {
-            (S::Starting | S::Resuming | S::Running | S::Paused | S::Missing, E::Ready) => S::Running,
-            (S::Starting, E::Failed) => S::Error,
-            (
-                S::Starting | S::Running | S::Pausing | S::Paused | S::Snapshotting | S::Resuming | S::Missing,
-                E::Crashed,
-            ) => S::Error,
-            (S::Running, E::Pause) | (S::Pausing, E::Pause) => S::Pausing,
-            (S::Paused, E::Pause) => S::Paused,
-            (S::Starting | S::Running | S::Pausing | S::Paused | S::Resuming | S::Missing, E::PauseDone) => S::Paused,
-            (S::Pausing, E::PauseFailed) => S::Running,
-            (S::Paused | S::Resuming | S::Error, E::Resume) => S::Resuming,
-            (S::Running, E::Resume) => S::Running,
-            (S::Resuming, E::ResumeFailed) => S::Paused,
-            (S::Running | S::Paused, E::Snapshot) => S::Snapshotting,
-            // The host may pause or crash it meanwhile; where it goes back to is remembered beside the state.
-            (S::Snapshotting, E::Ready | E::PauseDone) => S::Snapshotting,
-            (S::Snapshotting, E::SnapshotDoneRunning) => S::Running,
-            (S::Snapshotting, E::SnapshotDonePaused) => S::Paused,
-            (
-                S::Starting
-                | S::Running
-                | S::Pausing
-                | S::Paused
-                | S::Snapshotting
-                | S::Resuming
-                | S::Stopping
-                | S::Missing
-                | S::Error,
-                E::Delete,
-            ) => S::Stopping,
-            (S::Stopped, E::Delete) => S::Stopped,
-            (
-                S::Starting
-                | S::Running
-                | S::Pausing
-                | S::Paused
-                | S::Snapshotting
-                | S::Resuming
-                | S::Stopping
-                | S::Missing,
-                E::Gone,
-            ) => S::Stopped,
-            (S::Stopped, E::Gone) => S::Stopped,
-            (S::Error, E::Gone) => S::Error,
-            (S::Starting | S::Running | S::Pausing | S::Snapshotting | S::Resuming | S::Missing, E::HostLost) => {
-                S::Missing
-            }
-            (state, event) => return Err(Refused { state, event }),
-        };
-        Ok(next)
+        let refused = Err(Refused { state: self, event });
+        Ok(match event {
+            E::Ready => match self {
+                S::Starting | S::Resuming | S::Running | S::Paused | S::Missing => S::Running,
+                // The host may resume it meanwhile; where it goes back to is remembered beside the state.
+                S::Snapshotting => S::Snapshotting,
+                S::Pausing | S::Stopping | S::Stopped | S::Error => return refused,
+            },
+            E::Failed => match self {
+                S::Starting => S::Error,
+                S::Running | S::Pausing | S::Paused | S::Snapshotting | S::Resuming => return refused,
+                S::Stopping | S::Missing | S::Stopped | S::Error => return refused,
+            },
+            E::Crashed => match self {
+                S::Starting | S::Running | S::Pausing | S::Paused => S::Error,
+                S::Snapshotting | S::Resuming | S::Missing => S::Error,
+                S::Stopping | S::Stopped | S::Error => return refused,
+            },
+            E::Pause => match self {
+                S::Running | S::Pausing => S::Pausing,
+                S::Paused => S::Paused,
+                S::Starting | S::Snapshotting | S::Resuming => return refused,
+                S::Stopping | S::Missing | S::Stopped | S::Error => return refused,
+            },
+            E::PauseDone => match self {
+                S::Starting | S::Running | S::Pausing | S::Paused | S::Resuming | S::Missing => S::Paused,
+                // The host may pause it meanwhile; where it goes back to is remembered beside the state.
+                S::Snapshotting => S::Snapshotting,
+                S::Stopping | S::Stopped | S::Error => return refused,
+            },
+            E::PauseFailed => match self {
+                S::Pausing => S::Running,
+                S::Starting | S::Running | S::Paused | S::Snapshotting | S::Resuming => return refused,
+                S::Stopping | S::Missing | S::Stopped | S::Error => return refused,
+            },
+            E::Resume => match self {
+                S::Paused | S::Resuming | S::Error => S::Resuming,
+                S::Running => S::Running,
+                S::Starting | S::Pausing | S::Snapshotting => return refused,
+                S::Stopping | S::Missing | S::Stopped => return refused,
+            },
+            E::ResumeFailed => match self {
+                S::Resuming => S::Paused,
+                S::Starting | S::Running | S::Pausing | S::Paused | S::Snapshotting => return refused,
+                S::Stopping | S::Missing | S::Stopped | S::Error => return refused,
+            },
+            E::Snapshot => match self {
+                S::Running | S::Paused => S::Snapshotting,
+                S::Starting | S::Pausing | S::Snapshotting | S::Resuming => return refused,
+                S::Stopping | S::Missing | S::Stopped | S::Error => return refused,
+            },
+            E::SnapshotDoneRunning | E::SnapshotDonePaused => match self {
+                S::Snapshotting if matches!(event, E::SnapshotDonePaused) => S::Paused,
+                S::Snapshotting => S::Running,
+                S::Starting | S::Running | S::Pausing | S::Paused | S::Resuming => return refused,
+                S::Stopping | S::Missing | S::Stopped | S::Error => return refused,
+            },
+            E::Delete => match self {
+                S::Starting | S::Running | S::Pausing | S::Paused | S::Snapshotting => S::Stopping,
+                S::Resuming | S::Stopping | S::Missing | S::Error => S::Stopping,
+                S::Stopped => S::Stopped,
+            },
+            E::Gone => match self {
+                S::Starting | S::Running | S::Pausing | S::Paused | S::Snapshotting => S::Stopped,
+                S::Resuming | S::Stopping | S::Missing | S::Stopped => S::Stopped,
+                S::Error => S::Error,
+            },
+            E::HostLost => match self {
+                S::Starting | S::Running | S::Pausing => S::Missing,
+                S::Snapshotting | S::Resuming | S::Missing => S::Missing,
+                S::Paused | S::Stopping | S::Stopped | S::Error => return refused,
+            },
+        })
     }
 
     /// Nothing follows but a delete of what is kept, or another boot of a kept disk.

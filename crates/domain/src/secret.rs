@@ -39,7 +39,7 @@ impl Secret {
         &self.0
     }
 
-    /// What is stored.
+    /// Hash of the secret, which is what is stored.
     pub fn hash(&self) -> SecretHash {
         SecretHash(hex::encode(Sha256::digest(self.reveal().as_bytes())))
     }

@@ -25,9 +25,21 @@ macro_rules! size {
                 }
             }
 
+            /// Size as a row or a host holds it: any positive number. The bounds judge requests; what was made under other
+            /// bounds must stay readable.
+            pub fn from_stored(value: i32) -> Option<Self> {
+                u32::try_from(value).ok().filter(|v| *v > 0).map(Self)
+            }
+
             /// The number.
             pub const fn get(self) -> u32 {
                 self.0
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                self.0.fmt(f)
             }
         }
     };
@@ -59,6 +71,9 @@ impl TimeoutSec {
     pub const NEVER: Self = Self(0);
 
     /// 0 and less mean never, 1 to 59 become 60.
+    ///
+    /// # Errors
+    /// When the value is out of its bounds; the text names them.
     pub fn parse(value: i64) -> Result<Self, Failure> {
         if value <= 0 {
             return Ok(Self::NEVER);
@@ -71,7 +86,17 @@ impl TimeoutSec {
         }
     }
 
-    /// The number.
+    /// Time-out as a row holds it; none when it is negative. The bounds judge requests only.
+    pub fn from_stored(value: i32) -> Option<Self> {
+        u32::try_from(value).ok().map(Self)
+    }
+
+    /// Whether there is no time-out.
+    pub const fn is_never(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The number, seconds; 0 = never.
     pub const fn get(self) -> u32 {
         self.0
     }

@@ -24,12 +24,14 @@ pub fn asker(headers: &HeaderMap, named: Option<&str>, identity: &Identity) -> R
     let defaults = identity.defaults();
     let user = match named.filter(|name| !name.is_empty()) {
         Some(name) => name.to_owned(),
-        None => named_in(headers)?.unwrap_or(defaults.user),
+        None => named_in(headers)?.unwrap_or_else(|| defaults.user.clone()),
     };
     if user.len() > USER_BYTES_MAX {
         return Err(DiskError::Invalid(format!("a user name has at most {USER_BYTES_MAX} bytes")));
     }
-    Ok(Asker { user, workdir: defaults.workdir })
+    // The default working directory belongs to the default user: others may not even enter it.
+    let workdir = defaults.workdir.filter(|_| user == defaults.user);
+    Ok(Asker { user, workdir })
 }
 
 fn named_in(headers: &HeaderMap) -> Result<Option<String>, DiskError> {

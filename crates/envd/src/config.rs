@@ -15,7 +15,7 @@ pub struct Cli {
     pub command: Option<Command>,
 }
 
-/// What envd does besides serving.
+/// Commands of envd besides serving.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// List the ports programs in this sandbox listen on, with the addresses they are reachable at.

@@ -11,10 +11,10 @@ use subtle::ConstantTimeEq;
 use wrenn_contract::guest::Init;
 use zeroize::Zeroizing;
 
-/// What a caller's token turned out to be.
+/// Verdict on a caller's token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenCheck {
-    /// It is the sandbox's.
+    /// The token is the sandbox's.
     Right,
     /// Missing or another one.
     Wrong,
@@ -41,7 +41,7 @@ struct Inner {
     defaults: Defaults,
 }
 
-/// What the machine itself was told, in files and in the kernel.
+/// Names the machine itself was given, in files and in the kernel.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Names {
     sandbox_id: Option<String>,
@@ -158,7 +158,7 @@ impl Identity {
     }
 }
 
-/// What programs in the sandbox are told by an `/init`.
+/// Publisher of the facts an `/init` gives to programs in the sandbox.
 pub trait Published {
     /// The ids an `/init` carries, under the names programs in the sandbox know.
     fn published(&self) -> impl Iterator<Item = (&'static str, &str)>;

@@ -6,6 +6,7 @@
 //! - [`http`]: the listener, the token on every call, the plain routes.
 //! - [`init`]: what a boot or a restore needs before the sandbox is handed out.
 //! - [`process`]: processes, their input and output.
+//! - [`freezer`]: processes stand still while the VM is captured and until a restored one is initialised.
 //! - [`identity`]: who this sandbox is: token, default user, environment.
 //! - [`files`] and [`filesystem`]: the guest's files, over HTTP and RPC; [`disk`] is what both stand on: acting as a user,
 //!   paths, files replaced in one step. [`caller`] reads whom a call acts as.
@@ -19,13 +20,16 @@ pub mod config;
 pub mod disk;
 pub mod files;
 pub mod filesystem;
+pub mod freezer;
 pub mod http;
 pub mod identity;
 pub mod init;
 pub mod ports;
 pub mod process;
 mod server;
+mod state;
 pub mod tunnel;
 pub mod usage;
 
-pub use server::{Envd, serve};
+pub use server::serve;
+pub use state::Envd;

@@ -53,13 +53,13 @@ struct Socket {
 /// # Errors
 /// Not in a sandbox, or one that was not told its id.
 pub fn print(run_dir: &Path, domain: Option<&str>, json: bool) -> anyhow::Result<()> {
-    if told(run_dir, "WRENN_SANDBOX").is_none() {
+    if published(run_dir, "WRENN_SANDBOX").is_none() {
         bail!("this is not a Wrenn sandbox");
     }
-    let id = told(run_dir, "WRENN_SANDBOX_ID").context("this sandbox was not told its id yet")?;
+    let id = published(run_dir, "WRENN_SANDBOX_ID").context("this sandbox was not told its id yet")?;
     let domain = match domain {
         Some(domain) => domain.to_owned(),
-        None => told(run_dir, "WRENN_PROXY_DOMAIN").unwrap_or_else(|| DOMAIN_DEFAULT.to_owned()),
+        None => published(run_dir, "WRENN_PROXY_DOMAIN").unwrap_or_else(|| DOMAIN_DEFAULT.to_owned()),
     };
     let mut sockets = Vec::new();
     for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
@@ -117,8 +117,8 @@ fn render(open: &[OpenPort], json: bool) -> anyhow::Result<String> {
     Ok(text)
 }
 
-/// What `/init` told: processes inherit it, and others find it in a file.
-fn told(run_dir: &Path, name: &str) -> Option<String> {
+/// Reads a fact that `/init` gave: processes inherit it, and others find it in a file.
+fn published(run_dir: &Path, name: &str) -> Option<String> {
     let inherited = std::env::var(name).ok();
     let text = inherited.or_else(|| fs::read_to_string(run_dir.join(format!(".{name}"))).ok())?;
     Some(text.trim().to_owned()).filter(|text| !text.is_empty())
@@ -140,7 +140,7 @@ fn listening(table: &str) -> Vec<Socket> {
     sockets.collect()
 }
 
-/// Who holds which socket, of the processes this user may look into.
+/// Finds the holder of each socket, among the processes this user may inspect.
 fn owners(proc: &Path) -> HashMap<u64, (u32, String)> {
     let mut owners = HashMap::new();
     let processes = fs::read_dir(proc).into_iter().flatten().flatten();

@@ -1,22 +1,15 @@
-//! envd as a whole: what its rooms share, and its life from the first listening socket to the stop signal.
+//! envd's life, from the first listening socket to the stop signal.
 
 use std::net::{TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Mutex, watch};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::watch;
 use wrenn_contract::guest::{GATEWAY_ADDR, READY_BEACON, READY_PORT};
 
 use crate::config::Config;
-use crate::disk::Disk;
-use crate::filesystem::watch::Watchers;
 use crate::http;
-use crate::identity::Identity;
-use crate::init::System;
-use crate::process::Processes;
-use crate::tunnel::Tunnels;
-use crate::usage::Usage;
+use crate::state::Envd;
 
 /// Worker threads: the guest's CPUs belong to its user.
 const WORKERS: usize = 2;
@@ -28,45 +21,6 @@ const STACK_BYTES: usize = 512 * 1024;
 const BEACON_EVERY: Duration = Duration::from_millis(100);
 /// Ready datagrams sent at most.
 const BEACONS_MAX: u32 = 100;
-
-/// What the rooms share.
-pub struct Envd {
-    /// Who this sandbox is.
-    pub identity: Identity,
-    /// The machine, or a switched-off one.
-    pub system: System,
-    /// What runs in this sandbox.
-    pub processes: Arc<Processes>,
-    /// Held by the `/init` being applied.
-    pub init_turn: Mutex<()>,
-    /// Cancelled by the first `/init`: the host has heard of us.
-    pub told: CancellationToken,
-    /// Places for work on files.
-    pub disk: Disk,
-    /// Directories being watched.
-    pub watchers: Watchers,
-    /// What the load was when it was last asked for.
-    pub usage: Usage,
-    /// Connections to ports of the loopback.
-    pub tunnels: Tunnels,
-}
-
-impl Envd {
-    /// An envd nobody has initialised.
-    pub fn new(config: &Config) -> Self {
-        Self {
-            identity: Identity::new(&config.run_dir),
-            system: if config.no_system { System::untouched() } else { System::own() },
-            processes: Arc::new(Processes::new(&config.cgroup_root, !config.no_system)),
-            init_turn: Mutex::new(()),
-            told: CancellationToken::new(),
-            disk: Disk::default(),
-            watchers: Watchers::default(),
-            usage: Usage::default(),
-            tunnels: Tunnels::default(),
-        }
-    }
-}
 
 /// Listens first, tells the host, and then builds the rest: what connects meanwhile waits in the socket's queue.
 /// Returns after SIGTERM or SIGINT.
@@ -127,7 +81,7 @@ fn send_beacon() -> Option<UdpSocket> {
 async fn repeat_beacon(envd: Arc<Envd>, socket: UdpSocket) {
     for _ in 0..BEACONS_MAX {
         tokio::select! {
-            () = envd.told.cancelled() => return,
+            () = envd.initialised.cancelled() => return,
             _ = tokio::time::sleep(BEACON_EVERY) => {}
         }
         let _ = socket.send_to(READY_BEACON, (GATEWAY_ADDR, READY_PORT));

@@ -23,17 +23,16 @@ use wrenn_contract::guest::{PORT, TUNNEL_PROTOCOL};
 use wrenn_domain::limits::{PORT_BUFFER_BYTES, PORT_CONNECTIONS_MAX, PORT_DIAL_MAX};
 
 use crate::http::Reply;
-use crate::server::Envd;
 
 /// The tunnels of one envd.
 pub struct Tunnels {
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     life: Mutex<CancellationToken>,
 }
 
 impl Default for Tunnels {
     fn default() -> Self {
-        Self { places: Arc::new(Semaphore::new(PORT_CONNECTIONS_MAX)), life: Mutex::default() }
+        Self { permits: Arc::new(Semaphore::new(PORT_CONNECTIONS_MAX)), life: Mutex::default() }
     }
 }
 
@@ -59,7 +58,7 @@ pub struct Target {
 /// # Errors
 /// No upgrade asked for, no such port, or too many tunnels.
 pub async fn tunnel(
-    State(envd): State<Arc<Envd>>,
+    State(tunnels): State<Arc<Tunnels>>,
     Query(Target { port }): Query<Target>,
     mut request: Request,
 ) -> Result<Response, Reply> {
@@ -71,12 +70,12 @@ pub async fn tunnel(
     if port == 0 || port == PORT {
         return Err(Reply::bad_request(format!("port {port} is not for tunnels")));
     }
-    let place = envd.tunnels.places.clone().try_acquire_owned();
-    let place = place.map_err(|_| Reply::new(StatusCode::SERVICE_UNAVAILABLE, "too many tunnels are open"))?;
+    let permit = tunnels.permits.clone().try_acquire_owned();
+    let permit = permit.map_err(|_| Reply::new(StatusCode::SERVICE_UNAVAILABLE, "too many tunnels are open"))?;
     let mut target = dial(port)
         .await
         .map_err(|error| Reply::new(StatusCode::BAD_GATEWAY, format!("port {port} of the loopback: {error}")))?;
-    let life = envd.tunnels.life();
+    let life = tunnels.life();
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         let Ok(Ok(caller)) = tokio::time::timeout(PORT_DIAL_MAX, upgrade).await else { return };
@@ -92,7 +91,7 @@ pub async fn tunnel(
                 }
             }
         }
-        drop(place);
+        drop(permit);
     });
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;

@@ -5,7 +5,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 /// Descriptors a process may have open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limit {
-    /// What counts.
+    /// Limit that counts.
     pub soft: u64,
     /// How far the process may raise it by itself.
     pub hard: u64,

@@ -22,6 +22,9 @@ pub struct Fiemap {
 }
 
 /// Pieces (extents) in which a file lies on its disk, not counting what is still to be written there.
+///
+/// # Errors
+/// The file system does not tell.
 pub fn pieces(file: &File) -> io::Result<u32> {
     // Without room for the extents the kernel only counts them.
     let mut map = Fiemap { start: 0, length: u64::MAX, flags: 0, mapped_extents: 0, extent_count: 0, reserved: 0 };
@@ -45,6 +48,9 @@ pub fn reflink(source: &Path, target: &Path) -> io::Result<File> {
 }
 
 /// Makes an empty file share all blocks of another one, as [`reflink`] does.
+///
+/// # Errors
+/// The file system cannot, or has no room.
 pub fn share(from: &File, to: &File) -> io::Result<()> {
     // SAFETY: both descriptors are open files; the argument is a plain number.
     unsafe { ficlone(to.as_raw_fd(), from.as_raw_fd() as u64) }?;
@@ -53,11 +59,17 @@ pub fn share(from: &File, to: &File) -> io::Result<()> {
 
 /// A file without a name in this directory's file system: gone when it is closed, however the process ends, unless [`give_name`]
 /// gives it one.
+///
+/// # Errors
+/// The file system has no such files.
 pub fn unnamed(directory: &Path) -> io::Result<File> {
     File::options().read(true).write(true).custom_flags(nix::libc::O_TMPFILE).mode(0o600).open(directory)
 }
 
-/// Gives a file that has none its name; an error when that is taken.
+/// Gives a file that has none its name.
+///
+/// # Errors
+/// The name is taken.
 pub fn give_name(file: &File, path: &Path) -> io::Result<()> {
     use nix::fcntl::{AT_FDCWD, AtFlags};
     let unnamed = format!("/proc/self/fd/{}", file.as_raw_fd());
@@ -65,12 +77,18 @@ pub fn give_name(file: &File, path: &Path) -> io::Result<()> {
 }
 
 /// Copies a file without its holes.
+///
+/// # Errors
+/// The source cannot be read, or the target's disk is full.
 pub fn copy_sparse(source: &Path, target: &Path) -> io::Result<()> {
     let to = File::options().write(true).create(true).truncate(true).mode(0o600).open(target)?;
     copy_data(&File::open(source)?, &to)
 }
 
 /// Copies what is data into an empty file, and has it written out.
+///
+/// # Errors
+/// The source cannot be read, or the target's disk is full.
 pub fn copy_data(from: &File, to: &File) -> io::Result<()> {
     use nix::unistd::{Whence, lseek};
     const CHUNK: usize = 1024 * 1024;
@@ -91,12 +109,15 @@ pub fn copy_data(from: &File, to: &File) -> io::Result<()> {
     to.sync_all()
 }
 
-/// Has the kernel begin to read these parts, place and length in bytes, into memory.
+/// Has the kernel begin to read these parts, position and length in bytes, into memory.
+///
+/// # Errors
+/// The file system takes no such advice.
 pub fn read_ahead(file: &File, parts: impl IntoIterator<Item = (u64, u64)>) -> io::Result<()> {
     use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
     // A length of 0 would be all of the file.
-    for (place, length) in parts.into_iter().filter(|&(_, length)| length > 0) {
-        posix_fadvise(file, place.cast_signed(), length.cast_signed(), PosixFadviseAdvice::POSIX_FADV_WILLNEED)?;
+    for (position, length) in parts.into_iter().filter(|&(_, length)| length > 0) {
+        posix_fadvise(file, position.cast_signed(), length.cast_signed(), PosixFadviseAdvice::POSIX_FADV_WILLNEED)?;
     }
     Ok(())
 }
@@ -114,6 +135,9 @@ fn copy_range(from: &File, to: &File, begin: u64, end: u64, buffer: &mut [u8]) -
 }
 
 /// Writes a file so that after a crash at any point it holds the old bytes or the new ones, never a part.
+///
+/// # Errors
+/// The disk is full or fails; the old bytes are there then.
 pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let fresh = write_fresh(path, bytes, "new")?;
     File::open(&fresh)?.sync_all()?;
@@ -121,14 +145,20 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     sync_directory(path.parent().unwrap_or(Path::new("/")))
 }
 
-/// The same for what only has to outlast this process: a kill leaves the old bytes or the new ones, a power cut perhaps
+/// Writes a file that only has to outlast this process: a kill leaves the old bytes or the new ones, a power cut perhaps
 /// neither.
+///
+/// # Errors
+/// The disk is full or fails; the old bytes are there then.
 pub fn replace_unsynced(path: &Path, bytes: &[u8]) -> io::Result<()> {
     std::fs::rename(write_fresh(path, bytes, "new")?, path)
 }
 
-/// The same; the old bytes, if there are any, stay beside it with the extension `old`. A power cut may leave new bytes that
+/// Writes a file as [`replace_unsynced`] does, and leaves the old bytes, if there are any, beside it with the extension `old`. A power cut may leave new bytes that
 /// were not written: the old ones are then still there, and that they are is the sign that they were replaced.
+///
+/// # Errors
+/// The disk is full or fails; the old bytes are there then.
 pub fn exchange_unsynced(path: &Path, bytes: &[u8], old: &str) -> io::Result<()> {
     use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
     let fresh = write_fresh(path, bytes, old)?;
@@ -146,6 +176,9 @@ fn write_fresh(path: &Path, bytes: &[u8], extension: &str) -> io::Result<PathBuf
 }
 
 /// Makes names made, changed or removed in a directory outlast a power cut.
+///
+/// # Errors
+/// The disk fails.
 pub fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }

@@ -55,7 +55,7 @@ impl Instance {
         self.0.get_ref().0.rm_watch(watch)
     }
 
-    /// What happened, in order. An empty answer means that everything up to now has been read; the next call waits.
+    /// Events since the last call, in order. An empty answer means that everything up to now has been read; the next call waits.
     ///
     /// # Errors
     /// The kernel's.

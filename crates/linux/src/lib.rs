@@ -4,10 +4,10 @@
 //! Guest side (envd and wrenn-init): [`boot`], [`kmod`], [`link`], [`entropy`], [`clock`], [`ext4`], [`hostname`], [`users`],
 //! [`acting`], [`inotify`];
 //! for processes: [`spawn`], [`child`], [`stream`], [`pty`], [`cgroup`], [`descriptors`].
-//! Host side (agent and vmm, feature `host`): [`netns`], [`links`], [`nft`], [`tap`], [`process`], [`tool`], [`files`],
-//! [`loopdev`], [`mounts`], [`tsc`], [`private_pages`].
+//! Host side (agent and vmm, feature `host`): [`netns`], [`links`], [`nft`], [`conntrack`], [`tap`], [`process`], [`tool`], [`files`],
+//! [`loopdev`], [`mounts`], [`own_process`], [`tsc`], [`private_pages`].
 
-pub mod acting;
+pub mod as_user;
 pub mod boot;
 pub mod cgroup;
 pub mod child;
@@ -27,6 +27,8 @@ mod syscall;
 pub mod users;
 
 #[cfg(feature = "host")]
+pub mod conntrack;
+#[cfg(feature = "host")]
 pub mod files;
 #[cfg(feature = "host")]
 pub mod links;
@@ -35,9 +37,13 @@ pub mod loopdev;
 #[cfg(feature = "host")]
 pub mod mounts;
 #[cfg(feature = "host")]
+mod netfilter;
+#[cfg(feature = "host")]
 pub mod netns;
 #[cfg(feature = "host")]
 pub mod nft;
+#[cfg(feature = "host")]
+pub mod own_process;
 #[cfg(feature = "host")]
 pub mod private_pages;
 #[cfg(feature = "host")]

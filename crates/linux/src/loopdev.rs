@@ -1,9 +1,11 @@
 //! Loop devices: a file as a block device.
 #![allow(unsafe_code)]
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -81,7 +83,10 @@ pub fn attach(file: &Path) -> io::Result<PathBuf> {
     Err(last)
 }
 
-/// The device a file is attached to already.
+/// Device a file is attached to already.
+///
+/// # Errors
+/// The devices cannot be listed.
 pub fn find(file: &Path) -> io::Result<Option<PathBuf>> {
     let wanted = file.metadata()?;
     for entry in std::fs::read_dir("/sys/block")?.flatten() {
@@ -103,7 +108,23 @@ pub fn find(file: &Path) -> io::Result<Option<PathBuf>> {
     Ok(None)
 }
 
+/// Loop devices in use with the file each is attached to; the kernel adds ` (deleted)` to the path of one that was removed.
+///
+/// # Errors
+/// The devices cannot be listed.
+pub fn attached() -> io::Result<Vec<(PathBuf, PathBuf)>> {
+    let backing = |entry: std::fs::DirEntry| {
+        let file = std::fs::read(entry.path().join("loop/backing_file")).ok()?;
+        let file = file.strip_suffix(b"\n").unwrap_or(&file);
+        Some((Path::new("/dev").join(entry.file_name()), PathBuf::from(OsStr::from_bytes(file))))
+    };
+    Ok(std::fs::read_dir("/sys/block")?.flatten().filter_map(backing).collect())
+}
+
 /// Detaches a device; the kernel does it when its last user is gone.
+///
+/// # Errors
+/// There is no such device, or no right to it.
 pub fn detach(device: &Path) -> io::Result<()> {
     let handle = File::open(device)?;
     // SAFETY: no argument; the descriptor is a loop device.

@@ -30,13 +30,13 @@ pub struct NetnsError {
     source: io::Error,
 }
 
-/// Makes the place of names a mount of its own, as iproute2 does before its first name. Should iproute2 do it later, names
+/// Makes the directory of names a mount of its own, as iproute2 does before its first name. Should iproute2 do it later, names
 /// made before would lie beneath its mount and could not be taken away any more.
 ///
 /// # Errors
 /// No right to mount.
 pub fn prepare() -> Result<(), NetnsError> {
-    let error = |source| NetnsError { act: "prepare the place of", name: NAMES.to_owned(), source };
+    let error = |source| NetnsError { act: "prepare the directory of", name: NAMES.to_owned(), source };
     std::fs::create_dir_all(NAMES).map_err(error)?;
     let share = || mount(None::<&str>, NAMES, None::<&str>, MsFlags::MS_SHARED | MsFlags::MS_REC, None::<&str>);
     match share() {
@@ -61,44 +61,61 @@ pub fn release() {
 }
 
 impl Netns {
-    /// Makes a new one; fails when the name is taken.
+    /// Makes a new namespace of this name.
+    ///
+    /// # Errors
+    /// The name is taken, or there is no right.
     pub fn create(name: &str) -> Result<Self, NetnsError> {
         let error = |act| move |source| NetnsError { act, name: name.to_owned(), source };
-        std::fs::create_dir_all(NAMES).map_err(error("prepare the place of"))?;
-        let place = path(name);
-        File::create_new(&place).map_err(error("name"))?;
-        let target = place.clone();
+        std::fs::create_dir_all(NAMES).map_err(error("prepare the directory of"))?;
+        let path = path(name);
+        File::create_new(&path).map_err(error("name"))?;
+        let target = path.clone();
         let made = on_own_thread(move || {
             unshare(CloneFlags::CLONE_NEWNET)?;
             mount(Some("/proc/thread-self/ns/net"), &target, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
             Ok(())
         });
         if let Err(source) = made {
-            let _ = std::fs::remove_file(&place);
+            let _ = std::fs::remove_file(&path);
             return Err(NetnsError { act: "make", name: name.to_owned(), source });
         }
         Self::open(name)
     }
 
-    /// Opens an existing one.
+    /// Opens an existing namespace.
+    ///
+    /// # Errors
+    /// There is none of this name.
     pub fn open(name: &str) -> Result<Self, NetnsError> {
         let error = |source| NetnsError { act: "open", name: name.to_owned(), source };
         let handle = File::open(path(name)).map_err(error)?;
         Ok(Self { name: name.to_owned(), handle })
     }
 
-    /// Its name.
+    /// Name of the namespace.
     pub fn name(&self) -> &str {
         &self.name
     }
 
     /// Runs `work` inside, on a thread of its own; blocks until it is done.
+    ///
+    /// # Errors
+    /// The namespace cannot be entered, or the work failed.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
-        on_own_thread(|| {
-            setns(self.handle.as_fd(), CloneFlags::CLONE_NEWNET)?;
-            work()
-        })
+        within(&self.handle, work)
     }
+}
+
+/// Runs `work` inside a namespace given by an open file of it, on a thread of its own; blocks until it is done.
+///
+/// # Errors
+/// The namespace cannot be entered, or the work failed.
+pub fn within<T: Send>(namespace: &File, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    on_own_thread(|| {
+        setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET)?;
+        work()
+    })
 }
 
 /// The namespace of the calling thread, to move interfaces into.
@@ -110,14 +127,17 @@ pub fn here() -> io::Result<File> {
 }
 
 /// Takes the name away; the namespace ends with its last user. One that is not there is no error.
+///
+/// # Errors
+/// The name does not go.
 pub fn remove(name: &str) -> Result<(), NetnsError> {
-    let place = path(name);
+    let path = path(name);
     let error = |source| NetnsError { act: "remove", name: name.to_owned(), source };
-    match umount2(&place, MntFlags::MNT_DETACH) {
+    match umount2(&path, MntFlags::MNT_DETACH) {
         Ok(()) | Err(nix::errno::Errno::EINVAL | nix::errno::Errno::ENOENT) => {}
         Err(errno) => return Err(error(errno.into())),
     }
-    match std::fs::remove_file(&place) {
+    match std::fs::remove_file(&path) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => Err(error(source)),
         _ => Ok(()),
     }

@@ -1,10 +1,11 @@
 //! Processes that outlive us, named so that they cannot be mistaken for others, and awaited without being their parent.
 #![allow(unsafe_code)]
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -13,6 +14,9 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 use tokio::io::unix::AsyncFd;
+
+/// Bytes of an environment that are searched: far above what a process with a few variables has.
+const ENVIRONMENT_BYTES_MAX: u64 = 1024 * 1024;
 
 /// Process id and start time: together they name one process for as long as the machine runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +30,8 @@ pub struct Identity {
 pub struct Detached {
     pub program: PathBuf,
     pub args: Vec<OsString>,
+    /// Environment of the process; nothing else of ours is passed on.
+    pub environment: Vec<(OsString, OsString)>,
     /// Files the process inherits under the numbers they have here.
     pub inherited: Vec<OwnedFd>,
     /// Where its standard output and error go; never a pipe to us, which would end with us.
@@ -49,13 +55,23 @@ pub struct ProcessError {
 
 impl Detached {
     /// Starts it in a session of its own: no signal meant for us, and not our end, reaches it.
+    ///
+    /// # Errors
+    /// The program cannot be started.
     pub fn start(self) -> Result<Process, ProcessError> {
         let what = self.program.display().to_string();
         let failed = |source| ProcessError { act: "start", what: what.clone(), source };
         let numbers: Vec<i32> = self.inherited.iter().map(AsRawFd::as_raw_fd).collect();
         let mut command = Command::new(&self.program);
         let output = self.output.try_clone().map_err(failed)?;
-        command.args(&self.args).stdin(Stdio::null()).stdout(self.output).stderr(output).current_dir("/");
+        command
+            .args(&self.args)
+            .env_clear()
+            .envs(self.environment)
+            .stdin(Stdio::null())
+            .stdout(self.output)
+            .stderr(output)
+            .current_dir("/");
         // SAFETY: between fork and exec only async-signal-safe calls are made: setsid and fcntl, on numbers copied before.
         unsafe {
             command.pre_exec(move || {
@@ -98,7 +114,7 @@ impl Process {
         Ok(Self { identity, pidfd })
     }
 
-    /// What to write down to find it again.
+    /// Identity by which it is found again.
     pub fn identity(&self) -> Identity {
         self.identity
     }
@@ -119,6 +135,9 @@ impl Process {
     }
 
     /// Sends a signal; to a process that has ended it does nothing.
+    ///
+    /// # Errors
+    /// It is not ours to signal.
     pub fn signal(&self, signal: Signal) -> Result<(), ProcessError> {
         let fd = self.pidfd.get_ref().as_fd().as_raw_fd();
         // SAFETY: an open pidfd and plain integers; no siginfo is passed.
@@ -133,6 +152,9 @@ impl Process {
     }
 
     /// Kills it and waits until it is gone, at most `wait`.
+    ///
+    /// # Errors
+    /// It is still there after `wait`.
     pub async fn kill(&self, wait: Duration) -> Result<(), ProcessError> {
         self.signal(Signal::SIGKILL)?;
         tokio::time::timeout(wait, self.ended()).await.map_err(|_| ProcessError {
@@ -154,24 +176,46 @@ fn start_time(pid: i32) -> Option<u64> {
     fields.nth(18)?.parse().ok()
 }
 
-/// Processes whose command line contains `mark` and that hold a file below `dir` open, under whatever name it was opened: what is
-/// renamed meanwhile counts where it is now, what was removed where it was.
-pub fn with_file_below(mark: &str, dir: &Path) -> Vec<Identity> {
+/// Processes, except this one, that were started with exactly this environment entry, `NAME=value`.
+pub fn with_environment(entry: &OsStr) -> Vec<Identity> {
+    let has =
+        |environment: &[u8]| environment.split(|byte| *byte == 0).any(|part| part == entry.as_bytes()).then_some(());
+    in_environments(has).into_iter().map(|((), identity)| identity).collect()
+}
+
+/// Processes, except this one, that were started with this environment variable, each with its value.
+pub fn with_environment_variable(name: &str) -> Vec<(OsString, Identity)> {
+    let value = |part: &[u8]| Some(part.strip_prefix(name.as_bytes())?.strip_prefix(b"=")?.to_owned());
+    in_environments(|environment| environment.split(|byte| *byte == 0).find_map(value))
+        .into_iter()
+        .map(|(value, identity)| (OsString::from_vec(value), identity))
+        .collect()
+}
+
+/// Identities of all processes but this one in whose environment `find` finds something. Processes of others are left out: their
+/// environment is not shown to us.
+fn in_environments<T>(find: impl Fn(&[u8]) -> Option<T>) -> Vec<(T, Identity)> {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     entries
         .filter_map(|entry| {
             let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
-            let line = std::fs::read(entry.path().join("cmdline")).ok()?;
-            let has = line.windows(mark.len()).any(|part| part == mark.as_bytes());
-            if !has || pid == std::process::id().cast_signed() {
+            if pid == std::process::id().cast_signed() {
                 return None;
             }
-            let identity = Identity { pid, start_time: start_time(pid)? };
-            let mut files = std::fs::read_dir(entry.path().join("fd")).ok()?.flatten();
-            let below = files.any(|file| std::fs::read_link(file.path()).is_ok_and(|link| link.starts_with(dir)));
-            below.then_some(identity)
+            let mut environment = Vec::new();
+            let file = File::open(entry.path().join("environ")).ok()?;
+            file.take(ENVIRONMENT_BYTES_MAX).read_to_end(&mut environment).ok()?;
+            let found = find(&environment)?;
+            Some((found, Identity { pid, start_time: start_time(pid)? }))
         })
         .collect()
+}
+
+/// Whether a process holds a file below `dir` open, under whatever name it was opened: what is renamed meanwhile counts where it is
+/// now, what was removed where it was.
+pub fn holds_file_below(pid: i32, dir: &Path) -> bool {
+    let files = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    files.into_iter().any(|file| std::fs::read_link(file.path()).is_ok_and(|link| link.starts_with(dir)))
 }
 
 /// Ends this process as a power cut would: no destructor runs, nothing is flushed. For fault tests.

@@ -6,7 +6,7 @@ use std::io;
 #[derive(Debug, thiserror::Error)]
 #[error("{act} {target}")]
 pub struct SyscallError {
-    /// What was tried, as a verb: "mount", "set owner of".
+    /// Act that was tried, as a verb: "mount", "set owner of".
     pub act: &'static str,
     /// On what: a path, a device, a pid.
     pub target: String,

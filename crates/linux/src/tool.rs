@@ -16,6 +16,9 @@ pub struct ToolError {
 }
 
 /// Runs a tool to its end and returns what it printed on standard output.
+///
+/// # Errors
+/// It cannot be started, ends with another status than 0, or not within `wait`.
 pub async fn run<A: AsRef<OsStr>>(program: &Path, args: &[A], wait: Duration) -> Result<Vec<u8>, ToolError> {
     let failed = |outcome: String, printed: &[u8]| ToolError {
         program: program.display().to_string(),

@@ -6,6 +6,7 @@
 //! - [`disk`]: one that is soon full.
 //! - [`host`]: speaks the real host contract over real sockets and runs the real envd; only the VM is missing.
 //! - [`proxy`]: a TCP proxy that can be cut.
+//! - [`skip`]: what happens to a test that cannot run here.
 //! - [`smtp`]: a real mail server.
 //! - [`wait`]: waiting for a condition, with a bound.
 //! - [`leaks`]: what a test left behind.
@@ -17,6 +18,7 @@ pub mod host;
 pub mod leaks;
 pub mod proxy;
 pub mod services;
+pub mod skip;
 pub mod smtp;
 pub mod wait;
 
@@ -24,5 +26,6 @@ pub use database::Database;
 pub use disk::SmallDisk;
 pub use host::SimHost;
 pub use proxy::CutProxy;
+pub use skip::require;
 pub use smtp::MailServer;
 pub use wait::wait_until;

@@ -56,11 +56,11 @@ fn processes() -> Vec<String> {
         .collect()
 }
 
-/// Other suites run the same programs, perhaps at the same time: a stack's own know its directory by argument, environment, or place.
+/// Other suites run the same programs, perhaps at the same time: a stack's own know its directory by argument, environment, or working directory.
 fn is_of_a_stack(pid: u32) -> bool {
     let read = |name: &str| std::fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
-    let place = std::fs::read_link(format!("/proc/{pid}/cwd")).unwrap_or_default();
-    let all = [read("cmdline"), read("environ"), place.into_os_string().into_encoded_bytes()];
+    let directory = std::fs::read_link(format!("/proc/{pid}/cwd")).unwrap_or_default();
+    let all = [read("cmdline"), read("environ"), directory.into_os_string().into_encoded_bytes()];
     all.iter().any(|text| text.windows(DIR_PREFIX.len()).any(|part| part == DIR_PREFIX.as_bytes()))
 }
 

@@ -12,8 +12,8 @@ use anyhow::{Context, bail, ensure};
 /// What the names of stacks' directories begin with.
 pub(crate) const DIR_PREFIX: &str = "wrenn-vmtest-";
 
-/// Between two looks at a condition.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Between two checks of a condition.
+const CHECK_EVERY: Duration = Duration::from_millis(50);
 
 /// A stack; [`Stack::down`] stops it.
 pub struct Stack {
@@ -272,7 +272,11 @@ impl Stack {
 /// Names and values of a file of settings.
 fn pairs(file: &Path) -> anyhow::Result<Vec<(String, String)>> {
     let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
-    Ok(text.lines().filter_map(|line| line.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned())).collect())
+    let pair = |line: &str| {
+        let (key, value) = line.strip_prefix("export ").unwrap_or(line).split_once('=')?;
+        Some((key.to_owned(), value.trim_matches('\'').to_owned()))
+    };
+    Ok(text.lines().filter_map(pair).collect())
 }
 
 /// Waits for a condition; an error of the condition itself counts as "not yet".
@@ -290,6 +294,6 @@ pub fn wait_until(
         if Instant::now() >= deadline {
             bail!("not within {} s: {what} (last: {last:?})", bound.as_secs());
         }
-        std::thread::sleep(LOOK_EVERY);
+        std::thread::sleep(CHECK_EVERY);
     }
 }

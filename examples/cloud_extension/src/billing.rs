@@ -3,7 +3,7 @@
 use sqlx::{PgConnection, PgPool, Row};
 use wrenn_control::extension::{Limits, NewAccount, SandboxEvent, TeamId, UserId};
 
-/// What a team's account says.
+/// Account of a team.
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct Account {
     pub email: String,
@@ -14,6 +14,9 @@ pub struct Account {
 }
 
 /// Brings the tables up to date. The record of migrations is the distribution's own too.
+///
+/// # Errors
+/// When the database cannot be asked.
 pub async fn migrate(pool: &PgPool) -> Result<(), sqlx::migrate::MigrateError> {
     let mut migrations = sqlx::migrate!("./migrations");
     migrations.dangerous_set_table_name("cloud_migrations");
@@ -21,6 +24,9 @@ pub async fn migrate(pool: &PgPool) -> Result<(), sqlx::migrate::MigrateError> {
 }
 
 /// Opens the account of a team. Opening it again changes nothing.
+///
+/// # Errors
+/// When the database cannot be asked.
 pub async fn open(pool: &PgPool, account: &NewAccount) -> Result<(), sqlx::Error> {
     sqlx::query("INSERT INTO billing_accounts (team_id, owner_id, email) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING")
         .bind(account.team.uuid())
@@ -32,16 +38,25 @@ pub async fn open(pool: &PgPool, account: &NewAccount) -> Result<(), sqlx::Error
 }
 
 /// Notes a login.
+///
+/// # Errors
+/// When the database cannot be asked.
 pub async fn seen(pool: &PgPool, user: UserId) -> Result<(), sqlx::Error> {
     run(pool, "UPDATE billing_accounts SET last_login_at = now() WHERE owner_id = $1", user).await
 }
 
 /// Closes a user's accounts: no more sandboxes, no more bills.
+///
+/// # Errors
+/// When the database cannot be asked.
 pub async fn close(pool: &PgPool, user: UserId) -> Result<(), sqlx::Error> {
     run(pool, "UPDATE billing_accounts SET closed_at = now(), sandboxes_max = 0 WHERE owner_id = $1", user).await
 }
 
 /// Removes what is left of them.
+///
+/// # Errors
+/// When the database cannot be asked.
 pub async fn remove(pool: &PgPool, user: UserId) -> Result<(), sqlx::Error> {
     run(pool, "DELETE FROM billing_accounts WHERE owner_id = $1", user).await
 }
@@ -51,6 +66,9 @@ async fn run(pool: &PgPool, statement: &'static str, user: UserId) -> Result<(),
 }
 
 /// Notes an event, once however often it is delivered.
+///
+/// # Errors
+/// When the database cannot be asked.
 pub async fn meter(pool: &PgPool, event: &SandboxEvent) -> Result<(), sqlx::Error> {
     sqlx::query(
         "INSERT INTO billing_events (event_id, team_id, sandbox_id, kind, occurred_at)
@@ -66,7 +84,10 @@ pub async fn meter(pool: &PgPool, event: &SandboxEvent) -> Result<(), sqlx::Erro
     .map(|_| ())
 }
 
-/// What a team may use; teams without an account (made later by hand) get the smallest plan.
+/// Reads what a team may use; teams without an account (made later by hand) get the smallest plan.
+///
+/// # Errors
+/// When the database cannot be asked.
 pub async fn limits(pool: &PgPool, team: TeamId) -> Result<Limits, sqlx::Error> {
     let row = sqlx::query("SELECT sandboxes_max, vcpus_max, memory_mib_max FROM billing_accounts WHERE team_id = $1")
         .bind(team.uuid())
@@ -79,11 +100,15 @@ pub async fn limits(pool: &PgPool, team: TeamId) -> Result<Limits, sqlx::Error> 
             sandboxes_max: bound(Some(row.try_get("sandboxes_max")?)),
             vcpus_max: bound(row.try_get("vcpus_max")?),
             memory_mib_max: bound(row.try_get("memory_mib_max")?),
+            ..Limits::NONE
         },
     })
 }
 
 /// Sells a team another plan, inside the caller's transaction. Answers who pays; none when it has no account.
+///
+/// # Errors
+/// When the database cannot be asked.
 pub async fn set_plan(tx: &mut PgConnection, team: TeamId, sandboxes_max: i64) -> Result<Option<String>, sqlx::Error> {
     sqlx::query_scalar("UPDATE billing_accounts SET sandboxes_max = $2 WHERE team_id = $1 RETURNING email")
         .bind(team.uuid())
@@ -93,6 +118,9 @@ pub async fn set_plan(tx: &mut PgConnection, team: TeamId, sandboxes_max: i64) -
 }
 
 /// A team's account.
+///
+/// # Errors
+/// When the database cannot be asked.
 pub async fn account(pool: &PgPool, team: TeamId) -> Result<Option<Account>, sqlx::Error> {
     let row =
         sqlx::query("SELECT * FROM billing_accounts WHERE team_id = $1").bind(team.uuid()).fetch_optional(pool).await?;
@@ -110,6 +138,9 @@ pub async fn account(pool: &PgPool, team: TeamId) -> Result<Option<Account>, sql
 }
 
 /// Counts what each team created.
+///
+/// # Errors
+/// When the database cannot be asked.
 pub async fn count(pool: &PgPool) -> Result<(), sqlx::Error> {
     sqlx::query(
         "UPDATE billing_accounts a SET created_total = n.total

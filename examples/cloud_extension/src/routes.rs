@@ -12,7 +12,7 @@ use wrenn_control::mail::Letter;
 
 use crate::billing;
 
-/// All of them.
+/// Routes of this distribution.
 pub fn router(ctx: &ServerContext) -> Router {
     Router::new()
         .route("/v1/billing/prices", get(prices))

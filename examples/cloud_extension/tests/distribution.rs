@@ -110,7 +110,8 @@ impl World {
     async fn person(&self, email: &str) -> Person {
         let token = self.activation(email).await;
         let mut person = Person::new(&self.base);
-        let answer = person.call(Method::POST, "/v1/auth/activate", json!({"token": token})).await;
+        let answer =
+            person.call(Method::POST, "/v1/auth/activate", json!({"token": token, "password": PASSWORD})).await;
         assert_eq!(answer.status, 200, "{}", answer.body);
         person
     }
@@ -126,6 +127,9 @@ impl Drop for World {
 async fn a_distribution_bills_limits_and_meters_without_a_change_to_the_core() {
     let world = World::start().await;
     let mut admin = world.person("admin@example.com").await;
+    // As `wrenn-cp admin create` does.
+    let made = sqlx::query("UPDATE users SET is_admin = true").execute(world.database.store().pool()).await;
+    assert_eq!(made.expect("an admin").rows_affected(), 1);
     assert_eq!(admin.get("/health").await.body["version"], "cloud-1.0.0");
     assert_eq!(admin.get("/v1/me").await.headers["x-cloud-version"], "cloud-1.0.0");
     let mut ann = world.person("ann@example.com").await;
@@ -185,7 +189,7 @@ async fn a_sign_up_the_distribution_refuses_leaves_no_account() {
     let refused = eve.call(Method::POST, "/v1/auth/activate", json!({"token": token})).await;
     assert_eq!((refused.status, refused.body["error"]["code"].as_str()), (500, Some("signup_hook_failed")));
     let login = json!({"email": "eve@blocked.example.com", "password": PASSWORD});
-    assert_eq!(eve.call(Method::POST, "/v1/auth/login", login).await.status, 403);
+    assert_eq!(eve.call(Method::POST, "/v1/auth/login", login).await.status, 401);
     let accounts: i64 = sqlx::query_scalar("SELECT count(*) FROM billing_accounts")
         .fetch_one(world.database.store().pool())
         .await

@@ -18,6 +18,9 @@ pub struct Binaries {
 }
 
 /// Builds both with cargo.
+///
+/// # Errors
+/// A program does not build, or is not static.
 pub fn build(repository: &Path) -> Result<Binaries> {
     let target = target()?;
     say(&format!("building envd and wrenn-init for {target}"));
@@ -41,6 +44,9 @@ pub fn build(repository: &Path) -> Result<Binaries> {
 }
 
 /// The programs of the last build.
+///
+/// # Errors
+/// A program is missing.
 pub fn built(repository: &Path) -> Result<Binaries> {
     let places = [MUSL, GNU].map(|target| repository.join("target/guest").join(target).join("guest"));
     let Some(place) = places.iter().find(|place| place.join("envd").exists()) else {

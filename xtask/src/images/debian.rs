@@ -17,6 +17,9 @@ pub struct Mirror {
 
 impl Mirror {
     /// `WRENN_DEBIAN_MIRROR`, or what this machine's apt is set up with.
+    ///
+    /// # Errors
+    /// The sources of apt name no mirror.
     pub fn find() -> Result<Self> {
         let sites =
             tool::text(tool::command("apt-get").args(["indextargets", "--format", "$(SITE)"])).unwrap_or_default();
@@ -44,6 +47,9 @@ impl Mirror {
 }
 
 /// Downloads the package that `metapackage` stands for; returns the .deb. Uses package lists of its own in `cache`.
+///
+/// # Errors
+/// The lists or the package cannot be had.
 pub fn download_kernel(mirror: &Mirror, suite: &str, metapackage: &str, cache: &Path) -> Result<PathBuf> {
     let apt = cache.join("apt");
     for place in ["lists/partial", "archives/partial", "etc"] {

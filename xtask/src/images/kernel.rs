@@ -17,6 +17,9 @@ const VMLINUX_BYTES_MAX: usize = 512 * 1024 * 1024;
 const BLOCK_BYTES: usize = 8 * 1024 * 1024;
 
 /// Makes `vmlinux-{version}` and `initramfs-{version}` in `kernels`.
+///
+/// # Errors
+/// The package cannot be unpacked, or holds no kernel.
 pub fn make(
     guest: &Guest,
     mirror: &Mirror,
@@ -108,6 +111,9 @@ fn unpack(image: &[u8]) -> Result<Vec<u8>> {
 }
 
 /// Writes beside the target and renames, so that a reader never sees half a file.
+///
+/// # Errors
+/// The file cannot be written or renamed.
 pub fn replace(path: &Path, content: &[u8]) -> Result<()> {
     let unfinished =
         path.with_file_name(format!(".{}.unfinished", path.file_name().unwrap_or_default().to_string_lossy()));

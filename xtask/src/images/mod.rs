@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 
-/// What to make and where.
+/// Options of `cargo xtask images`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Options {
     /// Directory that gets `kernels/` and `images/`.
@@ -30,6 +30,9 @@ pub struct Options {
 }
 
 /// Makes everything that is not there or has changed.
+///
+/// # Errors
+/// A tool is missing or fails.
 pub fn run(options: &Options) -> Result<()> {
     let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask lies in the repository")?;
     let began = Instant::now();

@@ -20,6 +20,10 @@ pub struct Guest {
 }
 
 impl Guest {
+    /// Reads the recipe.
+    ///
+    /// # Errors
+    /// The recipe cannot be read or parsed.
     pub fn read(path: &Path) -> Result<Self> {
         let text = fs::read(path).with_context(|| format!("read {}", path.display()))?;
         serde_json::from_slice(&text).with_context(|| format!("parse {}", path.display()))
@@ -47,6 +51,9 @@ pub struct Image {
 
 impl Image {
     /// Reads the recipe and a key over everything that decides what the package tree holds.
+    ///
+    /// # Errors
+    /// The recipe cannot be read or parsed.
     pub fn read(directory: &Path) -> Result<(Self, String)> {
         let path = directory.join("recipe.json");
         let text = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
@@ -66,6 +73,9 @@ impl Image {
 }
 
 /// Regular files below `directory`, relative to it, sorted.
+///
+/// # Errors
+/// A directory cannot be read.
 pub fn files_below(directory: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     let mut open = vec![directory.to_owned()];

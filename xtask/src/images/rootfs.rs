@@ -30,6 +30,9 @@ struct Manifest<'a> {
 }
 
 /// Makes `{images_out}/{name}/rootfs.ext4` and image.json from `{recipes}/{name}`.
+///
+/// # Errors
+/// A tool fails, or the image cannot be written.
 pub fn make(
     name: &str,
     recipes: &Path,

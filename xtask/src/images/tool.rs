@@ -8,6 +8,9 @@ use anyhow::{Context, Result, bail};
 use super::Options;
 
 /// Fails with the Debian packages to install when one of (program, package) is missing.
+///
+/// # Errors
+/// A program is missing.
 pub fn require(tools: &[(&str, &str)]) -> Result<()> {
     let places = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
     let there = |tool: &str| places.split(':').any(|place| Path::new(place).join(tool).exists());
@@ -29,6 +32,9 @@ pub fn command(program: &str) -> Command {
 }
 
 /// Runs to the end and returns standard output; a failure shows both streams.
+///
+/// # Errors
+/// The program cannot be started, or failed.
 pub fn output(command: &mut Command) -> Result<Vec<u8>> {
     let output = command.output().with_context(|| format!("start {:?}", command.get_program()))?;
     if !output.status.success() {
@@ -44,16 +50,25 @@ pub fn output(command: &mut Command) -> Result<Vec<u8>> {
 }
 
 /// As [`output`], for text.
+///
+/// # Errors
+/// The program cannot be started, failed, or printed no text.
 pub fn text(command: &mut Command) -> Result<String> {
     String::from_utf8(output(command)?).context("output is not text")
 }
 
 /// Whether this process may make files of any owner.
+///
+/// # Errors
+/// The program `id` cannot be run.
 pub fn is_root() -> Result<bool> {
     Ok(text(command("id").arg("-u"))?.trim() == "0")
 }
 
 /// Runs this program again as root, with the guest binaries already built.
+///
+/// # Errors
+/// The program cannot be started, or failed.
 pub fn run_again_with_sudo(options: &Options) -> Result<()> {
     require(&[("sudo", "sudo")]).context("run `cargo xtask images` as root, or install sudo")?;
     let own = std::env::current_exe().context("find this program")?;

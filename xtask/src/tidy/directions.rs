@@ -6,15 +6,15 @@ use std::process::Command;
 
 use anyhow::{Context, bail};
 
-use super::Problem;
+use super::{Problem, section};
 
-/// Lines of the form `agent -> domain, contract` between these two marks are the table.
-const BEGIN: &str = "<!-- directions -->";
-const END: &str = "<!-- /directions -->";
-
+/// Lines of the form `agent -> domain, contract`.
 type Table = BTreeMap<String, BTreeSet<String>>;
 
 /// Compares both.
+///
+/// # Errors
+/// Cargo or the table cannot be read.
 pub fn check(root: &Path) -> anyhow::Result<Vec<Problem>> {
     let allowed = table(root)?;
     let mut problems = Vec::new();
@@ -36,10 +36,8 @@ pub fn check(root: &Path) -> anyhow::Result<Vec<Problem>> {
 
 fn table(root: &Path) -> anyhow::Result<Table> {
     let text = std::fs::read_to_string(root.join("docs/ARCHITECTURE.md")).context("docs/ARCHITECTURE.md")?;
-    let inside = text.split_once(BEGIN).and_then(|(_, rest)| rest.split_once(END));
-    let Some((inside, _)) = inside else { bail!("docs/ARCHITECTURE.md has no table between {BEGIN} and {END}") };
     let mut table = Table::new();
-    for line in inside.lines() {
+    for line in section(&text, "directions")?.lines() {
         let Some((room, uses)) = line.trim().trim_start_matches("- ").trim_matches('`').split_once("->") else {
             continue;
         };

@@ -58,12 +58,12 @@ fn walls(source: &Source, problems: &mut Vec<Problem>) {
     let linux = source.path.starts_with("crates/linux/");
     let may_start = source.is_test() || CHILD_PROCESS_ROOMS.iter().any(|room| source.path.starts_with(room));
     for (number, line) in source.production().enumerate() {
-        let place = || format!("{}:{}", source.path, number + 1);
+        let position = || format!("{}:{}", source.path, number + 1);
         if !linux && line.contains("allow(unsafe_code)") {
-            problems.push(Problem::new(place(), "unsafe code lives in crates/linux"));
+            problems.push(Problem::new(position(), "unsafe code lives in crates/linux"));
         }
         if !may_start && line.contains("Command::new(") && !line.contains("clap") {
-            problems.push(Problem::new(place(), "child processes are started in crates/linux"));
+            problems.push(Problem::new(position(), "child processes are started in crates/linux"));
         }
     }
 }

@@ -6,24 +6,28 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 
 mod directions;
+mod docs;
 mod files;
+mod literals;
 mod modules;
+mod names;
+mod syntax;
 
 /// One broken law.
 pub struct Problem {
-    place: String,
+    position: String,
     what: String,
 }
 
 impl Problem {
-    fn new(place: impl Into<String>, what: impl Into<String>) -> Self {
-        Self { place: place.into(), what: what.into() }
+    fn new(position: impl Into<String>, what: impl Into<String>) -> Self {
+        Self { position: position.into(), what: what.into() }
     }
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.place, self.what)
+        write!(f, "{}: {}", self.position, self.what)
     }
 }
 
@@ -49,8 +53,11 @@ impl Source {
 }
 
 /// Runs every check and prints what is broken.
-pub fn run() -> anyhow::Result<()> {
-    let problems = check(&crate::root())?;
+///
+/// # Errors
+/// Something is out of order, or cannot be read.
+pub fn run(strict: bool) -> anyhow::Result<()> {
+    let problems = check(&crate::root(), strict)?;
     for problem in &problems {
         eprintln!("{problem}");
     }
@@ -61,13 +68,35 @@ pub fn run() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn check(root: &Path) -> anyhow::Result<Vec<Problem>> {
+fn check(root: &Path, strict: bool) -> anyhow::Result<Vec<Problem>> {
     let sources = sources(root)?;
     let mut problems = directions::check(root)?;
     problems.extend(files::check(&sources));
-    problems.extend(modules::check(&sources));
+    problems.extend(modules::check(root, &sources)?);
+    if strict {
+        problems.extend(names::check(&sources)?);
+        problems.extend(docs::check(&sources)?);
+        problems.extend(literals::check(root, &sources)?);
+    }
     problems.extend(architecture_length(root)?);
     Ok(problems)
+}
+
+/// Prints which modules of each crate name which others today, in the form of the table in docs/ARCHITECTURE.md.
+///
+/// # Errors
+/// A file cannot be read or parsed.
+pub fn print_modules() -> anyhow::Result<()> {
+    modules::print(&sources(&crate::root())?)
+}
+
+/// The lines of a document between `<!-- name -->` and `<!-- /name -->`.
+fn section<'a>(text: &'a str, name: &str) -> anyhow::Result<&'a str> {
+    let (begin, end) = (format!("<!-- {name} -->"), format!("<!-- /{name} -->"));
+    let inside = text.split_once(&begin).and_then(|(_, rest)| rest.split_once(&end));
+    inside
+        .map(|(inside, _)| inside)
+        .with_context(|| format!("docs/ARCHITECTURE.md has nothing between {begin} and {end}"))
 }
 
 fn architecture_length(root: &Path) -> anyhow::Result<Option<Problem>> {
@@ -103,7 +132,7 @@ mod tests {
 
     #[test]
     fn the_tree_is_tidy() {
-        let problems = check(&crate::root()).unwrap();
+        let problems = check(&crate::root(), false).unwrap();
         let text: Vec<_> = problems.iter().map(ToString::to_string).collect();
         assert!(text.is_empty(), "\n{}", text.join("\n"));
     }

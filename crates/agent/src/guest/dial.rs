@@ -1,9 +1,9 @@
 //! An HTTP client whose connections begin inside a sandbox's network namespace.
 
 use std::future::Future;
-use std::net::{SocketAddr, TcpStream as StdStream};
 use std::pin::Pin;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -16,8 +16,12 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use wrenn_contract::guest::{GUEST_ADDR, PORT};
-use wrenn_domain::limits::{PORT_CONNECTIONS_MAX, RELAY_CALLS_MAX};
-use wrenn_linux::netns::Netns;
+use wrenn_domain::limits::RELAY_CALLS_MAX;
+
+use super::tunnels::Tunnels;
+use crate::blocking::blocking;
+use crate::mutex::lock;
+use crate::sockets::Sockets;
 
 /// A guest on the same machine answers in a millisecond or not at all.
 const CONNECT_WAIT: Duration = Duration::from_secs(5);
@@ -38,6 +42,10 @@ pub enum GuestError {
     Late(u64),
     #[error("the guest confirmed another start than this one")]
     NotConfirmed,
+    #[error("the request to the guest could not be built")]
+    Request(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("no random numbers to be had")]
+    Random,
     #[error("could not listen for the guest")]
     Listen(#[source] std::io::Error),
 }
@@ -45,88 +53,119 @@ pub enum GuestError {
 /// Calls envd of one guest, with its token.
 pub struct GuestClient {
     client: Client<Dialer, Body>,
-    token: RwLock<http::HeaderValue>,
+    token: Mutex<http::HeaderValue>,
+    /// Number of the guest's latest freeze, or the time this client was made, which is later than any before.
+    freeze_number: AtomicU64,
     /// Set when the guest is no more: its end of a connection then says nothing, not even that it is closed.
     gone: CancellationToken,
     calls: Arc<Semaphore>,
-    netns: Arc<Netns>,
-    ports: Arc<Semaphore>,
+    sockets: Arc<dyn Sockets>,
+    tunnels: Tunnels,
 }
 
 impl GuestClient {
-    /// Opens nothing yet.
-    pub fn new(netns: Arc<Netns>, token: &str) -> Self {
+    /// Makes a client that has opened nothing yet.
+    ///
+    /// # Errors
+    /// The token has bytes that no header can carry.
+    pub fn new(sockets: Arc<dyn Sockets>, token: &str) -> Result<Self, GuestError> {
         let client = Client::builder(TokioExecutor::new())
             .pool_max_idle_per_host(IDLE_MAX)
             .pool_idle_timeout(IDLE_WAIT)
             .pool_timer(hyper_util::rt::TokioTimer::new())
-            .build(Dialer { netns: Arc::clone(&netns) });
-        Self {
+            .build(Dialer { sockets: Arc::clone(&sockets) });
+        Ok(Self {
             client,
-            token: RwLock::new(header(token)),
+            token: Mutex::new(header(token)?),
+            freeze_number: AtomicU64::new(unix_ns()),
             gone: CancellationToken::new(),
             calls: Arc::new(Semaphore::new(RELAY_CALLS_MAX)),
-            netns,
-            ports: Arc::new(Semaphore::new(PORT_CONNECTIONS_MAX)),
-        }
+            sockets,
+            tunnels: Tunnels::default(),
+        })
     }
 
-    /// The guest's network.
-    pub(super) fn netns(&self) -> &Arc<Netns> {
-        &self.netns
+    /// Returns the guest's network.
+    pub(super) fn sockets(&self) -> &Arc<dyn Sockets> {
+        &self.sockets
     }
 
-    /// A place for one more connection to a port. `None` when there are as many as allowed.
-    pub(super) fn port_place(&self) -> Option<tokio::sync::OwnedSemaphorePermit> {
-        Arc::clone(&self.ports).try_acquire_owned().ok()
+    /// Returns the connections to ports of the guest.
+    pub(super) fn tunnels(&self) -> &Tunnels {
+        &self.tunnels
     }
 
-    /// The guest is no more: every call under way breaks off.
-    pub fn hang_up(&self) {
+    /// Breaks every call under way off, because the guest is no more.
+    pub fn disconnect(&self) {
         self.gone.cancel();
     }
 
-    /// To break off with.
+    /// Returns the token that is cancelled when the guest is no more.
     pub fn gone(&self) -> &CancellationToken {
         &self.gone
     }
 
-    /// From now on the guest knows this one.
-    pub fn set_token(&self, token: &str) {
-        *self.token.write().unwrap_or_else(PoisonError::into_inner) = header(token);
+    /// Uses another token from now on.
+    ///
+    /// # Errors
+    /// The token has bytes that no header can carry.
+    pub fn set_token(&self, token: &str) -> Result<(), GuestError> {
+        *lock(&self.token) = header(token)?;
+        Ok(())
     }
 
-    /// One call. `None` when as many as allowed are under way. The permit travels with the answer's body.
-    pub fn permit(&self) -> Option<tokio::sync::OwnedSemaphorePermit> {
-        Arc::clone(&self.calls).try_acquire_owned().ok()
+    /// Returns the number of the guest's latest freeze; a release of it ends all before.
+    pub(super) fn freeze_number(&self) -> u64 {
+        self.freeze_number.load(Ordering::Relaxed)
+    }
+
+    /// Chooses the number for a new freeze, larger than any this guest has seen: of this agent by counting, of a former one by the clock.
+    pub(super) fn next_freeze_number(&self) -> u64 {
+        let next = (self.freeze_number() + 1).max(unix_ns());
+        self.freeze_number.store(next, Ordering::Relaxed);
+        next
+    }
+
+    /// Takes a permit for one call; `None` when `most`, or as many as ever allowed, are under way. The permit travels with the answer's
+    /// body.
+    pub fn permit(&self, most: usize) -> Option<tokio::sync::OwnedSemaphorePermit> {
+        let under_way = RELAY_CALLS_MAX - self.calls.available_permits();
+        if under_way >= most { None } else { Arc::clone(&self.calls).try_acquire_owned().ok() }
     }
 
     /// Sends a request to envd; its URI is a path.
+    ///
+    /// # Errors
+    /// The URI is not a path, or the guest does not answer.
     pub async fn send(&self, mut request: Request<Body>) -> Result<Response<Incoming>, GuestError> {
         let path = request.uri().path_and_query().map_or("/", |p| p.as_str()).to_owned();
-        if let Ok(uri) = Uri::builder().scheme("http").authority(authority()).path_and_query(path).build() {
-            *request.uri_mut() = uri;
-        }
-        let token = self.token.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let uri = Uri::builder().scheme("http").authority(authority()).path_and_query(path).build();
+        *request.uri_mut() = uri.map_err(|error| GuestError::Request(Box::new(error)))?;
+        let token = lock(&self.token).clone();
         request.headers_mut().insert(wrenn_contract::guest::TOKEN_HEADER, token);
         Ok(self.client.request(request).await?)
     }
 }
 
-fn header(token: &str) -> http::HeaderValue {
-    let mut value = http::HeaderValue::from_str(token).unwrap_or_else(|_| http::HeaderValue::from_static(""));
+fn unix_ns() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX - 1)
+}
+
+fn header(token: &str) -> Result<http::HeaderValue, GuestError> {
+    let mut value = http::HeaderValue::from_str(token).map_err(|error| GuestError::Request(Box::new(error)))?;
     value.set_sensitive(true);
-    value
+    Ok(value)
 }
 
 fn authority() -> String {
     format!("{GUEST_ADDR}:{PORT}")
 }
 
-/// Opens a connection to envd on a thread inside the namespace.
+/// Opens connections to envd from inside the sandbox's network.
 #[derive(Clone)]
 struct Dialer {
-    netns: Arc<Netns>,
+    sockets: Arc<dyn Sockets>,
 }
 
 type Dialing = Pin<Box<dyn Future<Output = std::io::Result<TokioIo<TcpStream>>> + Send>>;
@@ -141,14 +180,22 @@ impl tower::Service<Uri> for Dialer {
     }
 
     fn call(&mut self, _: Uri) -> Dialing {
-        let netns = Arc::clone(&self.netns);
+        let sockets = Arc::clone(&self.sockets);
         Box::pin(async move {
-            let connect =
-                move || netns.run(|| StdStream::connect_timeout(&SocketAddr::from((GUEST_ADDR, PORT)), CONNECT_WAIT));
-            let stream = tokio::task::spawn_blocking(connect).await.map_err(std::io::Error::other)??;
-            stream.set_nonblocking(true)?;
-            stream.set_nodelay(true)?;
-            Ok(TokioIo::new(TcpStream::from_std(stream)?))
+            let connected = tokio::time::timeout(CONNECT_WAIT, connect(&sockets, PORT)).await;
+            connected.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into())).map(TokioIo::new)
         })
     }
+}
+
+/// Connects to a port of the guest. The socket is made inside the sandbox's network and belongs to it; connecting it needs no thread.
+///
+/// # Errors
+/// The network is gone or nobody listens there.
+pub(super) async fn connect(sockets: &Arc<dyn Sockets>, port: u16) -> std::io::Result<TcpStream> {
+    let its = Arc::clone(sockets);
+    let socket = blocking(move || its.tcp()).await?;
+    socket.set_nodelay(true)?;
+    socket.set_keepalive(true)?;
+    socket.connect(sockets.guest(port)).await
 }

@@ -4,11 +4,9 @@
 //! listens there, envd is asked for the port of the guest's loopback. A guest that ends resets its tunnels: half an answer must
 //! not look like a whole one. Must never: read what passes.
 
+use crate::failure::cause;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use http::header::{CONNECTION, UPGRADE};
@@ -17,42 +15,45 @@ use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto::upgrade;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpSocket, TcpStream};
-use tokio::sync::OwnedSemaphorePermit;
-use wrenn_contract::guest::{GUEST_ADDR, TUNNEL, TUNNEL_PROTOCOL};
+use tokio::net::TcpStream;
+use wrenn_contract::guest::{TUNNEL, TUNNEL_PROTOCOL};
 use wrenn_contract::host::RelayError;
-use wrenn_domain::limits::{PORT_BUFFER_BYTES, PORT_DIAL_MAX, PORT_HALF_CLOSED_MAX};
-use wrenn_linux::netns::Netns;
+use wrenn_domain::limits::{PORT_BUFFER_BYTES, PORT_CONNECTIONS_MAX, PORT_DIAL_MAX};
 
-use super::dial::{GuestClient, GuestError};
-
-/// Between two looks whether a half-closed tunnel is still used.
-const LOOK_EVERY: Duration = Duration::from_secs(30);
-/// Activity is told at most this often per tunnel; time-outs are counted in minutes.
-const TELL_EVERY_MS: u64 = 500;
+use super::dial::{GuestClient, GuestError, connect};
+use super::host_pool::HostPool;
+use super::tunnels::{Tunnel, Used};
 
 /// Opens a tunnel and answers 101; the bytes flow after that, until both sides or the guest end.
+///
+/// # Errors
+/// The guest does not run, does not answer, refuses the connection, or has as many as allowed.
 pub async fn tunnel(
     client: &Arc<GuestClient>,
     port: u16,
     mut request: Request<Body>,
     activity: Arc<dyn Fn() + Send + Sync>,
+    pool: &HostPool,
 ) -> Result<Response<Body>, RelayError> {
     if !asks_for_tunnel(&request) {
         return Ok(plain(StatusCode::UPGRADE_REQUIRED, "this path takes upgrades to wrenn-tcp only\n"));
     }
-    let place = client.port_place().ok_or(RelayError::Busy)?;
-    let way = tokio::select! {
+    let share = pool.share(PORT_CONNECTIONS_MAX);
+    let tunnel = client.tunnels().enter(share, Used::new(activity));
+    let permit = pool.permit_soon().await.ok_or(RelayError::Busy)?;
+    let stream = tokio::select! {
         biased;
         () = client.gone().cancelled() => return Err(RelayError::NotRunning),
-        way = open(client, port) => way?,
+        () = tunnel.ended() => return Err(RelayError::Busy),
+        stream = open(client, port) => stream?,
     };
-    activity();
+    tunnel.used().now();
     let caller = hyper::upgrade::on(&mut request);
     let client = Arc::clone(client);
     tokio::spawn(async move {
         let Ok(Ok(caller)) = tokio::time::timeout(PORT_DIAL_MAX, caller).await else { return };
-        let outcome = carry(&client, caller, way, activity, place).await;
+        let outcome = carry(&client, caller, stream, &tunnel).await;
+        drop((tunnel, permit));
         if let Err(error) = outcome {
             tracing::debug!(port, %error, "a tunnel broke");
         }
@@ -79,17 +80,17 @@ fn plain(status: StatusCode, text: &'static str) -> Response<Body> {
 }
 
 /// The guest's end of a tunnel.
-enum Way {
+enum GuestStream {
     /// To an address of the guest.
     Direct(TcpStream),
     /// To its loopback, through envd.
     Loopback(Box<TokioIo<Upgraded>>),
 }
 
-async fn open(client: &GuestClient, port: u16) -> Result<Way, RelayError> {
-    let direct = tokio::time::timeout(PORT_DIAL_MAX, dial(client.netns(), port)).await;
+async fn open(client: &GuestClient, port: u16) -> Result<GuestStream, RelayError> {
+    let direct = tokio::time::timeout(PORT_DIAL_MAX, connect(client.sockets(), port)).await;
     match direct {
-        Ok(Ok(stream)) => Ok(Way::Direct(stream)),
+        Ok(Ok(stream)) => Ok(GuestStream::Direct(stream)),
         Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => through_envd(client, port).await,
         Ok(Err(error)) => {
             tracing::debug!(port, %error, "a port of a guest cannot be reached");
@@ -99,24 +100,14 @@ async fn open(client: &GuestClient, port: u16) -> Result<Way, RelayError> {
     }
 }
 
-/// The socket is made inside the namespace and belongs to it; connecting it needs no thread.
-async fn dial(netns: &Arc<Netns>, port: u16) -> io::Result<TcpStream> {
-    let netns = Arc::clone(netns);
-    let make = move || netns.run(TcpSocket::new_v4);
-    let socket = tokio::task::spawn_blocking(make).await.map_err(io::Error::other)??;
-    socket.set_nodelay(true)?;
-    socket.set_keepalive(true)?;
-    socket.connect(SocketAddr::from((GUEST_ADDR, port))).await
-}
-
-async fn through_envd(client: &GuestClient, port: u16) -> Result<Way, RelayError> {
+async fn through_envd(client: &GuestClient, port: u16) -> Result<GuestStream, RelayError> {
     let request = Request::get(format!("{TUNNEL}?port={port}"))
         .header(CONNECTION, "upgrade")
         .header(UPGRADE, TUNNEL_PROTOCOL)
         .body(Body::empty())
         .map_err(|_| RelayError::NotFound)?;
     let unresponsive = |error: GuestError| {
-        tracing::debug!(port, error = &error as &dyn std::error::Error, "envd opened no tunnel");
+        tracing::debug!(port, error = cause(&error), "envd opened no tunnel");
         RelayError::Unresponsive
     };
     let answer = tokio::time::timeout(PORT_DIAL_MAX, client.send(request)).await;
@@ -124,7 +115,7 @@ async fn through_envd(client: &GuestClient, port: u16) -> Result<Way, RelayError
     match answer.status() {
         StatusCode::SWITCHING_PROTOCOLS => {
             let upgraded = hyper::upgrade::on(answer).await.map_err(|_| RelayError::Unresponsive)?;
-            Ok(Way::Loopback(Box::new(TokioIo::new(upgraded))))
+            Ok(GuestStream::Loopback(Box::new(TokioIo::new(upgraded))))
         }
         StatusCode::SERVICE_UNAVAILABLE => Err(RelayError::Busy),
         _ => Err(RelayError::Refused),
@@ -132,21 +123,14 @@ async fn through_envd(client: &GuestClient, port: u16) -> Result<Way, RelayError
 }
 
 /// Carries bytes until both sides have ended or the guest is gone.
-async fn carry(
-    client: &GuestClient,
-    caller: Upgraded,
-    way: Way,
-    activity: Arc<dyn Fn() + Send + Sync>,
-    _place: OwnedSemaphorePermit,
-) -> io::Result<()> {
+async fn carry(client: &GuestClient, caller: Upgraded, stream: GuestStream, tunnel: &Tunnel) -> io::Result<()> {
     // The bare socket, so that it can be reset.
     let parts = upgrade::downcast::<TokioIo<TcpStream>>(caller)
         .map_err(|_| io::Error::other("the caller's connection is not a TCP one"))?;
     let mut caller = parts.io.into_inner();
-    let used = Used::new(activity);
-    let carried = match way {
-        Way::Direct(guest) => both_ways(client, &mut caller, &parts.read_buf, guest, &used).await,
-        Way::Loopback(guest) => both_ways(client, &mut caller, &parts.read_buf, guest, &used).await,
+    let carried = match stream {
+        GuestStream::Direct(guest) => both_ways(client, &mut caller, &parts.read_buf, guest, tunnel).await,
+        GuestStream::Loopback(guest) => both_ways(client, &mut caller, &parts.read_buf, guest, tunnel).await,
     };
     if carried.is_err() {
         // Also when the guest ended: it may have been in the middle of an answer that only its end delimits.
@@ -158,15 +142,16 @@ async fn carry(
 async fn both_ways<G: AsyncRead + AsyncWrite>(
     client: &GuestClient,
     caller: &mut TcpStream,
-    ahead: &[u8],
+    read_before: &[u8],
     guest: G,
-    used: &Used,
+    tunnel: &Tunnel,
 ) -> io::Result<()> {
+    let used = tunnel.used();
     let (mut from_caller, mut to_caller) = caller.split();
     let (mut from_guest, mut to_guest) = tokio::io::split(guest);
     let up = async {
         // Who no longer reads may still answer: a refusal before the whole body was sent.
-        if to_guest.write_all(ahead).await.is_err() {
+        if to_guest.write_all(read_before).await.is_err() {
             return Ok(());
         }
         pump(&mut from_caller, &mut to_guest, used).await.or_else(|broken| match broken {
@@ -184,6 +169,7 @@ async fn both_ways<G: AsyncRead + AsyncWrite>(
         biased;
         done = async { tokio::try_join!(up, down) } => done.map(|_| ()),
         () = client.gone().cancelled() => Err(io::Error::other("the guest is no longer running")),
+        () = tunnel.ended() => Err(io::Error::other("the longest idle one of too many")),
         () = used.given_up() => Err(io::Error::other("half closed, and silent since")),
     }
 }
@@ -203,52 +189,11 @@ async fn pump(
     loop {
         let count = from.read(&mut buffer).await.map_err(Broken::Reading)?;
         if count == 0 {
-            used.half_closed.store(true, Ordering::Relaxed);
+            used.half_close();
             return to.shutdown().await.map_err(Broken::Writing);
         }
         used.now();
         to.write_all(&buffer[..count]).await.map_err(Broken::Writing)?;
-    }
-}
-
-/// When a tunnel was used, and whether a side of it has ended.
-struct Used {
-    began: Instant,
-    at_ms: AtomicU64,
-    told_ms: AtomicU64,
-    half_closed: AtomicBool,
-    activity: Arc<dyn Fn() + Send + Sync>,
-}
-
-impl Used {
-    fn new(activity: Arc<dyn Fn() + Send + Sync>) -> Self {
-        let zero = || AtomicU64::new(0);
-        Self { began: Instant::now(), at_ms: zero(), told_ms: zero(), half_closed: false.into(), activity }
-    }
-
-    fn now_ms(&self) -> u64 {
-        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-
-    fn now(&self) {
-        let now = self.now_ms();
-        self.at_ms.store(now, Ordering::Relaxed);
-        if now.saturating_sub(self.told_ms.load(Ordering::Relaxed)) >= TELL_EVERY_MS {
-            self.told_ms.store(now, Ordering::Relaxed);
-            (self.activity)();
-        }
-    }
-
-    /// Returns when one side has ended and nothing has passed for so long that nobody waits for the other.
-    async fn given_up(&self) {
-        loop {
-            tokio::time::sleep(LOOK_EVERY).await;
-            let silent = self.now_ms().saturating_sub(self.at_ms.load(Ordering::Relaxed));
-            let long = silent >= u64::try_from(PORT_HALF_CLOSED_MAX.as_millis()).unwrap_or(u64::MAX);
-            if long && self.half_closed.load(Ordering::Relaxed) {
-                return;
-            }
-        }
     }
 }
 

@@ -1,37 +1,45 @@
 //! Passes a request to envd and its answer back, streaming both ways. Reads nothing of either.
 
+use crate::failure::cause;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use axum::body::Body;
-use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderName};
+use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue};
 use http::{Request, Response};
 use hyper::body::{Body as _, Bytes, Frame, Incoming, SizeHint};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::WaitForCancellationFutureOwned;
-use wrenn_contract::guest::{INIT, SNAPSHOT_PREPARE, TOKEN_HEADER, TUNNEL};
-use wrenn_contract::hop::remove_hop;
-use wrenn_contract::host::{AUTH_HEADER, RelayError};
+use wrenn_contract::guest::{TOKEN_HEADER, is_open_to_users};
+use wrenn_contract::hop_by_hop::remove_hop;
+use wrenn_contract::host::{AUTH_HEADER, RELAY_ERROR_HEADER, RELAYED_HEADER, RelayError};
+use wrenn_domain::limits::RELAY_CALLS_MAX;
 
 use super::dial::GuestClient;
+use super::host_pool::HostPool;
 
 /// Relays one request whose path is `path_and_query` inside the guest.
+///
+/// # Errors
+/// The path is the agent's own, the guest does not run or answer, or it has as many calls under way as allowed.
 pub async fn relay(
     client: &GuestClient,
     path_and_query: &str,
     request: Request<Body>,
     activity: Arc<dyn Fn() + Send + Sync>,
+    pool: &HostPool,
 ) -> Result<Response<Body>, RelayError> {
     let path = path_and_query.split('?').next().unwrap_or_default();
-    // Identity and tokens are the agent's business alone.
-    if is_control(path) {
+    // Identity, tokens and captures are the agent's business alone.
+    if !is_open_to_users(path) {
         return Err(RelayError::NotFound);
     }
-    let permit = client.permit().ok_or(RelayError::Busy)?;
+    let permit = client.permit(pool.share(RELAY_CALLS_MAX)).ok_or(RelayError::Busy)?;
+    let host_permit = pool.permit().ok_or(RelayError::Busy)?;
     activity();
-    let told = activity.clone();
-    let mut request = request.map(|body| Body::new(Heard { body, activity: told }));
+    let heard = activity.clone();
+    let mut request = request.map(|body| Body::new(Heard { body, activity: heard }));
     *request.uri_mut() = path_and_query.parse().map_err(|_| RelayError::NotFound)?;
     *request.version_mut() = http::Version::HTTP_11;
     let had_length = request.headers().contains_key(CONTENT_LENGTH);
@@ -46,24 +54,22 @@ pub async fn relay(
         biased;
         () = client.gone().cancelled() => return Err(RelayError::NotRunning),
         response = client.send(request) => response.map_err(|error| {
-            tracing::debug!(error = &error as &dyn std::error::Error, "a guest did not answer");
+            tracing::debug!(error = cause(&error), "a guest did not answer");
             RelayError::Unresponsive
         })?,
     };
     let (mut parts, body) = response.into_parts();
     remove_hop(&mut parts.headers);
+    mark_relayed(&mut parts.headers);
     let gone = Box::pin(client.gone().clone().cancelled_owned());
-    let body = Body::new(Counted { body, gone, activity, _permit: permit });
+    let body = Body::new(Counted { body, gone, activity, _permits: (permit, host_permit) });
     Ok(Response::from_parts(parts, body))
 }
 
-/// Whether envd would take this path for one of the agent's own, however it is written.
-fn is_control(path: &str) -> bool {
-    let decoded = path.replace("%2f", "/").replace("%2F", "/").replace("%69", "i").replace("%73", "s");
-    let plain: Vec<&str> = decoded.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
-    let joined = format!("/{}", plain.join("/"));
-    let own = [INIT, SNAPSHOT_PREPARE, TUNNEL];
-    own.iter().any(|path| joined.starts_with(path)) || joined.contains("..") || joined.contains('%')
+/// Makes an answer of a guest known as one: the relay's own words are taken out of it.
+fn mark_relayed(headers: &mut HeaderMap) {
+    headers.remove(RELAY_ERROR_HEADER);
+    headers.insert(RELAYED_HEADER, HeaderValue::from_static("1"));
 }
 
 /// The sandbox was paused, crashed or was deleted in the middle of an answer.
@@ -98,13 +104,13 @@ impl hyper::body::Body for Heard {
     }
 }
 
-/// An answer's body: holds the call's place and counts as activity for as long as it lasts.
+/// An answer's body: holds the call's permits and counts as activity for as long as it lasts.
 struct Counted {
     body: Incoming,
     /// Ends it when the guest does.
     gone: Pin<Box<WaitForCancellationFutureOwned>>,
     activity: Arc<dyn Fn() + Send + Sync>,
-    _permit: OwnedSemaphorePermit,
+    _permits: (OwnedSemaphorePermit, OwnedSemaphorePermit),
 }
 
 impl hyper::body::Body for Counted {
@@ -134,17 +140,50 @@ impl hyper::body::Body for Counted {
 
 #[cfg(test)]
 mod tests {
+    use wrenn_contract::guest::{INIT, SNAPSHOT_FREEZE, SNAPSHOT_PREPARE, TUNNEL};
+
     use super::*;
 
     #[test]
-    fn the_agents_own_paths_cannot_be_reached_however_they_are_written() {
+    fn only_paths_of_users_pass_however_others_are_written() {
+        for path in [
+            INIT,
+            SNAPSHOT_PREPARE,
+            SNAPSHOT_FREEZE,
+            TUNNEL,
+            "//init",
+            "/./init",
+            "/%69nit",
+            "/%49nit",
+            "/in%69t",
+            "/init/",
+            "/x/../init",
+            "/files/../init",
+            "/files/",
+            "/process.Process/../init",
+            "/process.Process/..%2finit",
+            "/process.Process/",
+            "/",
+            "",
+        ] {
+            assert!(!is_open_to_users(path), "{path} would pass");
+        }
         for path in
-            ["/init", "//init", "/./init", "/%69nit", "/init/", "/snapshot/prepare", "/x/../init", "/in%69t", "/tunnel"]
+            ["/files", "/process.Process/Start", "/filesystem.Filesystem/ListDir", "/health", "/metrics", "/activity"]
         {
-            assert!(is_control(path), "{path} would pass");
+            assert!(is_open_to_users(path), "{path} is refused");
         }
-        for path in ["/files", "/process.Process/Start", "/health", "/metrics"] {
-            assert!(!is_control(path), "{path} is refused");
+    }
+
+    #[test]
+    fn a_guest_cannot_speak_as_the_relay() {
+        let mut headers = HeaderMap::new();
+        for forged in ["not_running", "busy"] {
+            headers.append(RELAY_ERROR_HEADER, HeaderValue::from_static(forged));
+            headers.append(RELAYED_HEADER, HeaderValue::from_static(forged));
         }
+        mark_relayed(&mut headers);
+        assert!(!headers.contains_key(RELAY_ERROR_HEADER));
+        assert_eq!(headers.get_all(RELAYED_HEADER).iter().collect::<Vec<_>>(), ["1"]);
     }
 }

@@ -1,17 +1,56 @@
-//! Names, addresses and rules: values made without touching the host.
+//! Plans a slot's names, addresses and rules: values made without touching the host.
 
 use std::net::Ipv4Addr;
 
-use wrenn_contract::guest::{GUEST_ADDR, READY_PORT};
+use wrenn_contract::guest::{GATEWAY_ADDR, GUEST_ADDR, GUEST_MAC, READY_PORT};
 use wrenn_domain::network::NOT_PUBLIC_V4;
-use wrenn_linux::nft::{Action, Chain, Hook, Match, Rule, Table, Verdict};
+use wrenn_linux::nft::Verdict::{Accept, Drop};
+use wrenn_linux::nft::{self, Action, Chain, Family, Hook, Match, Rule, Table, Verdict};
 
-/// The guest's tap inside each namespace.
+/// Name of the guest's tap inside each namespace.
 pub const TAP: &str = "tap0";
-/// The namespace's end of the link to the host.
+/// Name of the namespace's end of the link to the host.
 pub const UPLINK: &str = "up0";
+/// Name of the tables inside each namespace.
+const TABLE: &str = "wrenn";
+/// Hardware addresses of the two ends of the link to the host, the same for every slot: known, nobody has to be asked for them.
+pub const HOST_MAC: [u8; 6] = [0x02, 0xfc, 0, 0, 0, 0x07];
+pub const INNER_MAC: [u8; 6] = [0x02, 0xfc, 0, 0, 0, 0x08];
 
-/// What guests may reach beyond public addresses.
+/// Numbers of slots go from 1 to this: two addresses each of a /16.
+pub const NUMBER_MAX: u32 = 32_767;
+
+/// Ports of the host by which flows of guests leave it, in ranges of which each slot has one. A power of two; slots of which more are in
+/// use at once share theirs with one in 128.
+const PORT_RANGES: u16 = 128;
+/// Ports of a range, thus the flows of one guest to one port of one server.
+const PORTS_PER_RANGE: u16 = 384;
+/// Below this are the ports on which hosts usually listen.
+const FIRST_PORT: u16 = 16_384;
+
+/// Share of one guest in what the kernel has once for all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// Each way.
+    pub packets_per_second: u32,
+    /// Each way.
+    pub bytes_per_second: u64,
+    /// Flows that are tracked at once.
+    pub flows: u32,
+}
+
+impl Bounds {
+    /// Matches on what is beyond the rates of one direction. A quarter of a second's worth may come at once.
+    fn rates(&self) -> [Match; 2] {
+        /// A packet that the guest leaves to its network card to cut counts whole.
+        const BURST_MIN: u32 = 1 << 18;
+        let (packets, bytes) = (self.packets_per_second, self.bytes_per_second);
+        let burst = u32::try_from(bytes / 4).unwrap_or(u32::MAX).max(BURST_MIN);
+        [Match::PacketsOver { per_second: packets, burst: packets / 4 }, Match::BytesOver { per_second: bytes, burst }]
+    }
+}
+
+/// Destinations that guests may reach beyond public addresses.
 #[derive(Debug, Clone, Default)]
 pub struct Egress {
     pub allow: Vec<(Ipv4Addr, u8)>,
@@ -28,7 +67,7 @@ pub struct Names {
 }
 
 impl Names {
-    /// Of slot `number` (1 to 32767) of an instance.
+    /// Names slot `number` (1 to [`NUMBER_MAX`]) of an instance whose /16 begins at `network`.
     pub fn of(instance: &str, network: Ipv4Addr, number: u32) -> Self {
         let first = u32::from(network) + 2 * number;
         Self {
@@ -40,19 +79,34 @@ impl Names {
     }
 }
 
-/// Beginning of every namespace's name of an instance.
+/// Returns the beginning of every namespace's name of an instance.
 pub fn namespace_prefix(instance: &str) -> String {
     format!("wrenn-{instance}-")
 }
 
-/// Beginning of every host link's name of an instance.
+/// Returns the beginning of every host link's name of an instance.
 pub fn link_prefix(instance: &str) -> String {
     format!("wv{instance}")
 }
 
-/// Name of an instance's table on the host.
+/// Returns the name of an instance's table on the host.
 pub fn host_table_name(instance: &str) -> String {
     format!("wrenn_{instance}")
+}
+
+/// Returns the mark on the host that every flow of slot `number` carries.
+pub fn flow_mark(instance: &str, network: Ipv4Addr, number: u32) -> u32 {
+    let source = Names::of(instance, network, number).inner_address;
+    nft::flow_mark(source, MARK_OF_SLOT, mark_of_instance(instance))
+}
+
+/// Bits of a slot's address that make its mark; the others are the instance's.
+const MARK_OF_SLOT: Ipv4Addr = Ipv4Addr::new(0, 0, 255, 255);
+
+fn mark_of_instance(instance: &str) -> Ipv4Addr {
+    // An instance's id is four hex digits.
+    let id = u32::from_str_radix(instance, 16).unwrap_or_default();
+    Ipv4Addr::from(id << 16)
 }
 
 fn rule<const N: usize>(matches: [Match; N], verdict: Verdict) -> Rule {
@@ -63,83 +117,131 @@ fn tap() -> Match {
     Match::In(TAP.to_owned())
 }
 
-/// Rules inside a sandbox's namespace.
-pub fn sandbox_table(egress: &Egress) -> Table {
-    use Verdict::{Accept, Drop};
-    let to_world = |network: &(Ipv4Addr, u8), verdict| {
-        rule([tap(), Match::Out(UPLINK.to_owned()), Match::Destination(network.0, network.1)], verdict)
-    };
-    let mut forward = vec![rule([Match::Established], Accept)];
+fn chain(name: &'static str, hook: Hook, priority: i32, policy: Verdict, rules: Vec<Rule>) -> Chain {
+    Chain { name, hook, priority, policy, rules }
+}
+
+/// Plans the rules on the frames of a guest: it speaks as itself, in IPv4, at a bounded rate, or not at all.
+pub fn link_table(bounds: &Bounds) -> Table {
+    let (mac, address) = (GUEST_MAC, GUEST_ADDR);
+    let [packets, bytes] = bounds.rates();
+    let rules = vec![
+        // Before the rest, so that nonsense is counted as well.
+        rule([packets], Drop),
+        rule([bytes], Drop),
+        rule([Match::Ipv4From { mac, address }], Accept),
+        rule([Match::ArpFrom { mac, address, target: GATEWAY_ADDR }], Accept),
+    ];
+    Table {
+        name: TABLE.to_owned(),
+        family: Family::Netdev,
+        flow_counters: Vec::new(),
+        chains: vec![chain("link", Hook::Ingress(TAP.to_owned()), 0, Drop, rules)],
+    }
+}
+
+/// Plans the rules on the packets inside a sandbox's namespace.
+pub fn sandbox_table(egress: &Egress, bounds: &Bounds) -> Table {
+    let uplink = || Match::Out(UPLINK.to_owned());
+    let to_world =
+        |network: &(Ipv4Addr, u8), verdict| rule([tap(), uplink(), Match::Destination(network.0, network.1)], verdict);
+    let to_guest = |over| rule([Match::In(UPLINK.to_owned()), over], Drop);
+    let [packets, bytes] = bounds.rates();
+    // What belongs to no flow is not translated and would leave under the guest's own address.
+    let mut forward = vec![to_guest(packets), to_guest(bytes), rule([Match::Invalid], Drop)];
+    forward.push(rule([Match::Established], Accept));
+    forward.push(rule([tap(), Match::FlowsOver(bounds.flows)], Drop));
     forward.extend(egress.allow.iter().map(|network| to_world(network, Accept)));
     forward.extend(NOT_PUBLIC_V4.iter().map(|network| to_world(network, Drop)));
     forward.push(to_world(&(Ipv4Addr::UNSPECIFIED, 0), Accept));
-    let chain = |name, hook, priority, policy, rules| Chain { name, hook, priority, policy, rules };
+    let input = vec![rule([Match::Established], Accept), rule([tap(), Match::UdpTo(READY_PORT)], Accept)];
+    let outward = vec![Rule { matches: vec![uplink()], action: Action::Masquerade }];
     Table {
-        name: "wrenn".to_owned(),
+        name: TABLE.to_owned(),
+        family: Family::Inet,
+        flow_counters: Vec::new(),
         chains: vec![
-            // Before anything else looks: a guest speaks as itself, in IPv4, or not at all.
-            chain(
-                "source",
-                Hook::Prerouting,
-                -300,
-                Accept,
-                vec![rule([tap(), Match::Ipv6], Drop), rule([tap(), Match::SourceNot(GUEST_ADDR)], Drop)],
-            ),
-            chain(
-                "input",
-                Hook::Input,
-                0,
-                Drop,
-                vec![rule([Match::Established], Accept), rule([tap(), Match::UdpTo(READY_PORT)], Accept)],
-            ),
+            chain("input", Hook::Input, 0, Drop, input),
             chain("forward", Hook::Forward, 0, Drop, forward),
-            chain(
-                "outward",
-                Hook::PostroutingNat,
-                100,
-                Accept,
-                vec![Rule { matches: vec![Match::Out(UPLINK.to_owned())], action: Action::Masquerade }],
-            ),
+            chain("outward", Hook::PostroutingNat, 100, Accept, outward),
         ],
     }
 }
 
-/// Rules of one instance on the host: sandboxes reach neither the host nor each other, and leave under its address.
-pub fn host_table(instance: &str, network: Ipv4Addr) -> Table {
-    use Verdict::{Accept, Drop};
+/// Plans the rules of one instance on the host: sandboxes reach neither the host nor each other, and leave under its address, each with
+/// a bounded number of flows and ports of its own.
+pub fn host_table(instance: &str, network: Ipv4Addr, bounds: &Bounds) -> Table {
+    const FLOWS: &str = "flows";
     // Any instance's links begin so: sandboxes of two agents on one machine are strangers as well.
     let any = "wv".to_owned();
-    let ours = link_prefix(instance);
-    let chain = |name, hook, priority, rules| Chain { name, hook, priority, policy: Accept, rules };
+    let ours = || Match::InPrefix(link_prefix(instance));
+    let over = Match::FlowsOfSourceOver { counter: FLOWS, flows: bounds.flows };
+    let mark = Action::MarkFlow { mask: MARK_OF_SLOT, plus: mark_of_instance(instance) };
+    let forward = vec![
+        rule([ours(), Match::Ipv6], Drop),
+        rule([ours(), Match::SourceNot(network, 16)], Drop),
+        rule([ours(), Match::OutPrefix(any.clone())], Drop),
+        rule([ours(), Match::New, over], Drop),
+        Rule { matches: vec![ours(), Match::New], action: mark },
+    ];
+    let outward = (0..PORT_RANGES).map(|range| {
+        let slots = port_range_slots(range);
+        Rule {
+            matches: vec![slots, Match::Source(network, 16), Match::OutPrefixNot(any.clone())],
+            action: ports(range),
+        }
+    });
     Table {
         name: host_table_name(instance),
+        family: Family::Inet,
+        flow_counters: vec![FLOWS],
         chains: vec![
-            chain("input", Hook::Input, -10, vec![rule([Match::InPrefix(ours.clone())], Drop)]),
-            chain(
-                "forward",
-                Hook::Forward,
-                -10,
-                vec![
-                    rule([Match::InPrefix(ours.clone()), Match::Ipv6], Drop),
-                    rule([Match::InPrefix(ours.clone()), Match::OutPrefix(any.clone())], Drop),
-                ],
-            ),
-            chain(
-                "outward",
-                Hook::PostroutingNat,
-                100,
-                vec![Rule {
-                    matches: vec![Match::Source(network, 16), Match::OutPrefixNot(any)],
-                    action: Action::Masquerade,
-                }],
-            ),
+            chain("input", Hook::Input, -10, Accept, vec![rule([ours()], Drop)]),
+            chain("forward", Hook::Forward, -10, Accept, forward),
+            chain("outward", Hook::PostroutingNat, 100, Accept, outward.collect()),
         ],
     }
+}
+
+/// Matches the slots whose flows leave the host by ports of range `range`: their numbers are equal to it in the lowest bits, which
+/// stand in their inner address above the bit that tells its two ends apart.
+fn port_range_slots(range: u16) -> Match {
+    let in_address = |bits: u16| Ipv4Addr::from(u32::from(bits) << 1);
+    Match::SourceMasked { mask: in_address(PORT_RANGES - 1), value: in_address(range) }
+}
+
+fn ports(range: u16) -> Action {
+    let first = FIRST_PORT + range * PORTS_PER_RANGE;
+    Action::MasqueradePorts { first, last: first + (PORTS_PER_RANGE - 1) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const BOUNDS: Bounds = Bounds { packets_per_second: 100_000, bytes_per_second: 250_000_000, flows: 2048 };
+
+    #[test]
+    fn rules_are_as_reviewed() {
+        let egress = Egress { allow: vec![(Ipv4Addr::new(192, 168, 1, 0), 24)] };
+        let inside = [link_table(&BOUNDS), sandbox_table(&egress, &BOUNDS)].map(|table| table.to_string()).concat();
+        insta::assert_snapshot!("sandbox", inside);
+        insta::assert_snapshot!("host", host_table("0a1b", Ipv4Addr::new(10, 77, 0, 0), &BOUNDS).to_string());
+    }
+
+    #[test]
+    fn marks_differ_between_slots_and_instances() {
+        let network = Ipv4Addr::new(10, 77, 0, 0);
+        let marks = ["0a1b", "0a1c"].map(|id| [1, 2, NUMBER_MAX].map(|number| flow_mark(id, network, number)));
+        let distinct: std::collections::BTreeSet<u32> = marks.into_iter().flatten().collect();
+        assert_eq!(distinct.len(), 6);
+    }
+
+    #[test]
+    fn port_ranges_end_with_the_last_port() {
+        let Action::MasqueradePorts { last, .. } = ports(PORT_RANGES - 1) else { panic!("ports are masqueraded") };
+        assert_eq!(last, u16::MAX);
+    }
 
     #[test]
     fn names_fit_the_kernel_and_addresses_stay_in_their_range() {
@@ -152,7 +254,7 @@ mod tests {
     #[test]
     fn what_is_allowed_is_asked_before_what_is_denied() {
         let egress = Egress { allow: vec![(Ipv4Addr::new(10, 9, 0, 0), 16)] };
-        let table = sandbox_table(&egress);
+        let table = sandbox_table(&egress, &BOUNDS);
         let forward = table.chains.iter().find(|c| c.name == "forward").unwrap();
         let at = |network: Ipv4Addr| {
             forward

@@ -19,10 +19,11 @@ use wrenn_domain::limits::FORK_CHILDREN_MAX;
 use wrenn_domain::sizes::{DiskMib, MemoryMib, Vcpus};
 
 use super::error::connect_error;
+use crate::blocking::blocking;
+use crate::failure::Failure;
 use crate::host::memory_total_mib;
-use crate::ledger::Wish;
+use crate::ledger::SandboxSpec;
 use crate::sandbox::{Phase, Point, Refusal, Registry, Report, Used};
-use crate::storage::captures::discard;
 
 /// A healthy guest answers in milliseconds.
 const PING_WAIT: Duration = Duration::from_secs(5);
@@ -38,7 +39,8 @@ impl HostService for Host {
         _request: ServiceRequest<'_, GetHostRequest>,
     ) -> ServiceResult<GetHostResponse> {
         let ctx = &self.0.ctx;
-        let room = ctx.store.room().map_err(|error| connect_error(&Refusal::Storage(error)))?;
+        let store = ctx.store.clone();
+        let room = blocking(move || store.room()).await.map_err(|error| connect_error(&Refusal::Storage(error)))?;
         let images = ctx.images.list();
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Response::ok(GetHostResponse {
@@ -48,6 +50,7 @@ impl HostService for Host {
             acceleration: ctx.driver.acceleration().as_str().to_owned(),
             cpu_cores: u32::try_from(cores).unwrap_or(u32::MAX),
             memory_mib: memory_total_mib(),
+            memory_for_guests_mib: self.0.board.memory_for_guests_mib(),
             disk_total_mib: room.total >> 20,
             disk_free_mib: room.free >> 20,
             templates: images.iter().map(|image| image.name.clone()).collect(),
@@ -64,8 +67,8 @@ impl HostService for Host {
         _ctx: RequestContext,
         request: ServiceRequest<'_, CreateSandboxRequest>,
     ) -> ServiceResult<CreateSandboxResponse> {
-        let wish = wish(request.to_owned_message())?;
-        let report = self.0.create(wish).map_err(|refusal| connect_error(&refusal))?;
+        let spec = spec(request.to_owned_message())?;
+        let report = self.0.create(spec).await.map_err(|refusal| connect_error(&refusal))?;
         Response::ok(CreateSandboxResponse { report: render(report).into(), ..Default::default() })
     }
 
@@ -109,7 +112,7 @@ impl HostService for Host {
             vcpus: made.vcpus,
             memory_mib: made.memory_mib,
             disk_mib: made.disk_mib,
-            paused_us: u32::try_from(made.stood_still.as_micros()).unwrap_or(u32::MAX),
+            paused_us: u32::try_from(made.paused_for.as_micros()).unwrap_or(u32::MAX),
             ..Default::default()
         })
     }
@@ -119,8 +122,8 @@ impl HostService for Host {
         _ctx: RequestContext,
         request: ServiceRequest<'_, DeleteSnapshotRequest>,
     ) -> ServiceResult<DeleteSnapshotResponse> {
-        let place = self.0.ctx.store.snapshot_dir(&snapshot_id(request.snapshot_id)?);
-        discard(&place).map_err(|error| connect_error(&Refusal::Storage(error)))?;
+        let name = snapshot_id(request.snapshot_id)?;
+        self.0.delete_snapshot(&name).await.map_err(|refusal| connect_error(&refusal))?;
         Response::ok(DeleteSnapshotResponse::default())
     }
 
@@ -137,21 +140,22 @@ impl HostService for Host {
         }
         let forked = self.0.fork(source, children).await.map_err(|refusal| connect_error(&refusal))?;
         let children = forked.children.into_iter().map(|(child, made)| {
-            let (report, (error, code)) = match made {
-                Ok(()) => (self.0.report(child), (String::new(), "")),
-                Err(refused) => (None, refused),
+            let (report, failure) = match made {
+                Ok(()) => (self.0.report(child), None),
+                Err(failure) => (None, Some(failure)),
             };
+            let (error, error_code) = wire(failure);
             ForkedSandbox {
                 sandbox_id: child.to_string(),
                 report: report.map(render).into(),
                 error,
-                error_code: code.to_owned(),
+                error_code,
                 ..Default::default()
             }
         });
         Response::ok(ForkSandboxResponse {
             children: children.collect(),
-            paused_us: u32::try_from(forked.stood_still.as_micros()).unwrap_or(u32::MAX),
+            paused_us: u32::try_from(forked.paused_for.as_micros()).unwrap_or(u32::MAX),
             ..Default::default()
         })
     }
@@ -174,7 +178,8 @@ impl HostService for Host {
     ) -> ServiceResult<PingSandboxResponse> {
         let id = id(request.sandbox_id)?;
         let (running, _active) = self.0.running(id).map_err(|refusal| connect_error(&refusal))?;
-        let ask = http::Request::get(HEALTH).body(Body::empty()).unwrap_or_default();
+        let mut ask = http::Request::new(Body::empty());
+        *ask.uri_mut() = http::Uri::from_static(HEALTH);
         match tokio::time::timeout(PING_WAIT, running.guest.send(ask)).await {
             Ok(Ok(answer)) if answer.status().is_success() => Response::ok(PingSandboxResponse::default()),
             _ => Err(connect_error(&Refusal::Unresponsive)),
@@ -198,7 +203,7 @@ impl HostService for Host {
     ) -> ServiceResult<GetMetricsResponse> {
         let id = id(request.sandbox_id)?;
         let Used { points, disk_bytes } =
-            self.0.used(id, request.span_sec).map_err(|refusal| connect_error(&refusal))?;
+            self.0.used(id, request.span_sec).await.map_err(|refusal| connect_error(&refusal))?;
         let points = points.into_iter().map(metric_point).collect();
         Response::ok(GetMetricsResponse { points, disk_bytes, ..Default::default() })
     }
@@ -222,7 +227,7 @@ fn id(text: &str) -> Result<SandboxId, ConnectError> {
     text.parse().map_err(|error: wrenn_domain::ids::InvalidId| invalid(error.to_string()))
 }
 
-/// It becomes a directory's name.
+/// Parses a snapshot's id, which becomes a directory's name.
 fn snapshot_id(text: &str) -> Result<String, ConnectError> {
     if text.len() == 32 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
         return Ok(text.to_owned());
@@ -230,10 +235,10 @@ fn snapshot_id(text: &str) -> Result<String, ConnectError> {
     Err(invalid("a snapshot id has 32 hex digits"))
 }
 
-/// Everything is checked again: an agent does not trust what a control plane should have checked.
-fn wish(request: CreateSandboxRequest) -> Result<Wish, ConnectError> {
+/// Parses a request for a sandbox. Everything is checked again: an agent does not trust what a control plane should have checked.
+fn spec(request: CreateSandboxRequest) -> Result<SandboxSpec, ConnectError> {
     let refused = |failure: wrenn_domain::failure::Failure| invalid(failure.message);
-    Ok(Wish {
+    Ok(SandboxSpec {
         id: id(&request.sandbox_id)?,
         template: request.template,
         vcpus: Vcpus::parse(i64::from(request.vcpus)).map_err(refused)?.get(),
@@ -249,6 +254,11 @@ fn wish(request: CreateSandboxRequest) -> Result<Wish, ConnectError> {
     })
 }
 
+/// Renders text and code of a failure; both are empty when there is none.
+fn wire(failure: Option<Failure>) -> (String, String) {
+    failure.map_or_else(Default::default, |failure| (failure.message, failure.code.as_str().to_owned()))
+}
+
 fn render(report: Report) -> SandboxReport {
     let phase = match report.phase {
         Phase::Starting => SandboxPhase::Starting,
@@ -261,23 +271,25 @@ fn render(report: Report) -> SandboxReport {
         Phase::Paused => SandboxPhase::Paused,
         Phase::Resuming => SandboxPhase::Resuming,
     };
+    let (reason, reason_code) = wire(report.reason);
+    let (operation_error, operation_error_code) = wire(report.operation_failure);
     SandboxReport {
-        sandbox_id: report.wish.id.to_string(),
+        sandbox_id: report.spec.id.to_string(),
         generation: report.generation,
         phase: phase.into(),
-        template: report.wish.template,
-        vcpus: report.wish.vcpus,
-        memory_mib: report.wish.memory_mib,
-        disk_mib: report.wish.disk_mib,
+        template: report.spec.template,
+        vcpus: report.spec.vcpus,
+        memory_mib: report.spec.memory_mib,
+        disk_mib: report.spec.disk_mib,
         started_at_ms: report.started_at_ms,
         last_active_at_ms: report.last_active_at_ms,
         metadata: report.metadata.into_iter().collect(),
-        reason: report.reason,
-        reason_code: report.reason_code.to_owned(),
+        reason,
+        reason_code,
         operation: report.operation,
-        operation_error: report.operation_error,
-        operation_error_code: report.operation_error_code.to_owned(),
-        timeout_sec: report.wish.timeout_sec,
+        operation_error,
+        operation_error_code,
+        timeout_sec: report.spec.timeout_sec,
         phase_since_ms: report.phase_since_ms,
         ..Default::default()
     }

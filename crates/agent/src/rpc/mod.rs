@@ -2,6 +2,7 @@
 
 mod error;
 mod host;
+mod listen;
 mod server;
 
-pub use server::serve;
+pub use server::{DESCRIPTORS_MAX, serve};

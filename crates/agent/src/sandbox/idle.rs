@@ -1,22 +1,22 @@
 //! When a sandbox has been idle for as long as its user allows: no call of anybody, and a guest that does nothing by itself.
 //!
-//! All of it is seen from the host, so that looking does not wake the guest.
+//! All of it is measured from the host, so that measuring does not wake the guest.
 
 use std::time::Duration;
 
 use wrenn_linux::process::{cpu_ticks, disk_bytes};
 
-use super::birth::Body;
-use super::registry::Registry;
+use super::board::Board;
+use super::live::RunningSandbox;
 use super::report::now_ms;
 
-/// Between two looks at what the guest does.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// A guest is busy above these in two looks in a row; below lies what an idle system does by itself.
+/// Between two measurements of what the guest does.
+const MEASURE_EVERY: Duration = Duration::from_secs(5);
+/// A guest is busy above these in two measurements in a row; below lies what an idle system does by itself.
 const CPU_BUSY_PERCENT: u64 = 5;
 const NET_BUSY_BYTES_PER_S: u64 = 16 * 1024;
 const DISK_BUSY_BYTES_PER_S: u64 = 32 * 1024;
-const BUSY_LOOKS: u32 = 2;
+const BUSY_IN_A_ROW: u32 = 2;
 
 #[derive(Debug, Clone, Copy)]
 struct Counters {
@@ -25,27 +25,27 @@ struct Counters {
     disk: u64,
 }
 
-/// Returns when nothing happened for the sandbox's time-out; never for one without.
-pub async fn idle(registry: &Registry, body: &Body) {
-    let timeout_ms = i64::from(body.ledger.wish.timeout_sec) * 1000;
+/// Returns when nothing happened for the sandbox's time-out; never for a sandbox without one.
+pub async fn idle(board: &Board, sandbox: &RunningSandbox) {
+    let timeout_ms = i64::from(sandbox.ledger.spec.timeout_sec) * 1000;
     if timeout_ms == 0 {
         return std::future::pending().await;
     }
-    let mut before = look(body).await;
+    let mut before = measure(sandbox).await;
     let mut busy = 0;
     loop {
-        let left = registry.active_at_ms(body.ledger.wish.id) + timeout_ms - now_ms();
+        let left = board.active_at_ms(sandbox.ledger.spec.id) + timeout_ms - now_ms();
         let Ok(left) = u64::try_from(left) else { return };
         if left == 0 {
             return;
         }
-        let nap = Duration::from_millis(left).min(LOOK_EVERY);
+        let nap = Duration::from_millis(left).min(MEASURE_EVERY);
         tokio::time::sleep(nap).await;
-        let now = look(body).await;
+        let now = measure(sandbox).await;
         if let (Some(then), Some(now)) = (before, now) {
-            busy = if is_busy(then, now, nap, body.ledger.wish.vcpus) { busy + 1 } else { 0 };
-            if busy >= BUSY_LOOKS {
-                registry.touch(body.ledger.wish.id);
+            busy = if is_busy(then, now, nap, sandbox.ledger.spec.vcpus) { busy + 1 } else { 0 };
+            if busy >= BUSY_IN_A_ROW {
+                board.touch(sandbox.ledger.spec.id);
             }
         }
         before = now;
@@ -61,10 +61,10 @@ fn is_busy(then: Counters, now: Counters, span: Duration, vcpus: u32) -> bool {
         || per_s(now.disk, then.disk) >= DISK_BUSY_BYTES_PER_S
 }
 
-/// `None` when the VM is ending; that is noticed elsewhere.
-async fn look(body: &Body) -> Option<Counters> {
-    let pid = body.machine.record().process.pid;
-    let net = body.slot.traffic_bytes().await.ok()?;
+/// Reads the counters; `None` when the VM is ending, which is noticed elsewhere.
+async fn measure(sandbox: &RunningSandbox) -> Option<Counters> {
+    let pid = sandbox.machine.record().process.pid;
+    let net = sandbox.slot.traffic_bytes().await.ok()?;
     Some(Counters { ticks: cpu_ticks(pid)?, net, disk: disk_bytes(pid)? })
 }
 

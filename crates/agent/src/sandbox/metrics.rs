@@ -8,11 +8,11 @@
 //! Per cent of the processor are of all its vCPUs; what the VMM itself uses counts too, up to all of them. Memory is what is
 //! resident, pages shared with other sandboxes of the template included. A disk's blocks include those of its image.
 
+use crate::failure::cause;
 use std::collections::{HashMap, HashSet};
 use std::io::Read;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use wrenn_domain::ids::SandboxId;
@@ -20,12 +20,16 @@ use wrenn_domain::limits::{METRICS_EVERY, METRICS_KEPT_EVERY};
 use wrenn_linux::files;
 use wrenn_linux::process::{cpu_time, resident_bytes};
 
-use super::registry::Registry;
+use super::board::Board;
 use super::report::now_ms;
 use super::rings::{FILE_BYTES_MAX, Point, Rings};
+use crate::blocking::blocking;
+use crate::context::Context;
+use crate::mutex::lock;
+use crate::storage::Store;
 
 const FILE: &str = "metrics";
-/// Memory and disk change slowly and cost a system call or two more: looked at each so many measurements.
+/// Memory and disk change slowly and cost a system call or two more: measured each so many times.
 const SLOW_EVERY: u32 = 4;
 
 /// A sandbox whose VMM runs.
@@ -39,14 +43,14 @@ pub(super) struct Subject {
 
 /// The rings of all that run.
 #[derive(Default)]
-pub(super) struct Metrics {
+pub struct Metrics {
     tracks: Mutex<HashMap<SandboxId, Arc<Mutex<Track>>>>,
 }
 
 struct Track {
     dir: PathBuf,
     rings: Rings,
-    /// The VMM, when it was last looked at, and the processor time it had used.
+    /// The VMM, when it was last measured, and the processor time it had used.
     before: Option<(i32, Instant, Duration)>,
     turn: u32,
     memory_kib: u32,
@@ -55,31 +59,38 @@ struct Track {
 }
 
 /// Measures until the agent ends.
-pub async fn measure(registry: Arc<Registry>) {
-    let mut beat = tokio::time::interval(METRICS_EVERY);
+pub async fn measure(ctx: Arc<Context>, board: Arc<Board>, metrics: Arc<Metrics>) {
+    let mut ticks = tokio::time::interval(METRICS_EVERY);
     // A host that was busy is measured again when it can be, not twice as often afterwards.
-    beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        beat.tick().await;
-        let registry = Arc::clone(&registry);
+        ticks.tick().await;
+        let machines = board.machines().into_iter();
+        let subjects: Vec<_> = machines
+            .map(|(id, machine, vcpus)| Subject {
+                id,
+                pid: machine.record().process.pid,
+                vcpus,
+                dir: ctx.store.sandbox_dir(id),
+            })
+            .collect();
+        let its = Arc::clone(&metrics);
         // Files of /proc and of the store.
-        let done = tokio::task::spawn_blocking(move || registry.metrics.look(&registry.subjects()));
-        if let Err(error) = done.await {
-            tracing::error!(error = &error as &dyn std::error::Error, "measuring broke off");
-        }
+        let store = ctx.store.clone();
+        blocking(move || its.measure_all(&store, &subjects)).await;
     }
 }
 
 impl Metrics {
     /// Measures each of these, and puts away those that are no longer among them.
-    pub(super) fn look(&self, subjects: &[Subject]) {
+    pub(super) fn measure_all(&self, store: &Store, subjects: &[Subject]) {
         let now = Instant::now();
         for subject in subjects {
             let track = {
                 let mut tracks = lock(&self.tracks);
                 Arc::clone(tracks.entry(subject.id).or_insert_with(|| Arc::new(Mutex::new(Track::load(subject, now)))))
             };
-            lock(&track).measure(subject, now);
+            lock(&track).measure(store, subject, now);
         }
         let living: HashSet<SandboxId> = subjects.iter().map(|subject| subject.id).collect();
         let resting = |id: &SandboxId| !living.contains(id);
@@ -92,16 +103,16 @@ impl Metrics {
         lock(&self.tracks).retain(|id, _| !resting(id));
     }
 
-    /// Writes all of them down.
-    pub(super) fn keep_all(&self) {
+    /// Writes the rings of all sandboxes to their directories, for the next agent. Blocks.
+    pub fn keep_all(&self) {
         let all: Vec<_> = lock(&self.tracks).values().cloned().collect();
         for track in all {
             lock(&track).keep(Instant::now());
         }
     }
 
-    /// The points of a sandbox's last `span_secs`, whether it runs or rests.
-    pub(super) fn last(&self, id: SandboxId, dir: &Path, span_secs: u32) -> Vec<Point> {
+    /// Returns the points of a sandbox's last `span_secs`, whether it runs or rests. May block.
+    pub fn last(&self, id: SandboxId, dir: &Path, span_secs: u32) -> Vec<Point> {
         let track = lock(&self.tracks).get(&id).cloned();
         match track {
             Some(track) => lock(&track).rings.last(now_secs(), span_secs),
@@ -125,7 +136,7 @@ impl Track {
         }
     }
 
-    fn measure(&mut self, subject: &Subject, now: Instant) {
+    fn measure(&mut self, store: &Store, subject: &Subject, now: Instant) {
         let Some(used) = cpu_time(subject.pid) else {
             // It is ending; that is noticed elsewhere.
             self.before = None;
@@ -133,7 +144,7 @@ impl Track {
         };
         if self.turn.is_multiple_of(SLOW_EVERY) || self.before.is_none() {
             self.memory_kib = resident_bytes(subject.pid).map_or(self.memory_kib, kib);
-            self.disk_kib = kib(disk_bytes(&subject.dir));
+            self.disk_kib = kib(disk_bytes(store, &subject.dir));
         }
         self.turn = self.turn.wrapping_add(1);
         let before = self.before.replace((subject.pid, now, used));
@@ -156,18 +167,18 @@ impl Track {
             return;
         }
         if let Err(error) = files::replace_unsynced(&self.dir.join(FILE), &self.rings.encode()) {
-            tracing::debug!(error = &error as &dyn std::error::Error, "metrics are not written down");
+            tracing::debug!(error = cause(&error), "metrics are not written down");
         }
     }
 }
 
-/// Hundredths of a per cent of all vCPUs.
+/// Returns the share in hundredths of a per cent of all vCPUs.
 fn share(used: Duration, span: Duration, vcpus: u32) -> u16 {
     let all = span.as_micros().saturating_mul(u128::from(vcpus.max(1))).max(1);
     u16::try_from((used.as_micros().saturating_mul(10_000) / all).min(10_000)).unwrap_or(10_000)
 }
 
-/// What was written down; nothing when there is nothing or it is not ours.
+/// Reads the rings of a sandbox; nothing when there is nothing or it is not ours.
 fn load(dir: &Path) -> Rings {
     let mut bytes = Vec::new();
     let read = std::fs::File::open(dir.join(FILE))
@@ -181,15 +192,17 @@ fn load(dir: &Path) -> Rings {
     })
 }
 
-/// Bytes a sandbox's disk occupies, whether it runs or rests; 0 when it has none.
-pub(super) fn disk_bytes(dir: &Path) -> u64 {
-    let blocks = |path: PathBuf| path.metadata().ok().map(|meta| meta.blocks() * 512);
-    if let Some(bytes) = blocks(dir.join("disk")) {
-        return bytes;
+/// Returns the bytes a sandbox's disk occupies, whether it runs or rests; 0 when it has none.
+pub(super) fn disk_bytes(store: &Store, dir: &Path) -> u64 {
+    // A figure that cannot be had now is had next time.
+    let used = |dir: &Path| store.disk_bytes_used(dir).unwrap_or(0);
+    let running = used(dir);
+    if running > 0 {
+        return running;
     }
     let captures = std::fs::read_dir(dir).into_iter().flatten().flatten();
     let captures = captures.filter(|entry| entry.file_name().to_string_lossy().starts_with("capture-"));
-    captures.filter_map(|entry| blocks(entry.path().join("disk"))).max().unwrap_or(0)
+    captures.map(|entry| used(&entry.path())).max().unwrap_or(0)
 }
 
 fn kib(bytes: u64) -> u32 {
@@ -198,11 +211,6 @@ fn kib(bytes: u64) -> u32 {
 
 fn now_secs() -> u32 {
     u32::try_from(now_ms() / 1000).unwrap_or(0)
-}
-
-/// A panic while measuring one sandbox leaves whole points behind.
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -225,6 +233,10 @@ mod tests {
         Killed(child.expect("a shell"))
     }
 
+    fn store(dir: &Path) -> Store {
+        Store::with_disks(dir, dir, Arc::new(crate::storage::CopiedDisks)).unwrap()
+    }
+
     fn subject(process: &Killed, dir: &Path) -> Subject {
         let id = SandboxId::from_uuid(uuid::Uuid::from_u128(7));
         Subject { id, pid: process.0.id().cast_signed(), vcpus: 1, dir: dir.to_owned() }
@@ -234,7 +246,7 @@ mod tests {
     fn until(metrics: &Metrics, who: &Subject, what: &str, is_so: impl Fn(&[Point]) -> bool) -> Vec<Point> {
         let end = Instant::now() + Duration::from_secs(20);
         loop {
-            metrics.look(std::slice::from_ref(who));
+            metrics.measure_all(&store(&who.dir), std::slice::from_ref(who));
             let points = metrics.last(who.id, &who.dir, 600);
             if is_so(&points) {
                 return points;
@@ -269,7 +281,7 @@ mod tests {
         let (first, second) = (process("while :; do :; done"), process("exec sleep 60"));
         let who = subject(&first, dir.path());
         let before = until(&metrics, &who, "measured", |points| points.len() >= 3);
-        metrics.look(&[]);
+        metrics.measure_all(&store(dir.path()), &[]);
         assert!(lock(&metrics.tracks).is_empty(), "nothing is kept in memory of one that rests");
         assert_eq!(metrics.last(who.id, &who.dir, 600), before, "answered from its directory");
         let next = Metrics::default();
@@ -290,8 +302,8 @@ mod tests {
         let metrics = Metrics::default();
         let process = process("exec sleep 60");
         until(&metrics, &subject(&process, &gone), "measured", |points| points.len() >= 2);
-        std::fs::remove_dir(&gone).unwrap();
-        metrics.look(&[]);
+        std::fs::remove_dir_all(&gone).unwrap();
+        metrics.measure_all(&store(dir.path()), &[]);
         assert!(!gone.exists());
     }
 
@@ -307,10 +319,11 @@ mod tests {
     #[test]
     fn a_paused_one_s_disk_is_found_in_its_capture() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(disk_bytes(dir.path()), 0);
+        let store = store(dir.path());
+        assert_eq!(disk_bytes(&store, dir.path()), 0);
         let capture = dir.path().join("capture-3");
         std::fs::create_dir(&capture).unwrap();
         std::fs::write(capture.join("disk"), vec![1; 100_000]).unwrap();
-        assert!((98_304..200_000).contains(&disk_bytes(dir.path())));
+        assert!((98_304..200_000).contains(&disk_bytes(&store, dir.path())));
     }
 }

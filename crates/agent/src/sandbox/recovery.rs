@@ -1,4 +1,4 @@
-//! What a new agent does with what its predecessor left.
+//! What a new agent does with what an earlier one left.
 //!
 //! | ledger | found | done |
 //! |---|---|---|
@@ -13,178 +13,228 @@
 //! | deleting | anything | removed |
 //! | unreadable | anything | set aside in quarantine/, its VM ended |
 
-use std::path::Path;
+use crate::failure::cause;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use wrenn_domain::ids::SandboxId;
-use wrenn_linux::process::{self, Process};
+use wrenn_vmm::Machine;
 
 use super::registry::Registry;
-use super::runner::{KILL_WAIT, release_captures_but};
+use super::teardown::{release_files, remove_run_dir, try_remove_files};
+use crate::blocking::blocking;
 use crate::context::Context;
 use crate::ledger::{Ledger, Step};
 use crate::network::NetworkError;
-use crate::storage::Capture;
+use crate::storage::{Capture, StorageError, Store};
 
 /// Reads every ledger and acts on it, then removes networks nobody owns.
+///
+/// # Errors
+/// The host's networks cannot be listed.
 pub async fn recover(registry: &Arc<Registry>) -> Result<(), NetworkError> {
-    let ctx = Arc::clone(&registry.ctx);
-    remove_half_made(&ctx).await;
-    for (id, dir) in sandbox_dirs(&ctx) {
-        let Some(id) = id else {
-            set_aside(&ctx, &dir);
-            continue;
-        };
-        match Ledger::read(&dir, id) {
-            Err(error) => {
-                tracing::error!(sandbox = %id, error = &error as &dyn std::error::Error, "the ledger of {id} cannot be read");
-                kill_users(&ctx, &dir).await;
-                // A directory without any ledger was being made or removed: there is nothing in it to keep.
-                let is_odd = dir.join("ledger.json").exists() && !Ledger::is_blank(&dir);
-                if is_odd { set_aside(&ctx, &dir) } else { remove(&ctx, id).await }
-            }
-            Ok(ledger) => match ledger.step {
-                Step::Begun | Step::Deleting => {
-                    tracing::info!(sandbox = %id, step = ?ledger.step, "{id} was left half-way; removing it");
-                    remove(&ctx, id).await;
-                }
-                Step::Ready => take_over(registry, ledger).await,
-                Step::Pausing => finish_pause(registry, ledger, &dir).await,
-                Step::Paused => put_to_rest(registry, ledger, &dir).await,
-                Step::Crashed => {
-                    kill_users(&ctx, &dir).await;
-                    // It may have been read from what the newest one replaced.
-                    if let Err(error) = ledger.write(&dir) {
-                        tracing::error!(sandbox = %id, error = &error as &dyn std::error::Error, "a ledger cannot be written");
-                    }
-                    registry.adopt(ledger, None);
-                }
-            },
+    let ctx = &registry.ctx;
+    remove_half_made(ctx).await;
+    let mut found = Vec::new();
+    for (id, dir) in sandbox_dirs(ctx).await {
+        match id {
+            Some(id) => found.extend(recover_sandbox(ctx, id, &dir).await),
+            None => set_aside(ctx, &dir).await,
         }
     }
-    // Adopting tasks claim their slots before anything else, but they are tasks: claimed here already.
-    ctx.slots.discard_orphans().await
+    ctx.slots.discard_orphans().await?;
+    // Only now: a fork's child starts at once, and would be given the number of a network that is still in its way.
+    for Recovered { ledger, machine } in found {
+        registry.adopt(ledger, machine);
+    }
+    Ok(())
 }
 
-/// The capture's name is the instant at which a pause is done.
-async fn finish_pause(registry: &Arc<Registry>, ledger: Ledger, dir: &Path) {
-    match Capture::open(&ledger.capture_dir(dir)) {
-        Ok(_) => put_to_rest(registry, ledger, dir).await,
-        Err(_) => {
-            remove_drafts(dir);
-            take_over(registry, ledger).await;
+/// A sandbox that is to have a task again.
+struct Recovered {
+    ledger: Ledger,
+    /// Its machine, when that still runs.
+    machine: Option<Arc<dyn Machine>>,
+}
+
+/// Does what a sandbox's ledger says; `None` when nothing is left of it.
+async fn recover_sandbox(ctx: &Context, id: SandboxId, dir: &Path) -> Option<Recovered> {
+    let path = dir.to_owned();
+    let ledger = match blocking(move || Ledger::read(&path, id)).await {
+        Ok(ledger) => ledger,
+        Err(error) => {
+            tracing::error!(sandbox = %id, error = cause(&error), "the ledger of {id} cannot be read");
+            recover_unreadable(ctx, id, dir).await;
+            return None;
+        }
+    };
+    match ledger.step {
+        Step::Begun | Step::Deleting => {
+            tracing::info!(sandbox = %id, step = ?ledger.step, "{id} was left half-way; removing it");
+            remove(ctx, id).await;
+            None
+        }
+        Step::Ready => Some(take_over(ctx, ledger).await),
+        Step::Pausing => Some(finish_pause(ctx, ledger, dir).await),
+        Step::Paused => Some(put_to_rest(ctx, ledger, dir).await),
+        Step::Crashed => {
+            ctx.vmms.end_below(dir).await;
+            // It may have been read from what the newest one replaced.
+            write(&ledger, dir).await;
+            Some(Recovered { ledger, machine: None })
         }
     }
 }
 
-/// Its capture is the sandbox; whatever else is there is a try that was interrupted.
-async fn put_to_rest(registry: &Arc<Registry>, mut ledger: Ledger, dir: &Path) {
-    kill_users(&registry.ctx, dir).await;
-    for name in ["disk", "memory"] {
-        let _ = std::fs::remove_file(dir.join(name));
+/// Sets a directory aside whose ledger cannot be read, unless there is nothing in it to keep.
+async fn recover_unreadable(ctx: &Context, id: SandboxId, dir: &Path) {
+    ctx.vmms.end_below(dir).await;
+    let path = dir.to_owned();
+    // A directory without any ledger was being made or removed.
+    let is_odd = blocking(move || path.join("ledger.json").exists() && !Ledger::is_blank(&path)).await;
+    if !is_odd {
+        return remove(ctx, id).await;
     }
-    remove_drafts(dir);
-    release_captures_but(dir, Some(&ledger.capture_dir(dir)));
+    set_aside(ctx, dir).await;
+    // Its VM is ended, and sockets are nothing to keep.
+    remove_run_dir(ctx.run_dir.join(id.to_string())).await;
+}
+
+/// Finishes or undoes a pause: the name of its capture is the instant at which it is done.
+async fn finish_pause(ctx: &Context, ledger: Ledger, dir: &Path) -> Recovered {
+    let (store, path) = (ctx.store.clone(), ledger.capture_dir(dir));
+    if blocking(move || Capture::open(&store, &path)).await.is_ok() {
+        return put_to_rest(ctx, ledger, dir).await;
+    }
+    let (store, path) = (ctx.store.clone(), dir.to_owned());
+    blocking(move || remove_drafts(&store, &path)).await;
+    take_over(ctx, ledger).await
+}
+
+/// Makes a sandbox paused whose capture counts; whatever else is there is a try that was interrupted.
+async fn put_to_rest(ctx: &Context, mut ledger: Ledger, dir: &Path) -> Recovered {
+    ctx.vmms.end_below(dir).await;
+    let (store, path, generation) = (ctx.store.clone(), dir.to_owned(), ledger.generation);
+    blocking(move || {
+        remove_drafts(&store, &path);
+        release_files(&store, &path, generation);
+    })
+    .await;
     ledger.step = Step::Paused;
     (ledger.slot, ledger.machine) = (None, None);
-    if let Err(error) = ledger.write(dir) {
-        tracing::error!(sandbox = %ledger.wish.id, error = &error as &dyn std::error::Error, "a ledger cannot be written");
-    }
-    registry.adopt(ledger, None);
+    write(&ledger, dir).await;
+    Recovered { ledger, machine: None }
 }
 
-/// Captures that never counted, here or on their way out.
-fn remove_drafts(dir: &Path) {
+async fn write(ledger: &Ledger, dir: &Path) {
+    let (its, dir) = (ledger.clone(), dir.to_owned());
+    if let Err(error) = blocking(move || its.write(&dir)).await {
+        tracing::error!(sandbox = %ledger.spec.id, error = cause(&error), "a ledger cannot be written");
+    }
+}
+
+/// Removes captures that never counted, here or on their way out. Blocks.
+fn remove_drafts(store: &Store, dir: &Path) {
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let name = name.to_string_lossy();
         let half_made = name.ends_with(".gone") || name.ends_with(".new") && entry.path().is_dir();
-        if half_made && let Err(error) = std::fs::remove_dir_all(entry.path()) {
-            tracing::error!(place = %entry.path().display(), error = &error as &dyn std::error::Error, "a half-made capture does not go");
+        if half_made && let Err(error) = store.remove_dir(&entry.path()) {
+            tracing::error!(path = %entry.path().display(), error = cause(&error), "a half-made capture does not go");
         }
     }
 }
 
-/// What was made apart from any sandbox: a predecessor's half-made templates, forks and snapshots.
+/// Removes what was made apart from any sandbox: an earlier agent's half-made templates, forks and snapshots, and what it had made
+/// ahead of time.
 async fn remove_half_made(ctx: &Context) {
     let making = ctx.store.making_dir();
-    kill_users(ctx, &making).await;
-    for entry in std::fs::read_dir(&making).into_iter().flatten().flatten() {
-        if let Err(error) = std::fs::remove_dir_all(entry.path()) {
-            tracing::error!(place = %entry.path().display(), error = &error as &dyn std::error::Error, "something half-made does not go");
+    ctx.vmms.end_below(&making).await;
+    for path in entries(making).await {
+        let run_dir = ctx.run_dir.join(path.file_name().unwrap_or_default());
+        let (store, removed) = (ctx.store.clone(), path.clone());
+        if let Err(error) = blocking(move || store.remove_dir(&removed)).await {
+            tracing::error!(path = %path.display(), error = cause(&error), "something half-made does not go");
         }
-        let _ = std::fs::remove_dir_all(ctx.run_dir.join(entry.file_name()));
+        remove_run_dir(run_dir).await;
     }
-    remove_drafts(&ctx.store.snapshot_dir(""));
+    let store = ctx.store.clone();
+    blocking(move || remove_drafts(&store, &store.snapshot_dir(""))).await;
 }
 
-async fn take_over(registry: &Arc<Registry>, ledger: Ledger) {
-    let id = ledger.wish.id;
+/// Takes a running sandbox over, or one whose VM ended meanwhile.
+async fn take_over(ctx: &Context, ledger: Ledger) -> Recovered {
+    let id = ledger.spec.id;
     if let Some(number) = ledger.slot {
-        // Claimed before orphans are looked for.
-        let _ = registry.ctx.slots.adopt(number);
+        // Claimed before orphans are looked for; a network that is gone is noticed by the task.
+        let _ = ctx.slots.adopt(number);
     }
     let machine = match ledger.machine.clone() {
         None => None,
-        Some(record) => match registry.ctx.driver.adopt(record).await {
+        Some(record) => match ctx.driver.adopt(record).await {
             Ok(machine) => machine,
             Err(error) => {
-                tracing::error!(sandbox = %id, error = &error as &dyn std::error::Error, "the VM of {id} does not answer; ending it");
-                kill_users(&registry.ctx, &registry.ctx.store.sandbox_dir(id)).await;
+                tracing::error!(sandbox = %id, error = cause(&error), "the VM of {id} does not answer; ending it");
+                ctx.vmms.end_below(&ctx.store.sandbox_dir(id)).await;
                 None
             }
         },
     };
-    registry.adopt(ledger, machine);
+    Recovered { ledger, machine }
 }
 
-/// Every entry below sandboxes/, with its id when its name is one.
-fn sandbox_dirs(ctx: &Context) -> Vec<(Option<SandboxId>, std::path::PathBuf)> {
-    let entries = std::fs::read_dir(ctx.store.root().join("sandboxes")).into_iter().flatten().flatten();
-    entries.map(|entry| (entry.file_name().to_str().and_then(|name| name.parse().ok()), entry.path())).collect()
+async fn entries(dir: PathBuf) -> Vec<PathBuf> {
+    let read = move || std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    blocking(read).await
 }
 
-fn set_aside(ctx: &Context, dir: &Path) {
-    match ctx.store.quarantine(dir) {
-        Ok(place) => {
-            tracing::error!(from = %dir.display(), to = %place.display(), "something odd was set aside; look at it and remove it")
+/// Lists every entry below sandboxes/, with its id when its name is one.
+async fn sandbox_dirs(ctx: &Context) -> Vec<(Option<SandboxId>, PathBuf)> {
+    let id = |path: &Path| path.file_name()?.to_str()?.parse().ok();
+    entries(ctx.store.root().join("sandboxes")).await.into_iter().map(|path| (id(&path), path)).collect()
+}
+
+async fn set_aside(ctx: &Context, dir: &Path) {
+    let (store, path) = (ctx.store.clone(), dir.to_owned());
+    match blocking(move || store.quarantine(&path)).await {
+        Ok(to) => {
+            let (from, to) = (dir.display(), to.display());
+            tracing::error!(%from, %to, "something odd was set aside; look at it and remove it");
         }
-        Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "something odd could not be set aside"),
+        Err(error) => tracing::error!(error = cause(&error), "something odd could not be set aside"),
     }
 }
 
 async fn remove(ctx: &Context, id: SandboxId) {
-    kill_users(ctx, &ctx.store.sandbox_dir(id)).await;
-    if let Err(error) = ctx.store.remove_sandbox_dir(id) {
-        tracing::error!(sandbox = %id, error = &error as &dyn std::error::Error, "the files of {id} do not go");
+    if let Err(error) = try_remove_files(ctx, id).await {
+        tracing::error!(sandbox = %id, error = cause(&error), "the files of {id} do not go");
     }
-    let _ = std::fs::remove_dir_all(ctx.run_dir.join(id.to_string()));
 }
 
-/// Ends VMMs of this host's store that have files in this directory.
-pub(super) async fn kill_users(ctx: &Context, dir: &Path) {
-    let mark = format!("{}/", ctx.store.root().display());
-    for identity in process::with_file_below(&mark, dir) {
-        let Some(found) = Process::find(identity) else { continue };
-        tracing::warn!(pid = identity.pid, "ending a VMM nobody owns");
-        if let Err(error) = found.kill(KILL_WAIT).await {
-            tracing::error!(error = &error as &dyn std::error::Error, "a VMM does not end");
-        }
-    }
+/// Not everything of an instance could be removed.
+#[derive(Debug, thiserror::Error)]
+pub enum PurgeError {
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    #[error(transparent)]
+    Storage(#[from] StorageError),
 }
 
 /// Removes every sandbox and everything of this instance on the machine.
-pub async fn purge(ctx: &Context) -> Result<(), crate::AgentError> {
+///
+/// # Errors
+/// A network or the store's mount does not go.
+pub async fn purge(ctx: &Context) -> Result<(), PurgeError> {
     remove_half_made(ctx).await;
-    for (id, dir) in sandbox_dirs(ctx) {
+    for (id, dir) in sandbox_dirs(ctx).await {
         match id {
             Some(id) => remove(ctx, id).await,
-            None => set_aside(ctx, &dir),
+            None => set_aside(ctx, &dir).await,
         }
     }
     ctx.slots.discard_orphans().await?;
     ctx.slots.close().await?;
-    let _ = std::fs::remove_dir_all(&ctx.run_dir);
-    ctx.store.close()?;
-    Ok(())
+    remove_run_dir(ctx.run_dir.clone()).await;
+    let store = ctx.store.clone();
+    Ok(blocking(move || store.close()).await?)
 }

@@ -1,4 +1,4 @@
-//! What the agent says of a sandbox. Generations come from the host's revision, which never goes back.
+//! What the agent reports of a sandbox. Generations come from the host's revision, which never goes back.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -7,9 +7,11 @@ use std::sync::Mutex;
 use tokio::sync::watch;
 use wrenn_linux::files;
 
-use crate::ledger::Wish;
+use crate::failure::{Failure, cause};
+use crate::ledger::SandboxSpec;
+use crate::mutex::lock;
 
-/// Where a sandbox stands on this host.
+/// Phase of a sandbox's life on this host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     Starting,
@@ -23,10 +25,20 @@ pub enum Phase {
     Resuming,
 }
 
+impl Phase {
+    /// Says whether a sandbox in this phase has memory of the host, or is about to.
+    pub fn holds_memory(self) -> bool {
+        match self {
+            Self::Starting | Self::Running | Self::Pausing | Self::Resuming => true,
+            Self::Stopping | Self::Gone | Self::Failed | Self::Crashed | Self::Paused => false,
+        }
+    }
+}
+
 /// A sandbox as the control plane hears of it.
 #[derive(Debug, Clone)]
 pub struct Report {
-    pub wish: Wish,
+    pub spec: SandboxSpec,
     pub generation: u64,
     pub phase: Phase,
     /// Unix ms; of one found after a restart, when it was found.
@@ -34,32 +46,28 @@ pub struct Report {
     pub started_at_ms: i64,
     pub last_active_at_ms: i64,
     pub metadata: BTreeMap<String, String>,
-    /// Fit for the user to read.
-    pub reason: String,
-    /// One of the REST error codes.
-    pub reason_code: &'static str,
-    /// The newest pause or resume that is over, and why it did not work, if so.
+    /// Why it failed or crashed, if so.
+    pub reason: Option<Failure>,
+    /// The newest pause or resume that is over; 0 when there was none.
     pub operation: u64,
-    pub operation_error: String,
-    pub operation_error_code: &'static str,
+    /// Why that pause or resume did not work, if so.
+    pub operation_failure: Option<Failure>,
 }
 
 impl Report {
-    /// Of a wish just taken.
-    pub fn starting(wish: Wish) -> Self {
+    /// Makes the report of a sandbox whose request was just taken.
+    pub fn starting(spec: SandboxSpec) -> Self {
         Self {
-            wish,
+            spec,
             generation: 0,
             phase: Phase::Starting,
             phase_since_ms: now_ms(),
             started_at_ms: 0,
             last_active_at_ms: 0,
             metadata: BTreeMap::new(),
-            reason: String::new(),
-            reason_code: "",
+            reason: None,
             operation: 0,
-            operation_error: String::new(),
-            operation_error_code: "",
+            operation_failure: None,
         }
     }
 }
@@ -75,7 +83,10 @@ pub struct Revision {
 }
 
 impl Revision {
-    /// Goes on after everything a predecessor can have given out.
+    /// Goes on after every revision that earlier agents on this directory can have given out.
+    ///
+    /// # Errors
+    /// Its file can be neither read nor written.
     pub fn load(dir: &Path) -> std::io::Result<Self> {
         let file = dir.join("revision");
         let last: u64 = match std::fs::read_to_string(&file) {
@@ -89,20 +100,20 @@ impl Revision {
         Ok(Self { file, reserved: Mutex::new(begin + RESERVED), current: watch::Sender::new(begin) })
     }
 
-    /// The next one. Whoever waits is told only by [`Revision::publish`], after the change can be seen.
+    /// Returns the next revision. Waiters hear of it only by [`Revision::publish`], after the change can be seen.
     pub fn next(&self) -> u64 {
-        let mut reserved = self.reserved.lock().expect("no holder of this lock can panic");
+        let mut reserved = lock(&self.reserved);
         let next = *self.current.borrow() + 1;
         if next >= *reserved {
             *reserved = next + RESERVED;
             if let Err(error) = files::replace(&self.file, reserved.to_string().as_bytes()) {
-                tracing::error!(error = &error as &dyn std::error::Error, "cannot keep the host's revision");
+                tracing::error!(error = cause(&error), "cannot keep the host's revision");
             }
         }
         next
     }
 
-    /// Tells everybody who waits.
+    /// Lets everybody who waits see a revision.
     pub fn publish(&self, revision: u64) {
         self.current.send_if_modified(|current| {
             let newer = revision > *current;
@@ -113,13 +124,13 @@ impl Revision {
         });
     }
 
-    /// To wait on.
+    /// Returns the revision as something to wait on.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.current.subscribe()
     }
 }
 
-/// Unix milliseconds.
+/// Returns the host's clock in Unix milliseconds.
 pub fn now_ms() -> i64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)

@@ -1,4 +1,4 @@
-//! Disks: images imported once, a reflink of one for every sandbox.
+//! Files of sandboxes: images imported once, disks and captures made from them.
 //!
 //! ```text
 //! {dir}/images/<name>/{rootfs.ext4,image.json}      published by the operator
@@ -10,9 +10,17 @@
 //! {store} is {dir} itself where its file system shares blocks, else {dir}/store: an XFS of our own in {dir}/store.xfs.
 
 pub mod captures;
+mod disks;
+mod error;
 mod images;
+mod own_xfs;
 mod store;
 
-pub use captures::{BaseCopy, Capture, Draft, Maker, Manifest};
-pub use images::{Image, Images};
-pub use store::{StorageError, Store};
+pub use captures::{Capture, Compatibility, Draft, FileDigest, Manifest, PreparedCopy};
+pub use disks::Disk;
+#[cfg(test)]
+pub use disks::copies::CopiedDisks;
+pub use error::StorageError;
+pub use images::{Description, Image, Images};
+pub use own_xfs::OWN_XFS;
+pub use store::{Store, memory_path};

@@ -1,4 +1,4 @@
-//! Server-sent events of a team, as they are told.
+//! Server-sent events of a team, as they come.
 
 use std::time::Duration;
 
@@ -20,14 +20,14 @@ pub struct EventStream {
     buffer: BytesMut,
 }
 
-/// What the stream tells.
+/// One message of an event stream.
 #[derive(Debug)]
-pub enum Told {
+pub enum Message {
     /// As it came, and read.
     Frame { json: String, frame: Box<EventFrame> },
     /// A frame of a kind this program does not know yet.
     Unknown,
-    /// All that was missed has been told.
+    /// Everything that was missed has come.
     CaughtUp,
     /// The server ended the stream, or the connection broke.
     End,
@@ -35,18 +35,24 @@ pub enum Told {
 
 impl EventStream {
     /// Opens it, after the event seen last.
+    ///
+    /// # Errors
+    /// The server refuses or cannot be reached.
     pub async fn open(client: &Client, last: Option<&str>) -> Result<Self, ApiError> {
         let response = client.watch("/v1/events/stream", last).await?;
         Ok(Self { body: response.into_body(), buffer: BytesMut::new() })
     }
 
-    /// The next thing it tells.
-    pub async fn next(&mut self) -> Result<Told, ApiError> {
+    /// The next message.
+    ///
+    /// # Errors
+    /// A frame has no end.
+    pub async fn next(&mut self) -> Result<Message, ApiError> {
         loop {
             if let Some(end) = self.buffer.windows(2).position(|two| two == b"\n\n") {
                 let block = self.buffer.split_to(end + 2);
-                if let Some(told) = read(&String::from_utf8_lossy(&block)) {
-                    return Ok(told);
+                if let Some(message) = read(&String::from_utf8_lossy(&block)) {
+                    return Ok(message);
                 }
                 continue;
             }
@@ -59,23 +65,23 @@ impl EventStream {
                         self.buffer.extend_from_slice(&data);
                     }
                 }
-                Ok(Some(Err(_)) | None) | Err(_) => return Ok(Told::End),
+                Ok(Some(Err(_)) | None) | Err(_) => return Ok(Message::End),
             }
         }
     }
 }
 
 /// None for a comment that says nothing to us.
-fn read(block: &str) -> Option<Told> {
+fn read(block: &str) -> Option<Message> {
     let lines = block.lines().filter_map(|line| line.strip_prefix("data:"));
     let data: Vec<&str> = lines.map(|line| line.strip_prefix(' ').unwrap_or(line)).collect();
     if data.is_empty() {
-        return is_caught_up(block).then_some(Told::CaughtUp);
+        return is_caught_up(block).then_some(Message::CaughtUp);
     }
     let json = data.join("\n");
     Some(match serde_json::from_str(&json) {
-        Ok(frame) => Told::Frame { json, frame: Box::new(frame) },
-        Err(_) => Told::Unknown,
+        Ok(frame) => Message::Frame { json, frame: Box::new(frame) },
+        Err(_) => Message::Unknown,
     })
 }
 
@@ -90,10 +96,10 @@ mod tests {
     #[test]
     fn comments_are_skipped_and_frames_of_another_kind_end_nothing() {
         assert!(read(": keepalive\n\n").is_none());
-        assert!(matches!(read(": caught up\n\n"), Some(Told::CaughtUp)));
+        assert!(matches!(read(": caught up\n\n"), Some(Message::CaughtUp)));
         let known =
             "id: evt-1\nevent: host.up\ndata: {\"event\":\"host.up\",\"timestamp\":\"2026-01-01T00:00:00Z\"}\n\n";
-        assert!(matches!(read(known), Some(Told::Frame { .. })));
-        assert!(matches!(read("event: new\ndata: {\"event\":\"new\"}\n\n"), Some(Told::Unknown)));
+        assert!(matches!(read(known), Some(Message::Frame { .. })));
+        assert!(matches!(read("event: new\ndata: {\"event\":\"new\"}\n\n"), Some(Message::Unknown)));
     }
 }

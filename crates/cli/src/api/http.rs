@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{Stream, TryStreamExt};
-use http::{Method, Request, Response, StatusCode, Uri};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, Limited, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -15,6 +15,7 @@ use hyper_util::rt::TokioExecutor;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use wrenn_contract::rest::error::ErrorBody;
+use wrenn_domain::base_url::BaseUrl;
 use wrenn_domain::key::ApiKey;
 
 use super::ApiError;
@@ -47,13 +48,17 @@ pub struct Client {
 
 impl Client {
     /// Checks the address and the key's form; opens no connection yet.
+    ///
+    /// # Errors
+    /// Address or key is malformed, or this machine's certificates cannot be read.
     pub fn new(connection: &Connection) -> Result<Self, ApiError> {
-        let base_url = connection.base_url.trim_end_matches('/').to_owned();
-        let bad = || ApiError::BadBaseUrl { base_url: base_url.clone() };
-        let uri: Uri = base_url.parse().map_err(|_| bad())?;
-        if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.host().is_none() {
-            return Err(bad());
-        }
+        let base_url = connection.base_url.parse::<BaseUrl>();
+        let base_url = base_url
+            .map_err(|error| ApiError::BadBaseUrl {
+                base_url: crate::text::plain(&connection.base_url),
+                reason: error.to_string(),
+            })?
+            .to_string();
         let key = match connection.api_key.as_deref() {
             None | Some("") => None,
             Some(text) => Some(text.parse().map_err(|_| ApiError::MalformedKey)?),
@@ -78,6 +83,9 @@ impl Client {
     }
 
     /// Whether a control plane answers at all; needs no key.
+    ///
+    /// # Errors
+    /// Nothing answers, or no control plane does.
     pub async fn health(&self) -> Result<serde_json::Value, ApiError> {
         let request = Request::get(format!("{}/health", self.base_url))
             .body(empty())
@@ -87,23 +95,35 @@ impl Client {
     }
 
     /// GET that answers JSON.
+    ///
+    /// # Errors
+    /// The server refuses, cannot be reached, or answers something else.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ApiError> {
         let response = self.send(Method::GET, path, None, empty(), Some(ANSWER_WAIT)).await?;
         self.json(response).await
     }
 
     /// GET that answers bytes.
+    ///
+    /// # Errors
+    /// The server refuses, cannot be reached, or its answer breaks off.
     pub async fn get_bytes(&self, path: &str) -> Result<Bytes, ApiError> {
         read(self.send(Method::GET, path, None, empty(), Some(ANSWER_WAIT)).await?).await
     }
 
     /// POST of JSON that answers JSON.
+    ///
+    /// # Errors
+    /// The server refuses, cannot be reached, or answers something else.
     pub async fn post<B: Serialize, T: DeserializeOwned>(&self, path: &str, body: &B) -> Result<T, ApiError> {
         let response = self.post_raw(path, body).await?;
         self.json(response).await
     }
 
     /// POST of JSON that answers JSON; needs no key and sends none.
+    ///
+    /// # Errors
+    /// The server refuses, cannot be reached, or answers something else.
     pub async fn post_open<B: Serialize, T: DeserializeOwned>(&self, path: &str, body: &B) -> Result<T, ApiError> {
         let json = serde_json::to_vec(body).map_err(|e| ApiError::Broken { reason: e.to_string() })?;
         let request = Request::post(format!("{}{path}", self.base_url))
@@ -116,23 +136,35 @@ impl Client {
     }
 
     /// JSON whose answer has no body.
+    ///
+    /// # Errors
+    /// The server refuses or cannot be reached.
     pub async fn send_json<B: Serialize>(&self, method: Method, path: &str, body: &B) -> Result<(), ApiError> {
         let json = serde_json::to_vec(body).map_err(|e| ApiError::Broken { reason: e.to_string() })?;
         self.send(method, path, Some("application/json"), full(json), Some(ANSWER_WAIT)).await.map(drop)
     }
 
     /// POST of JSON whose answer is streamed by the caller.
+    ///
+    /// # Errors
+    /// The server refuses or cannot be reached.
     pub async fn post_raw<B: Serialize>(&self, path: &str, body: &B) -> Result<Response<Incoming>, ApiError> {
         let json = serde_json::to_vec(body).map_err(|e| ApiError::Broken { reason: e.to_string() })?;
         self.send(Method::POST, path, Some("application/json"), full(json), Some(ANSWER_WAIT)).await
     }
 
     /// POST or DELETE whose answer has no body.
+    ///
+    /// # Errors
+    /// The server refuses or cannot be reached.
     pub async fn empty(&self, method: Method, path: &str) -> Result<(), ApiError> {
         self.send(method, path, None, empty(), Some(ANSWER_WAIT)).await.map(drop)
     }
 
     /// POST of a streamed body. No bound on its length or duration: the server sets them.
+    ///
+    /// # Errors
+    /// The server refuses, cannot be reached, or the stream failed.
     pub async fn post_stream<S>(&self, path: &str, content_type: &str, parts: S) -> Result<(), ApiError>
     where
         S: Stream<Item = std::io::Result<Bytes>> + Send + Sync + 'static,
@@ -142,6 +174,9 @@ impl Client {
     }
 
     /// GET of server-sent events, after the one seen last. No bound on how long it lasts.
+    ///
+    /// # Errors
+    /// The server refuses or cannot be reached.
     pub async fn watch(&self, path: &str, last: Option<&str>) -> Result<Response<Incoming>, ApiError> {
         let mut request = self.request(Method::GET, path)?.header("accept", "text/event-stream");
         if let Some(last) = last {
@@ -153,6 +188,9 @@ impl Client {
     }
 
     /// GET with an upgrade to a WebSocket.
+    ///
+    /// # Errors
+    /// The server refuses, cannot be reached, or does not change the protocol.
     pub async fn upgrade(&self, path: &str, key: &str) -> Result<hyper::upgrade::Upgraded, ApiError> {
         let request = self
             .request(Method::GET, path)?

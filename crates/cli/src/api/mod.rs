@@ -6,8 +6,8 @@ mod http;
 mod stream;
 mod tunnel;
 
-pub use error::ApiError;
-pub use events::{EventStream, Told};
+pub use error::{ApiError, KEY_REMEDY};
+pub use events::{EventStream, Message};
 pub use http::{Client, Connection};
 pub use stream::{ExecEvent, ExecInput, ExecStart, ExecStream, PtyEvent, PtyEvents, PtyInput, open_pty};
 pub use tunnel::Tunnel;

@@ -17,7 +17,7 @@ use super::{ApiError, Client};
 /// A WebSocket of the API.
 pub(super) type Socket = WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>;
 
-/// What to run.
+/// A command to run, with its surroundings.
 #[derive(Debug, Clone, Default)]
 pub struct ExecStart {
     pub cmd: String,
@@ -28,10 +28,12 @@ pub struct ExecStart {
     pub stdin: bool,
 }
 
-/// What the server tells.
+/// One message of a followed command.
 #[derive(Debug)]
 pub enum ExecEvent {
-    Started,
+    Started {
+        pid: u32,
+    },
     Stdout(Bytes),
     Stderr(Bytes),
     Exit(i32),
@@ -61,6 +63,9 @@ pub struct ExecStream {
 
 impl ExecStream {
     /// Starts the command; its events follow.
+    ///
+    /// # Errors
+    /// The server refuses or cannot be reached.
     pub async fn start(client: &Client, capsule: &str, start: ExecStart) -> Result<Self, ApiError> {
         let (sink, events) = open(client, &format!("/v1/capsules/{capsule}/exec/stream")).await?.split();
         let mut input = ExecInput(sink);
@@ -70,6 +75,9 @@ impl ExecStream {
     }
 
     /// Attaches to a process by pid or tag: recent output, and with `follow` all that comes until its exit.
+    ///
+    /// # Errors
+    /// The server refuses or cannot be reached.
     pub async fn attach(client: &Client, capsule: &str, process: &str, follow: bool) -> Result<Self, ApiError> {
         let path = format!("/v1/capsules/{capsule}/processes/{process}/stream?binary=true&follow={follow}");
         let (_, events) = open(client, &path).await?.split();
@@ -82,6 +90,9 @@ impl ExecStream {
     }
 
     /// The next event; `None` when the server closed without an exit.
+    ///
+    /// # Errors
+    /// The connection broke, or a frame cannot be read.
     pub async fn next(&mut self) -> Result<Option<ExecEvent>, ApiError> {
         loop {
             let message = match self.events.next().await {
@@ -108,7 +119,7 @@ impl ExecStream {
 fn parse(text: &str) -> Result<ExecEvent, ApiError> {
     let frame = serde_json::from_str(text).map_err(|e| ApiError::Broken { reason: e.to_string() })?;
     Ok(match frame {
-        ExecServerFrame::Start { .. } => ExecEvent::Started,
+        ExecServerFrame::Start { pid } => ExecEvent::Started { pid },
         ExecServerFrame::Stdout { data } => ExecEvent::Stdout(data.into()),
         ExecServerFrame::Stderr { data } => ExecEvent::Stderr(data.into()),
         ExecServerFrame::Exit { exit_code } => ExecEvent::Exit(exit_code),
@@ -118,16 +129,25 @@ fn parse(text: &str) -> Result<ExecEvent, ApiError> {
 
 impl ExecInput {
     /// Sends input bytes; waits while the command does not read.
+    ///
+    /// # Errors
+    /// The connection is broken.
     pub async fn data(&mut self, bytes: Bytes) -> Result<(), ApiError> {
         self.message(Message::Binary(bytes)).await
     }
 
     /// Tells the command that no more input comes.
+    ///
+    /// # Errors
+    /// The connection is broken.
     pub async fn eof(&mut self) -> Result<(), ApiError> {
         self.frame(&ExecClientFrame::StdinEof).await
     }
 
     /// Asks the server to kill the command.
+    ///
+    /// # Errors
+    /// The connection is broken.
     pub async fn stop(&mut self) -> Result<(), ApiError> {
         self.frame(&ExecClientFrame::Stop).await
     }
@@ -142,7 +162,7 @@ impl ExecInput {
     }
 }
 
-/// What a terminal session tells.
+/// One message of a terminal session.
 #[derive(Debug)]
 pub enum PtyEvent {
     Started {
@@ -165,6 +185,9 @@ pub struct PtyInput(SplitSink<Socket, Message>);
 pub struct PtyEvents(SplitStream<Socket>);
 
 /// Opens a socket to a terminal session, new or there already.
+///
+/// # Errors
+/// The server refuses or cannot be reached.
 pub async fn open_pty(
     client: &Client,
     capsule: &str,
@@ -178,11 +201,17 @@ pub async fn open_pty(
 
 impl PtyInput {
     /// Sends keystrokes; waits while the session does not read.
+    ///
+    /// # Errors
+    /// The connection is broken.
     pub async fn bytes(&mut self, bytes: Bytes) -> Result<(), ApiError> {
         self.message(Message::Binary(bytes)).await
     }
 
     /// Sends anything else.
+    ///
+    /// # Errors
+    /// The connection is broken.
     pub async fn frame(&mut self, frame: &PtyClientFrame) -> Result<(), ApiError> {
         let text = serde_json::to_string(frame).map_err(|e| ApiError::Broken { reason: e.to_string() })?;
         self.message(Message::Text(text.into())).await
@@ -200,6 +229,9 @@ impl PtyInput {
 
 impl PtyEvents {
     /// The next event.
+    ///
+    /// # Errors
+    /// The connection broke, or a frame cannot be read.
     pub async fn next(&mut self) -> Result<PtyEvent, ApiError> {
         loop {
             match self.0.next().await {

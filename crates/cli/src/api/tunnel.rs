@@ -17,12 +17,18 @@ pub struct Tunnel(stream::Socket);
 
 impl Tunnel {
     /// Connects to a port of a capsule.
+    ///
+    /// # Errors
+    /// The server refuses or cannot be reached.
     pub async fn open(client: &Client, capsule: &str, port: u16) -> Result<Self, ApiError> {
         Ok(Self(stream::open(client, &format!("/v1/capsules/{capsule}/ports/{port}/tunnel")).await?))
     }
 
     /// Carries a local connection until both directions have ended. Each end is passed on for itself; a side that does not read
     /// makes the other wait.
+    ///
+    /// # Errors
+    /// One of the two connections broke.
     pub async fn carry(self, mut local: TcpStream) -> Result<(), ApiError> {
         let broken = |reason: String| ApiError::Broken { reason };
         let (mut to_guest, mut from_guest) = self.0.split();

@@ -27,6 +27,9 @@ pub struct AuditArgs {
 }
 
 /// Shows a page of the log.
+///
+/// # Errors
+/// The server refuses or cannot be reached.
 pub async fn run(args: AuditArgs, client: &Client, output: &Output) -> anyhow::Result<u8> {
     let mut query = format!("?limit={}", args.limit);
     if let Some(team) = args.team {

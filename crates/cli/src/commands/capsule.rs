@@ -3,25 +3,24 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::Subcommand;
 use http::Method;
 use wrenn_contract::rest::capsules::{Capsule, CapsuleStatus, CreateCapsule};
 
-use super::capsule_id;
+use super::arguments::capsule_id;
 use super::template::template_name;
 use crate::api::Client;
-use crate::output::{Output, plain, table};
+use crate::output::Output;
+use wait::{ASK_EVERY, get, wait_running};
 
 mod lifecycle;
 mod metrics;
+pub(super) mod show;
+mod wait;
 
-/// How long `create` waits; above the host's own limit for a guest to become ready (120 s).
-const CREATE_WAIT: Duration = Duration::from_secs(180);
 /// Bound of a wait for `rm --wait`.
 const REMOVE_WAIT: Duration = Duration::from_secs(60);
-/// Between two looks at a capsule that is on its way.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Subcommand)]
 pub enum CapsuleCommand {
@@ -134,6 +133,9 @@ fn label(text: &str) -> Result<(String, String), String> {
 }
 
 /// Runs one of the commands.
+///
+/// # Errors
+/// The server refuses or cannot be reached, or the capsule did not become what was waited for.
 pub async fn run(command: CapsuleCommand, client: &Client, output: &Output) -> anyhow::Result<u8> {
     match command {
         CapsuleCommand::Create {
@@ -148,7 +150,7 @@ pub async fn run(command: CapsuleCommand, client: &Client, output: &Output) -> a
             no_wait,
         } => {
             let labels: BTreeMap<_, _> = metadata.into_iter().collect();
-            let wish = CreateCapsule {
+            let request = CreateCapsule {
                 template: Some(template),
                 vcpus,
                 memory_mb: memory,
@@ -158,12 +160,15 @@ pub async fn run(command: CapsuleCommand, client: &Client, output: &Output) -> a
                 auto_resume: auto_resume.then_some(true),
                 public_ports: private_ports.then_some(false),
             };
-            create(wish, no_wait, client, output).await?;
+            create(request, no_wait, client, output).await?;
         }
-        CapsuleCommand::List => list(client, output).await?,
+        CapsuleCommand::List => {
+            let capsules: Vec<Capsule> = client.get("/v1/capsules").await?;
+            output.result(&capsules, || show::list(&capsules));
+        }
         CapsuleCommand::Get { id } => {
             let capsule = get(client, &id).await?;
-            output.result(&capsule, || describe(&capsule));
+            output.result(&capsule, || show::describe(&capsule));
         }
         CapsuleCommand::Rm { ids, wait } => return remove(&ids, wait, client, output).await,
         CapsuleCommand::Pause { ids, no_wait } => return lifecycle::pause(&ids, no_wait, client, output).await,
@@ -185,70 +190,15 @@ pub async fn run(command: CapsuleCommand, client: &Client, output: &Output) -> a
     Ok(0)
 }
 
-async fn create(wish: CreateCapsule, no_wait: bool, client: &Client, output: &Output) -> anyhow::Result<()> {
+async fn create(request: CreateCapsule, no_wait: bool, client: &Client, output: &Output) -> anyhow::Result<()> {
     let spinner = output.spinner("creating a capsule");
-    let mut capsule: Capsule = client.post("/v1/capsules", &wish).await?;
+    let mut capsule: Capsule = client.post("/v1/capsules", &request).await?;
     if !no_wait {
         spinner.set_message(format!("starting {}", capsule.id));
         capsule = wait_running(client, capsule).await?;
     }
     spinner.finish_and_clear();
     output.result(&capsule, || capsule.id.clone());
-    Ok(())
-}
-
-async fn wait_running(client: &Client, mut capsule: Capsule) -> anyhow::Result<Capsule> {
-    let deadline = tokio::time::Instant::now() + CREATE_WAIT;
-    loop {
-        match capsule.status {
-            CapsuleStatus::Running => return Ok(capsule),
-            CapsuleStatus::Pending | CapsuleStatus::Starting => {}
-            other => {
-                let reason = capsule.error.as_deref().map_or_else(
-                    || format!("it is {}", word(other)),
-                    |reason| format!("it is {}: {}", word(other), plain(reason)),
-                );
-                bail!("capsule {} did not start: {reason}", capsule.id);
-            }
-        }
-        if tokio::time::Instant::now() >= deadline {
-            bail!(
-                "capsule {} is still starting after {} s; look again with `wrenn capsule get {}`",
-                capsule.id,
-                CREATE_WAIT.as_secs(),
-                capsule.id
-            );
-        }
-        tokio::time::sleep(LOOK_EVERY).await;
-        capsule = get(client, &capsule.id).await?;
-    }
-}
-
-async fn get(client: &Client, id: &str) -> anyhow::Result<Capsule> {
-    Ok(client.get(&format!("/v1/capsules/{id}")).await?)
-}
-
-async fn list(client: &Client, output: &Output) -> anyhow::Result<()> {
-    let capsules: Vec<Capsule> = client.get("/v1/capsules").await?;
-    output.result(&capsules, || {
-        if capsules.is_empty() {
-            return "No capsules. `wrenn capsule create` makes one.".to_owned();
-        }
-        let rows: Vec<Vec<String>> = capsules
-            .iter()
-            .map(|c| {
-                vec![
-                    c.id.clone(),
-                    word(c.status),
-                    plain(&c.template),
-                    c.vcpus.to_string(),
-                    format!("{} MiB", c.memory_mb),
-                    c.created_at.format("%Y-%m-%d %H:%M:%SZ").to_string(),
-                ]
-            })
-            .collect();
-        table(&["ID", "STATUS", "TEMPLATE", "VCPUS", "MEMORY", "CREATED"], &rows)
-    });
     Ok(())
 }
 
@@ -273,58 +223,21 @@ async fn remove_one(id: &str, wait: bool, client: &Client, output: &Output) -> a
         return Ok(());
     }
     let spinner = output.spinner(&format!("removing {id}"));
-    let look = async {
+    let gone = async {
         loop {
-            let capsule = get(client, id).await?;
-            if capsule.status == CapsuleStatus::Stopped {
-                return anyhow::Ok(());
+            match client.get::<Capsule>(&format!("/v1/capsules/{id}")).await {
+                Ok(capsule) if capsule.status == CapsuleStatus::Stopped => return anyhow::Ok(()),
+                Ok(_) => {}
+                // Its row is gone too.
+                Err(error) if error.status() == Some(404) => return Ok(()),
+                Err(error) => return Err(error.into()),
             }
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(ASK_EVERY).await;
         }
     };
-    tokio::time::timeout(REMOVE_WAIT, look)
+    tokio::time::timeout(REMOVE_WAIT, gone)
         .await
         .with_context(|| format!("still stopping after {} s; its host may be away", REMOVE_WAIT.as_secs()))??;
     spinner.finish_and_clear();
     Ok(())
-}
-
-pub(super) fn word(status: CapsuleStatus) -> String {
-    serde_json::to_value(status)
-        .ok()
-        .and_then(|value| value.as_str().map(str::to_owned))
-        .unwrap_or_else(|| format!("{status:?}"))
-}
-
-fn describe(c: &Capsule) -> String {
-    let time = |t: &chrono::DateTime<chrono::Utc>| t.format("%Y-%m-%d %H:%M:%SZ").to_string();
-    let mut rows = vec![
-        ("id", c.id.clone()),
-        ("status", word(c.status)),
-        ("template", plain(&c.template)),
-        ("vcpus", c.vcpus.to_string()),
-        ("memory", format!("{} MiB", c.memory_mb)),
-        (
-            "disk",
-            match c.disk_used_mb {
-                Some(used) => format!("{} MiB, {used} MiB in use", c.disk_size_mb),
-                None => format!("{} MiB", c.disk_size_mb),
-            },
-        ),
-        ("time-out", if c.timeout_sec == 0 { "never".into() } else { format!("{} s", c.timeout_sec) }),
-        ("created", time(&c.created_at)),
-    ];
-    if let Some(started) = &c.started_at {
-        rows.push(("started", time(started)));
-    }
-    if let Some(active) = &c.last_active_at {
-        rows.push(("last active", time(active)));
-    }
-    if let Some(error) = &c.error {
-        rows.push(("error", plain(error)));
-    }
-    for (key, value) in &c.metadata {
-        rows.push(("metadata", format!("{}={}", plain(key), plain(value))));
-    }
-    rows.iter().map(|(key, value)| format!("{key:12} {value}")).collect::<Vec<_>>().join("\n")
 }

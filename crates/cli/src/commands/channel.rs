@@ -6,20 +6,21 @@ use std::io::Read;
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 use http::Method;
-use wrenn_contract::rest::channels::{
+use wrenn_contract::rest::notification_channels::{
     Channel, CreateChannel, ReplaceChannelConfig, TestChannel, TestedChannel, UpdateChannel,
 };
-use wrenn_domain::channel::Provider;
 use wrenn_domain::event::EventType;
 use wrenn_domain::limits::CHANNEL_VALUE_BYTES_MAX;
+use wrenn_domain::notification_channel::Provider;
 
 use crate::api::Client;
 use crate::output::{Output, moment, plain, table};
 
-/// What a provider is configured with.
+/// Arguments that configure a provider.
 #[derive(Debug, Args)]
+#[group(id = "provider_config")]
 pub struct Config {
-    /// What the provider needs, once for each: url=... and perhaps secret=... (webhook), webhook_url=... (discord, slack, teams,
+    /// Settings of the provider, once for each: url=... and perhaps secret=... (webhook), webhook_url=... (discord, slack, teams,
     /// googlechat), bot_token=... chat_id=... (telegram), homeserver_url=... access_token=... room_id=... (matrix). `NAME=@FILE`
     /// takes the value from a file and `NAME=@-` from standard input, so that a secret need not stand in the list of processes.
     #[arg(short = 'c', long = "config", value_name = "NAME=VALUE", required = true, value_parser = pair)]
@@ -38,7 +39,7 @@ pub enum ChannelCommand {
         provider: Provider,
         #[command(flatten)]
         config: Config,
-        /// What it hears of, comma-separated; everything about capsules when absent.
+        /// Events to send, comma-separated; everything about capsules when absent.
         #[arg(short, long, value_delimiter = ',', value_parser = event, default_values = CAPSULE_EVENTS)]
         events: Vec<EventType>,
     },
@@ -79,6 +80,9 @@ const CAPSULE_EVENTS: [&str; 4] = [
 ];
 
 /// Runs one of the commands.
+///
+/// # Errors
+/// The server refuses or cannot be reached, or a setting's file cannot be read.
 pub async fn run(command: ChannelCommand, client: &Client, output: &Output) -> anyhow::Result<u8> {
     match command {
         ChannelCommand::List => {
@@ -182,13 +186,11 @@ fn pair(text: &str) -> Result<(String, String), String> {
 }
 
 fn provider(text: &str) -> Result<Provider, String> {
-    text.parse()
-        .map_err(|_| format!("one of {}", Provider::ALL.iter().map(|p| p.as_str()).collect::<Vec<_>>().join(", ")))
+    text.parse().map_err(|_| format!("one of {}", Provider::alternatives()))
 }
 
 fn event(text: &str) -> Result<EventType, String> {
-    text.parse()
-        .map_err(|_| format!("one of {}", EventType::ALL.iter().map(|e| e.as_str()).collect::<Vec<_>>().join(", ")))
+    text.parse().map_err(|_| format!("one of {}", EventType::alternatives()))
 }
 
 fn failure(channel: &Channel) -> String {

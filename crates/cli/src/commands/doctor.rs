@@ -22,6 +22,9 @@ pub struct DoctorArgs {
     /// Data directory of `wrenn dev`.
     #[arg(long, env = "WRENN_DEV_DIR", default_value = ".dev", value_name = "DIR")]
     dir: PathBuf,
+    /// Remove what agents left on this machine whose directory is gone. Needs root.
+    #[arg(long)]
+    fix: bool,
 }
 
 /// How a check came out.
@@ -42,7 +45,7 @@ pub struct Finding {
     pub check: String,
     pub verdict: Verdict,
     pub detail: String,
-    /// What to do; empty when nothing is.
+    /// Remedy; empty when nothing is wrong.
     #[serde(default)]
     pub remedy: String,
 }
@@ -54,10 +57,17 @@ impl Finding {
 }
 
 /// Runs every check; exit code 1 when one failed.
+///
+/// # Errors
+/// A check itself could not run.
 pub async fn run(args: DoctorArgs, connection: &Connection, output: &Output) -> anyhow::Result<u8> {
     let spinner = output.spinner("looking at this machine (the KVM check runs a small guest)");
     let layout = Layout::new(&args.dir)?;
-    let mut findings = host_probe(&layout).await;
+    let mut findings = Vec::new();
+    if args.fix {
+        findings.push(remove_leftovers().await);
+    }
+    findings.extend(host_probe(&layout).await);
     findings.push(disk(&layout));
     findings.push(images(&layout));
     findings.extend(server(connection).await);
@@ -80,6 +90,33 @@ fn line(finding: &Finding) -> String {
         text.push_str(&format!("\n         {:16} -> {}", "", finding.remedy));
     }
     text
+}
+
+/// Has the host agent remove what no agent owns.
+async fn remove_leftovers() -> Finding {
+    const CHECK: &str = "fix";
+    let agent = match program("wrenn-agent") {
+        Ok(agent) => agent,
+        Err(error) => return Finding::new(CHECK, Verdict::Failure, error.to_string(), "run `make build`"),
+    };
+    let mut command = tokio::process::Command::new(&agent);
+    command.arg("remove-leftovers").kill_on_drop(true);
+    let printed = match tokio::time::timeout(PROBE_WAIT, command.output()).await {
+        Err(_) => {
+            let detail = format!("removing did not end within {} s", PROBE_WAIT.as_secs());
+            return Finding::new(CHECK, Verdict::Failure, detail, "look at `wrenn-agent remove-leftovers`");
+        }
+        Ok(Err(error)) => return Finding::new(CHECK, Verdict::Failure, error.to_string(), "run `make build`"),
+        Ok(Ok(printed)) => printed,
+    };
+    let lines = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().replace('\n', "; ");
+    match lines(&printed.stdout) {
+        removed if !printed.status.success() => {
+            Finding::new(CHECK, Verdict::Failure, format!("{removed} {}", lines(&printed.stderr)), "run it as root")
+        }
+        removed if removed.is_empty() => Finding::new(CHECK, Verdict::Ok, "nothing was left to remove", ""),
+        removed => Finding::new(CHECK, Verdict::Ok, removed, ""),
+    }
 }
 
 async fn host_probe(layout: &Layout) -> Vec<Finding> {

@@ -1,12 +1,16 @@
 //! `wrenn events`: what happens to the team's capsules, while it happens.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::time::Duration;
 
+use anyhow::Context;
 use clap::Args;
+use wrenn_contract::rest::capsules::Capsule;
 use wrenn_contract::rest::events::EventFrame;
 
-use crate::api::{ApiError, Client, EventStream, Told};
+use super::arguments::capsule_id;
+use super::final_state;
+use crate::api::{ApiError, Client, EventStream, Message};
 use crate::output::{Output, plain};
 
 /// Pauses before the stream is opened again after it broke.
@@ -15,6 +19,9 @@ const PAUSE_MAX: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Args)]
 pub struct EventsArgs {
+    /// Capsule to follow alone; ends when that is deleted or has crashed. All of the team's when absent.
+    #[arg(value_parser = capsule_id)]
+    id: Option<String>,
     /// Go on until interrupted; connects again when the connection breaks, and misses nothing. The default without --since.
     #[arg(long, short = 'f')]
     follow: bool,
@@ -30,14 +37,21 @@ fn event_id(text: &str) -> Result<String, String> {
 }
 
 /// Prints events, one line each; with --json each as the server sent it.
+///
+/// # Errors
+/// The server refuses, cannot be reached the first time, or standard output cannot be written.
 pub async fn run(args: EventsArgs, client: &Client, output: &Output) -> anyhow::Result<u8> {
     let follow = args.follow || args.since.is_none();
+    let about = args.id.as_deref();
+    if let (Some(id), None) = (about, &args.since) {
+        // One that is not there is told at once.
+        let _: Capsule = client.get(&format!("/v1/capsules/{id}")).await?;
+    }
     let mut last = args.since;
     let mut pause = PAUSE_MIN;
     let mut opened = false;
     loop {
-        let stream = EventStream::open(client, last.as_deref()).await;
-        let mut stream = match stream {
+        let mut stream = match EventStream::open(client, last.as_deref()).await {
             Ok(stream) => stream,
             // A refusal does not become right by asking again; a server that is away may come back.
             Err(error) if !opened || !may_pass(&error) => return Err(error.into()),
@@ -48,9 +62,21 @@ pub async fn run(args: EventsArgs, client: &Client, output: &Output) -> anyhow::
             }
         };
         opened = true;
+        // What comes before the stream has caught up may be followed by more, also of a capsule that is gone.
+        let mut is_live = last.is_none();
+        let mut is_news = is_live;
         loop {
+            if is_live
+                && is_news
+                && let Some(id) = about
+                && let Some(end) = final_state::now(client, id).await
+            {
+                output.note(&format!("{end:#}"));
+                return Ok(0);
+            }
+            is_news = false;
             match stream.next().await? {
-                Told::Frame { json, frame } => {
+                Message::Frame { json, frame } => {
                     pause = PAUSE_MIN;
                     if frame.metadata.get("gap").is_some_and(|gap| gap == "true") {
                         output.note("some events since then are not kept any more");
@@ -58,16 +84,18 @@ pub async fn run(args: EventsArgs, client: &Client, output: &Output) -> anyhow::
                     if frame.message.is_some() {
                         continue;
                     }
-                    if !print(&json, &frame, output) {
+                    is_news = about.is_none_or(|id| frame.resource.as_ref().is_some_and(|about| about.id == id));
+                    if is_news && !print(&json, &frame, output)? {
                         return Ok(0);
                     }
                     if frame.id.is_some() {
                         last.clone_from(&frame.id);
                     }
                 }
-                Told::CaughtUp if !follow => return Ok(0),
-                Told::CaughtUp | Told::Unknown => {}
-                Told::End => break,
+                Message::CaughtUp if !follow => return Ok(0),
+                Message::CaughtUp => (is_live, is_news) = (true, true),
+                Message::Unknown => {}
+                Message::End => break,
             }
         }
         if last.is_none() {
@@ -86,11 +114,15 @@ fn may_pass(error: &ApiError) -> bool {
     }
 }
 
-/// False when nobody reads any more.
-fn print(json: &str, frame: &EventFrame, output: &Output) -> bool {
+/// Prints one event. False when nobody reads any more, which is no failure.
+fn print(json: &str, frame: &EventFrame, output: &Output) -> anyhow::Result<bool> {
     let line = if output.is_json() { json.to_owned() } else { line(frame) };
     let mut out = std::io::stdout().lock();
-    writeln!(out, "{line}").and_then(|()| out.flush()).is_ok()
+    match writeln!(out, "{line}").and_then(|()| out.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(error).context("could not write the output here"),
+    }
 }
 
 fn line(frame: &EventFrame) -> String {

@@ -1,45 +1,51 @@
 //! `wrenn exec ID -- CMD...`: a command in a capsule as if it ran here.
 //!
-//! Bytes pass unchanged both ways. Ctrl-C kills the command. Ends with the command's exit code.
+//! Bytes pass unchanged both ways. Ends with the command's exit code; 124 to 127 are also this tool's own, as those of `timeout` and
+//! `docker`: 124 it took too long, 125 the tool or the server failed, 126 the program may not be executed, 127 it was not found.
 
-use std::collections::BTreeMap;
 use std::io::IsTerminal;
+use std::time::Duration;
 
-use anyhow::{Context, bail};
-use base64::Engine;
+use anyhow::Context;
 use bytes::Bytes;
 use clap::Args;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use wrenn_contract::rest::capsules::{Encoding, Exec, ExecStarted};
 
-use super::capsule_id;
-use crate::api::{ApiError, Client, ExecEvent, ExecInput, ExecStart, ExecStream};
-use crate::output::Output;
+use super::arguments::capsule_id;
+use super::command_args::CommandArgs;
+use super::ending;
+use super::exit_codes::{INTERRUPTED, TIMED_OUT, exit_code, start_code};
+use super::processes::signal;
+use crate::api::{Client, ExecEvent, ExecStart, ExecStream};
+use crate::output::{Output, as_text, plain, write};
+use input::{Feeder, InputFrom};
 
-/// Bytes of input read at once.
-const INPUT_CHUNK: usize = 64 * 1024;
+mod input;
+
 /// Bytes of output collected for `--json`, per stream.
 const COLLECT_MAX: usize = 64 * 1024 * 1024;
-/// Exit code when Ctrl-C ended the command: 128 + SIGINT, as shells do.
-const INTERRUPTED: u8 = 130;
-
+/// Time for the server to hear that the command is to be killed.
+const STOP_WAIT: Duration = Duration::from_secs(2);
+/// Run a command in a capsule; streams its output and returns its exit code.
+///
+/// Ctrl-C interrupts the command, a second one terminates it, a third one kills it. Exit codes of the tool itself: 124 the command took longer
+/// than --timeout, 125 it could not be run or followed, 126 it may not be executed, 127 it was not found.
 #[derive(Debug, Args)]
 pub struct ExecArgs {
     /// Capsule to run in.
     #[arg(value_parser = capsule_id)]
     id: String,
-    /// Environment variable, KEY=VALUE; may be repeated.
-    #[arg(long, short = 'e', value_name = "KEY=VALUE", value_parser = variable)]
-    env: Vec<(String, String)>,
-    /// Working directory; the user's home when absent.
-    #[arg(long, short = 'w', value_name = "DIR")]
-    workdir: Option<String>,
-    /// Guest user; the template's default user when absent.
-    #[arg(long, short = 'u', value_name = "NAME")]
-    user: Option<String>,
-    /// Send this terminal's input too. Input from a pipe or file is always sent.
-    #[arg(long, short = 'i')]
+    #[command(flatten)]
+    how: CommandArgs,
+    /// Send this terminal's input too. Input from a pipe or file is sent to a command that runs for a second.
+    #[arg(long, short = 'i', conflicts_with = "no_input")]
     interactive: bool,
+    /// Read no input, and leave it to whoever else reads it.
+    #[arg(long, short = 'n')]
+    no_input: bool,
+    /// Kill the command after so many seconds.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..), conflicts_with = "detach")]
+    timeout: Option<u64>,
     /// Start it and return at once, printing its pid and tag.
     #[arg(long, short = 'd')]
     detach: bool,
@@ -48,34 +54,28 @@ pub struct ExecArgs {
     command: Vec<String>,
 }
 
-pub(super) fn variable(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        _ => Err("a variable is KEY=VALUE".to_owned()),
-    }
-}
-
 /// Runs the command; the number is its exit code.
+///
+/// # Errors
+/// It could not be run or followed.
 pub async fn run(args: ExecArgs, client: &Client, output: &Output) -> anyhow::Result<u8> {
-    let envs: BTreeMap<_, _> = args.env.into_iter().collect();
+    let envs = args.how.envs();
     let mut words = args.command.into_iter();
     let cmd = words.next().context("no command given")?;
+    let (args_given, cwd, user) = (words.collect(), args.how.workdir, args.how.user);
     if args.detach {
-        let exec = Exec {
-            cmd,
-            args: words.collect(),
-            background: true,
-            envs,
-            cwd: args.workdir,
-            user: args.user,
-            ..Exec::default()
-        };
+        let exec = Exec { cmd, args: args_given, background: true, envs, cwd, user, ..Exec::default() };
         return detach(&args.id, &exec, client, output).await;
     }
-    let stdin = args.interactive || !std::io::stdin().is_terminal();
-    let start = ExecStart { cmd, args: words.collect(), envs, cwd: args.workdir, user: args.user, stdin };
+    let input = match (args.interactive, args.no_input, std::io::stdin().is_terminal()) {
+        (_, true, _) | (false, false, true) => InputFrom::Nowhere,
+        (true, false, _) => InputFrom::AtOnce,
+        (false, false, false) => InputFrom::AfterGrace,
+    };
+    let start = ExecStart { cmd, args: args_given, envs, cwd, user, stdin: input != InputFrom::Nowhere };
     let stream = ExecStream::start(client, &args.id, start).await?;
-    if output.is_json() { collect(stream, stdin, output).await } else { follow(stream, stdin).await }
+    let running = Running { client, id: &args.id, stream, timeout: args.timeout.map(Duration::from_secs) };
+    if output.is_json() { running.collect(input, output).await } else { running.follow(input, output).await }
 }
 
 async fn detach(id: &str, exec: &Exec, client: &Client, output: &Output) -> anyhow::Result<u8> {
@@ -84,124 +84,156 @@ async fn detach(id: &str, exec: &Exec, client: &Client, output: &Output) -> anyh
     Ok(0)
 }
 
-async fn follow(mut stream: ExecStream, stdin: bool) -> anyhow::Result<u8> {
-    let mut stdout = tokio::io::stdout();
-    let mut stderr = tokio::io::stderr();
-    let (stop, feeder) = feed(&mut stream, stdin)?;
-    let code = loop {
-        let event = tokio::select! {
-            // An interrupt first: output without end must not hide it.
-            biased;
-            _ = tokio::signal::ctrl_c() => {
-                let _ = stop.send(());
-                break INTERRUPTED;
+/// A command that was started.
+struct Running<'a> {
+    client: &'a Client,
+    id: &'a str,
+    stream: ExecStream,
+    timeout: Option<Duration>,
+}
+
+/// How following a command ended.
+enum End {
+    Exit(i32),
+    /// The time-out passed, and the command is being killed.
+    TimedOut,
+    /// The user gave it up.
+    Interrupted,
+    /// Whoever read our output is gone.
+    ReaderGone(u8),
+    /// The command could not be started.
+    NotStarted(u8, String),
+}
+
+impl Running<'_> {
+    async fn follow(mut self, input: InputFrom, output: &Output) -> anyhow::Result<u8> {
+        let (mut stdout, mut stderr) = (tokio::io::stdout(), tokio::io::stderr());
+        let end = self
+            .run(input, async |event| match event {
+                Piece::Out(bytes) => write(&mut stdout, &bytes).await,
+                Piece::Err(bytes) => write(&mut stderr, &bytes).await,
+            })
+            .await?;
+        Ok(match end {
+            End::Exit(code) => exit_code(code),
+            End::Interrupted => INTERRUPTED,
+            End::ReaderGone(code) => code,
+            End::TimedOut => {
+                output.failure(&self.took_too_long());
+                TIMED_OUT
             }
-            event = stream.next() => event?,
+            End::NotStarted(code, text) => {
+                output.failure(&anyhow::anyhow!("{}", plain(&text)));
+                code
+            }
+        })
+    }
+
+    async fn collect(mut self, input: InputFrom, output: &Output) -> anyhow::Result<u8> {
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let end = self
+            .run(input, async |piece| {
+                match piece {
+                    Piece::Out(bytes) => out.extend_from_slice(&bytes),
+                    Piece::Err(bytes) => err.extend_from_slice(&bytes),
+                }
+                anyhow::ensure!(
+                    out.len().max(err.len()) <= COLLECT_MAX,
+                    "the command printed more than 64 MiB; run it without --json to stream its output"
+                );
+                Ok(None)
+            })
+            .await?;
+        let (exit_code, code) = match end {
+            End::Exit(code) => (Some(code), exit_code(code)),
+            End::TimedOut => (None, TIMED_OUT),
+            End::Interrupted => (None, INTERRUPTED),
+            End::ReaderGone(code) => (None, code),
+            End::NotStarted(code, text) => {
+                output.failure(&anyhow::anyhow!("{}", plain(&text)));
+                return Ok(code);
+            }
         };
-        match event {
-            Some(ExecEvent::Started) => {}
-            Some(ExecEvent::Stdout(bytes)) => write(&mut stdout, &bytes).await?,
-            Some(ExecEvent::Stderr(bytes)) => write(&mut stderr, &bytes).await?,
-            Some(ExecEvent::Exit(code)) => break exit_code(code),
-            Some(ExecEvent::Error(text)) => bail!("{}", crate::output::plain(&text)),
-            None => return Err(ended_early()),
+        let (stdout, stderr, encoding) = as_text(out, err);
+        let encoding = if encoding { Encoding::Base64 } else { Encoding::Utf8 };
+        let mut result =
+            serde_json::json!({"stdout": stdout, "stderr": stderr, "exit_code": exit_code, "encoding": encoding});
+        if code == TIMED_OUT {
+            result["timed_out"] = true.into();
         }
-    };
-    if code == INTERRUPTED {
-        // The kill must reach the server before the process ends.
-        let _ = tokio::time::timeout(std::time::Duration::from_secs(2), feeder).await;
-    } else {
-        feeder.abort();
+        output.result(&result, String::new);
+        if code == TIMED_OUT {
+            output.failure(&self.took_too_long());
+        }
+        Ok(code)
     }
-    Ok(code)
-}
 
-pub(super) async fn write(to: &mut (impl AsyncWriteExt + Unpin), bytes: &[u8]) -> anyhow::Result<()> {
-    let written = async {
-        to.write_all(bytes).await?;
-        to.flush().await
-    };
-    written.await.context("could not write the command's output here")
-}
+    fn took_too_long(&self) -> anyhow::Error {
+        let seconds = self.timeout.map_or(0, |timeout| timeout.as_secs());
+        anyhow::anyhow!("the command took longer than {seconds} s and was killed")
+    }
 
-pub(super) fn ended_early() -> anyhow::Error {
-    anyhow::Error::new(ApiError::Broken { reason: "the command's stream ended without an exit code".into() })
-}
-
-/// Sends standard input and, on `stop`, the wish to kill. Returns at once.
-fn feed(
-    stream: &mut ExecStream,
-    stdin: bool,
-) -> anyhow::Result<(tokio::sync::oneshot::Sender<()>, tokio::task::JoinHandle<()>)> {
-    let mut input = stream.take_input().context("input taken twice")?;
-    let (stop, mut stopped) = tokio::sync::oneshot::channel();
-    let feeder = tokio::spawn(async move {
-        if stdin {
-            tokio::select! {
+    /// Follows the command to an end. `take` gets its output and answers an exit code when nobody reads it any more.
+    async fn run(
+        &mut self,
+        input: InputFrom,
+        mut take: impl AsyncFnMut(Piece) -> anyhow::Result<Option<u8>>,
+    ) -> anyhow::Result<End> {
+        let mut feeder = Some(Feeder::start(&mut self.stream, input)?);
+        let deadline = self.timeout.map(|timeout| tokio::time::Instant::now() + timeout);
+        let (mut pid, mut interrupts) = (None, 0);
+        let end = loop {
+            let event = tokio::select! {
+                // An interrupt and the deadline first: output without end must not hide them.
                 biased;
-                asked = &mut stopped => {
-                    if asked.is_ok() { let _ = input.stop().await; }
-                    return;
+                _ = tokio::signal::ctrl_c() => {
+                    interrupts += 1;
+                    match (interrupts, pid) {
+                        (1, Some(pid)) => signal(self.client, self.id, pid, "SIGINT").await,
+                        (2, Some(pid)) => signal(self.client, self.id, pid, "SIGTERM").await,
+                        _ => break End::Interrupted,
+                    }
+                    continue;
                 }
-                () = pump(&mut input) => {}
-            }
-        }
-        if stopped.await.is_ok() {
-            let _ = input.stop().await;
-        }
-    });
-    Ok((stop, feeder))
-}
-
-async fn pump(input: &mut ExecInput) {
-    let mut stdin = tokio::io::stdin();
-    let mut buffer = vec![0u8; INPUT_CHUNK];
-    loop {
-        match stdin.read(&mut buffer).await {
-            Ok(0) | Err(_) => break,
-            Ok(n) => {
-                if input.data(Bytes::copy_from_slice(&buffer[..n])).await.is_err() {
-                    return;
-                }
-            }
-        }
-    }
-    let _ = input.eof().await;
-}
-
-async fn collect(mut stream: ExecStream, stdin: bool, output: &Output) -> anyhow::Result<u8> {
-    let (_stop, feeder) = feed(&mut stream, stdin)?;
-    let (mut out, mut err) = (Vec::new(), Vec::new());
-    let code = loop {
-        match stream.next().await? {
-            Some(ExecEvent::Started) => {}
-            Some(ExecEvent::Stdout(bytes)) => out.extend_from_slice(&bytes),
-            Some(ExecEvent::Stderr(bytes)) => err.extend_from_slice(&bytes),
-            Some(ExecEvent::Exit(code)) => break code,
-            Some(ExecEvent::Error(text)) => bail!("{}", crate::output::plain(&text)),
-            None => return Err(ended_early()),
-        }
-        if out.len().max(err.len()) > COLLECT_MAX {
-            bail!("the command printed more than 64 MiB; run it without --json to stream its output");
-        }
-    };
-    feeder.abort();
-    let (stdout, stderr, encoding) = match (String::from_utf8(out), String::from_utf8(err)) {
-        (Ok(out), Ok(err)) => (out, err, Encoding::Utf8),
-        (out, err) => {
-            let bytes = |text: Result<String, std::string::FromUtf8Error>| {
-                text.map_or_else(|bad| bad.into_bytes(), String::into_bytes)
+                () = until(deadline) => break End::TimedOut,
+                event = self.stream.next() => event?,
             };
-            let base64 = &base64::engine::general_purpose::STANDARD;
-            (base64.encode(bytes(out)), base64.encode(bytes(err)), Encoding::Base64)
+            let piece = match event {
+                Some(ExecEvent::Started { pid: started }) => {
+                    pid = Some(started);
+                    if let Some(feeder) = &mut feeder {
+                        feeder.started();
+                    }
+                    continue;
+                }
+                Some(ExecEvent::Stdout(bytes)) => Piece::Out(bytes),
+                Some(ExecEvent::Stderr(bytes)) => Piece::Err(bytes),
+                Some(ExecEvent::Exit(code)) => return Ok(End::Exit(code)),
+                Some(ExecEvent::Error(text)) if pid.is_none() => break End::NotStarted(start_code(&text), text),
+                Some(ExecEvent::Error(text)) => return Err(ending::explain(self.client, self.id, Some(&text)).await),
+                None => return Err(ending::explain(self.client, self.id, None).await),
+            };
+            if let Some(code) = take(piece).await? {
+                break End::ReaderGone(code);
+            }
+        };
+        if let Some(feeder) = feeder {
+            // The kill must reach the server before the process ends.
+            let _ = tokio::time::timeout(STOP_WAIT, feeder.stop()).await;
         }
-    };
-    let result = serde_json::json!({"stdout": stdout, "stderr": stderr, "exit_code": code, "encoding": encoding});
-    output.result(&result, String::new);
-    Ok(exit_code(code))
+        Ok(end)
+    }
 }
 
-/// A process's status as a shell would report it.
-pub(super) fn exit_code(code: i32) -> u8 {
-    u8::try_from(code).unwrap_or(255)
+/// Output of a command.
+enum Piece {
+    Out(Bytes),
+    Err(Bytes),
+}
+
+async fn until(deadline: Option<tokio::time::Instant>) {
+    match deadline {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
 }

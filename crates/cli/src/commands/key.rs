@@ -19,7 +19,7 @@ pub enum KeyCommand {
     },
     /// Create a key for a team. It is printed this once.
     Create {
-        /// What to call it.
+        /// Name of the key.
         name: Option<String>,
         /// Days until it ends; never when absent.
         #[arg(long, value_name = "DAYS")]
@@ -40,6 +40,9 @@ pub enum KeyCommand {
 }
 
 /// Runs one of the commands.
+///
+/// # Errors
+/// The server refuses or cannot be reached.
 pub async fn run(command: KeyCommand, client: &Client, output: &Output) -> anyhow::Result<u8> {
     match command {
         KeyCommand::List { team } => {

@@ -40,6 +40,9 @@ pub enum ContextCommand {
 }
 
 /// Logs in and keeps the key.
+///
+/// # Errors
+/// Nobody approved in time, the key is refused, or the login cannot be kept.
 pub async fn login(args: LoginArgs, connection: Connection, output: &Output) -> anyhow::Result<u8> {
     let base_url = connection.base_url.clone();
     let key = if args.with_key { pasted(output)? } else { approved(&connection, output).await? };
@@ -87,6 +90,9 @@ async fn approved(connection: &Connection, output: &Output) -> anyhow::Result<St
 }
 
 /// Forgets the current login and revokes its key if it is a personal one.
+///
+/// # Errors
+/// There is no login, or its file cannot be written.
 pub async fn logout(name: Option<String>, output: &Output) -> anyhow::Result<u8> {
     let mut contexts = Contexts::load()?;
     let Some(name) = name.or_else(|| contexts.current.clone()) else { bail!("you are not logged in anywhere") };
@@ -118,6 +124,9 @@ async fn revoke(connection: &Connection) -> anyhow::Result<bool> {
 }
 
 /// Shows whose key is used.
+///
+/// # Errors
+/// The server refuses or cannot be reached.
 pub async fn whoami(client: &Client, output: &Output) -> anyhow::Result<u8> {
     let me: WhoAmI = client.get("/v1/whoami").await?;
     output.result(&me, || format!("{} at {}", who(&me), client.base_url()));
@@ -142,6 +151,9 @@ pub fn role_word(role: TeamRole) -> &'static str {
 }
 
 /// Runs one of the context commands.
+///
+/// # Errors
+/// There is no such login, or its file cannot be written.
 pub fn context(command: ContextCommand, output: &Output) -> anyhow::Result<u8> {
     let mut contexts = Contexts::load()?;
     match command {

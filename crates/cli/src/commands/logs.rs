@@ -3,13 +3,13 @@
 use std::io::IsTerminal;
 
 use anyhow::bail;
-use base64::Engine;
 use clap::Args;
 
-use super::exec::{ended_early, exit_code, write};
-use super::{capsule_id, in_path, process_name};
+use super::arguments::{capsule_id, in_path, process_name};
+use super::ending;
+use super::exit_codes::{INTERRUPTED, exit_code};
 use crate::api::{Client, ExecEvent, ExecStream};
-use crate::output::{Output, plain};
+use crate::output::{Output, as_text, plain, write};
 
 #[derive(Debug, Args)]
 pub struct LogsArgs {
@@ -25,6 +25,9 @@ pub struct LogsArgs {
 }
 
 /// Shows output; the number is the exit code of the process where it was followed to its end.
+///
+/// # Errors
+/// The server refuses, cannot be reached, or the output broke off.
 pub async fn run(args: LogsArgs, client: &Client, output: &Output) -> anyhow::Result<u8> {
     let Some(process) = &args.process else { return console(&args.id, client, output).await };
     if args.follow && output.is_json() {
@@ -38,29 +41,33 @@ pub async fn run(args: LogsArgs, client: &Client, output: &Output) -> anyhow::Re
         let event = tokio::select! {
             // An interrupt first: output without end must not hide it.
             biased;
-            _ = tokio::signal::ctrl_c() => return Ok(130),
+            _ = tokio::signal::ctrl_c() => return Ok(INTERRUPTED),
             event = stream.next() => event?,
         };
-        match event {
-            Some(ExecEvent::Started) => {}
-            Some(ExecEvent::Stdout(bytes)) if output.is_json() => out.extend_from_slice(&bytes),
-            Some(ExecEvent::Stderr(bytes)) if output.is_json() => err.extend_from_slice(&bytes),
+        let gone = match event {
+            Some(ExecEvent::Started { .. }) => None,
+            Some(ExecEvent::Stdout(bytes)) if output.is_json() => {
+                out.extend_from_slice(&bytes);
+                None
+            }
+            Some(ExecEvent::Stderr(bytes)) if output.is_json() => {
+                err.extend_from_slice(&bytes);
+                None
+            }
             Some(ExecEvent::Stdout(bytes)) => write(&mut stdout, &bytes).await?,
             Some(ExecEvent::Stderr(bytes)) => write(&mut stderr, &bytes).await?,
             Some(ExecEvent::Exit(code)) => break Some(code),
-            Some(ExecEvent::Error(text)) => bail!("{}", plain(&text)),
-            None if args.follow => return Err(ended_early()),
+            Some(ExecEvent::Error(text)) => return Err(ending::explain(client, &args.id, Some(&text)).await),
+            None if args.follow => return Err(ending::explain(client, &args.id, None).await),
             None => break None,
+        };
+        if let Some(code) = gone {
+            return Ok(code);
         }
     };
     if output.is_json() {
-        let (stdout, stderr, encoding) = match (str::from_utf8(&out), str::from_utf8(&err)) {
-            (Ok(out), Ok(err)) => (out.to_owned(), err.to_owned(), "utf-8"),
-            _ => {
-                let base64 = &base64::engine::general_purpose::STANDARD;
-                (base64.encode(&out), base64.encode(&err), "base64")
-            }
-        };
+        let (stdout, stderr, encoded) = as_text(out, err);
+        let encoding = if encoded { "base64" } else { "utf-8" };
         let result = serde_json::json!({"stdout": stdout, "stderr": stderr, "encoding": encoding, "exit_code": ended});
         output.result(&result, String::new);
         return Ok(0);
@@ -78,9 +85,7 @@ async fn console(id: &str, client: &Client, output: &Output) -> anyhow::Result<u
     if std::io::stdout().is_terminal() {
         // What boots asks the terminal questions and sets its colours; none of that is for this one.
         let text = plain(&String::from_utf8_lossy(&bytes).replace('\r', ""));
-        write(&mut stdout, text.as_bytes()).await?;
-    } else {
-        write(&mut stdout, &bytes).await?;
+        return Ok(write(&mut stdout, text.as_bytes()).await?.unwrap_or(0));
     }
-    Ok(0)
+    Ok(write(&mut stdout, &bytes).await?.unwrap_or(0))
 }

@@ -5,14 +5,18 @@ use clap::Subcommand;
 use crate::api::{Client, Connection};
 use crate::output::Output;
 
+mod arguments;
 mod audit;
 mod capsule;
 mod channel;
+mod command_args;
 mod cp;
-mod cp_local;
 mod doctor;
+mod ending;
 mod events;
 mod exec;
+mod exit_codes;
+mod final_state;
 mod key;
 mod login;
 mod logs;
@@ -24,20 +28,22 @@ mod template;
 mod top;
 mod usage;
 
-/// What `wrenn` can do.
+pub use exit_codes::TOOL_FAILED;
+
+/// Every command of `wrenn`.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Create, list and remove capsules.
     #[command(subcommand, visible_alias = "c")]
     Capsule(capsule::CapsuleCommand),
-    /// Run a command in a capsule; streams its output and returns its exit code.
     Exec(exec::ExecArgs),
-    /// Open a terminal in a capsule. `~.` at the beginning of a line leaves it; the session goes on.
     Shell(shell::ShellArgs),
     /// Show what a process printed lately, or the capsule's console.
     Logs(logs::LogsArgs),
     /// List a capsule's processes.
     Ps(processes::PsArgs),
+    /// Signal processes of a capsule; kills them unless another signal is named.
+    Kill(processes::KillArgs),
     /// Copy files and folders between this machine and a capsule.
     Cp(cp::CpArgs),
     /// Carry raw TCP from ports of this machine to ports of a capsule.
@@ -65,13 +71,13 @@ pub enum Command {
     /// Where the team hears of what happens to its capsules: webhooks and chats.
     #[command(subcommand)]
     Channel(channel::ChannelCommand),
-    /// Who did what in a team.
+    /// Show who did what in a team.
     Audit(audit::AuditArgs),
-    /// What happens to the team's capsules, while it happens.
+    /// Follow what happens to the team's capsules.
     Events(events::EventsArgs),
-    /// What capsules use now, as a live table.
+    /// Show what capsules use now, as a live table.
     Top(top::TopArgs),
-    /// What the team used, by day.
+    /// Show what the team used, by day.
     Usage(usage::UsageArgs),
     /// Check whether this machine can run Wrenn, with a remedy for each finding.
     Doctor(doctor::DoctorArgs),
@@ -85,6 +91,9 @@ pub enum Command {
 }
 
 /// Runs one command; the number is the exit code.
+///
+/// # Errors
+/// The command failed; the message says what to do.
 pub async fn run(
     command: Command,
     context: Option<String>,
@@ -97,6 +106,7 @@ pub async fn run(
         Command::Shell(args) => shell::run(args, &Client::new(&connection)?, output).await,
         Command::Logs(args) => logs::run(args, &Client::new(&connection)?, output).await,
         Command::Ps(args) => processes::run(args, &Client::new(&connection)?, output).await,
+        Command::Kill(args) => processes::kill(args, &Client::new(&connection)?, output).await,
         Command::Cp(args) => cp::run(args, &Client::new(&connection)?, output).await,
         Command::PortForward(args) => port::forward(args, &Client::new(&connection)?, output).await,
         Command::Url(args) => port::url(&args, &Client::new(&connection)?, output),
@@ -117,32 +127,4 @@ pub async fn run(
         // Handled before the runtime starts.
         Command::Completion { .. } => Ok(0),
     }
-}
-
-/// Parses a capsule id so that a typo is caught here, with the right hint.
-fn capsule_id(text: &str) -> Result<String, String> {
-    text.parse::<wrenn_domain::ids::SandboxId>()
-        .map(|id| id.to_string())
-        .map_err(|error| format!("{error}; `wrenn capsule list` shows the ids"))
-}
-
-/// Checks a pid or tag here, so that a typo needs no round trip.
-fn process_name(text: &str) -> Result<String, String> {
-    let pid = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    if !pid {
-        text.parse::<wrenn_domain::names::ProcessTag>().map_err(|error| error.message)?;
-    }
-    Ok(text.to_owned())
-}
-
-/// The same in a URL.
-fn in_path(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'~' => out.push(char::from(byte)),
-            _ => out.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    out
 }

@@ -14,7 +14,8 @@ use tokio::sync::Semaphore;
 use wrenn_contract::rest::capsules::Capsule;
 use wrenn_domain::limits::FORWARD_CONNECTIONS_MAX;
 
-use super::capsule_id;
+use super::arguments::capsule_id;
+use super::final_state;
 use crate::api::{Client, Tunnel};
 use crate::output::Output;
 
@@ -64,17 +65,23 @@ impl FromStr for Forward {
     }
 }
 
-/// What `--json` says once everything listens.
+/// Line of `--json` for one port, printed once everything listens.
 #[derive(Serialize)]
 struct Listening {
     listen: SocketAddr,
     remote: u16,
 }
 
-/// Listens and carries connections until Ctrl-C.
+/// Listens and carries connections until Ctrl-C, or until the capsule has come to an end.
+///
+/// # Errors
+/// The capsule is not there or came to an end, or a port here cannot be listened on.
 pub async fn forward(args: ForwardArgs, client: &Client, output: &Output) -> anyhow::Result<u8> {
-    // A capsule that is not there is told now rather than to the first connection.
-    let _: Capsule = client.get(&format!("/v1/capsules/{}", args.id)).await?;
+    // A capsule that is not there, or came to an end, is told now rather than to the first connection.
+    let capsule: Capsule = client.get(&format!("/v1/capsules/{}", args.id)).await?;
+    if let Some(end) = final_state::of(&capsule) {
+        bail!(end);
+    }
     let mut listeners = Vec::new();
     let mut listening = Vec::new();
     for Forward { local, remote } in args.ports {
@@ -86,12 +93,14 @@ pub async fn forward(args: ForwardArgs, client: &Client, output: &Output) -> any
         let lines = listening.iter().map(|at| format!("{} -> {} port {}", at.listen, args.id, at.remote));
         lines.collect::<Vec<_>>().join("\n")
     });
-    let places = Arc::new(Semaphore::new(FORWARD_CONNECTIONS_MAX));
+    let permits = Arc::new(Semaphore::new(FORWARD_CONNECTIONS_MAX));
     let accepting = listeners.into_iter().map(|(listener, remote)| {
-        Box::pin(accept(listener, remote, args.id.clone(), client.clone(), places.clone(), *output))
+        Box::pin(accept(listener, remote, args.id.clone(), client.clone(), permits.clone(), *output))
     });
     tokio::select! {
         (failed, _, _) = select_all(accepting) => failed.map(|()| 1),
+        // Nothing will answer any more, so whoever waits here should know.
+        end = final_state::reached(client, &args.id) => Err(end),
         stopped = tokio::signal::ctrl_c() => stopped.map(|()| 0).context("cannot wait for Ctrl-C"),
     }
 }
@@ -101,19 +110,19 @@ async fn accept(
     remote: u16,
     id: String,
     client: Client,
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     output: Output,
 ) -> anyhow::Result<()> {
     loop {
         // Whoever comes while all are taken waits in the kernel's queue.
-        let place = places.clone().acquire_owned().await?;
+        let permit = permits.clone().acquire_owned().await?;
         let (local, _) = listener.accept().await.context("cannot take connections any more")?;
         let (id, client) = (id.clone(), client.clone());
         tokio::spawn(async move {
             if let Err(error) = carry(&client, &id, remote, local).await {
                 output.note(&format!("port {remote}: {error:#}"));
             }
-            drop(place);
+            drop(permit);
         });
     }
 }
@@ -131,6 +140,9 @@ async fn carry(client: &Client, id: &str, remote: u16, local: TcpStream) -> anyh
 }
 
 /// Prints where a port can be reached with HTTP.
+///
+/// # Errors
+/// The control plane's address has no names below it.
 pub fn url(args: &UrlArgs, client: &Client, output: &Output) -> anyhow::Result<u8> {
     let url = address(client.base_url(), &args.id, args.port, args.proxy_domain.as_deref())?;
     output.result(&serde_json::json!({"url": url}), || url.clone());

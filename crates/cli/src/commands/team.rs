@@ -50,6 +50,9 @@ pub enum TeamCommand {
 }
 
 /// Runs one of the commands.
+///
+/// # Errors
+/// The server refuses or cannot be reached.
 pub async fn run(command: TeamCommand, client: &Client, output: &Output) -> anyhow::Result<u8> {
     match command {
         TeamCommand::List => {

@@ -41,6 +41,9 @@ pub(super) fn template_name(text: &str) -> Result<String, String> {
 }
 
 /// Runs one of the commands.
+///
+/// # Errors
+/// The server refuses or cannot be reached.
 pub async fn run(command: TemplateCommand, client: &Client, output: &Output) -> anyhow::Result<u8> {
     match command {
         TemplateCommand::List { kind } => list(kind, client, output).await.map(|()| 0),

@@ -9,7 +9,7 @@ use serde::Serialize;
 use wrenn_contract::rest::capsules::{Capsule, CapsuleStatus};
 use wrenn_contract::rest::usage::{CapsuleMetrics, MetricPoint};
 
-use super::capsule::word;
+use super::capsule::show::word;
 use crate::api::{ApiError, Client};
 use crate::output::{Output, plain, table};
 
@@ -37,6 +37,9 @@ struct Row {
 }
 
 /// Draws until interrupted, or once.
+///
+/// # Errors
+/// The server refuses or cannot be reached.
 pub async fn run(args: TopArgs, client: &Client, output: &Output) -> anyhow::Result<u8> {
     let live = !args.once && !output.is_json() && std::io::stdout().is_terminal();
     let first = rows(client).await?;

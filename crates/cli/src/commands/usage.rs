@@ -21,6 +21,9 @@ fn day(text: &str) -> Result<chrono::NaiveDate, String> {
 }
 
 /// Shows the days that had any use, and their sum.
+///
+/// # Errors
+/// The server refuses or cannot be reached.
 pub async fn run(args: UsageArgs, client: &Client, output: &Output) -> anyhow::Result<u8> {
     let days = [("from", args.from), ("to", args.to)];
     let query: Vec<String> =

@@ -43,12 +43,17 @@ pub struct Service {
 impl Spec {
     /// Starts it, its output appended to its log file, in a process group of its own so that the terminal's Ctrl-C
     /// reaches the supervisor alone.
+    ///
+    /// # Errors
+    /// The program or its files cannot be had.
     pub fn start(&self, layout: &Layout) -> anyhow::Result<Service> {
         let log = open_log(layout, self.name)?;
         let mut command = Command::new(&self.program);
         command
             .args(&self.args)
             .envs(self.env.iter().map(|(k, v)| (k, v)))
+            // What goes to a file is for programs too: no colour codes.
+            .env("NO_COLOR", "1")
             .stdin(Stdio::null())
             .stdout(log.try_clone().context("cannot share the log file")?)
             .stderr(log)
@@ -99,6 +104,9 @@ impl Service {
 
 /// Ends services that a killed supervisor left running, by their records. A record whose process is another one by now
 /// (the start time differs) is only removed.
+///
+/// # Errors
+/// The record cannot be read or removed, or the process does not end.
 pub async fn end_leftovers(layout: &Layout, name: &str, signal: Signal, wait: Duration) -> anyhow::Result<bool> {
     let record = layout.run.join(format!("{name}.pid"));
     let Ok(line) = std::fs::read_to_string(&record) else { return Ok(false) };

@@ -34,6 +34,9 @@ pub struct Layout {
 
 impl Layout {
     /// Works the paths out; creates nothing.
+    ///
+    /// # Errors
+    /// The working directory cannot be read.
     pub fn new(dir: &Path) -> anyhow::Result<Self> {
         let root = std::path::absolute(dir).with_context(|| format!("{} is no usable path", dir.display()))?;
         let outside = PathBuf::from("/var/lib/wrenn-dev").join(short_hash(&root));
@@ -59,6 +62,9 @@ impl Layout {
     }
 
     /// Makes the directories that belong to whoever runs this.
+    ///
+    /// # Errors
+    /// A directory cannot be made.
     pub fn create(&self) -> anyhow::Result<()> {
         for dir in [&self.root, &self.log, &self.wrenn, &self.redis, &self.run] {
             std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
@@ -66,7 +72,7 @@ impl Layout {
         Ok(())
     }
 
-    /// What `make images` must have made, and whether it is there.
+    /// Parts that `make images` makes, each with whether it is there.
     pub fn guest_parts(&self) -> Vec<(&'static str, bool)> {
         let kernel = std::fs::read_dir(self.guest.join("kernels")).is_ok_and(|mut entries| {
             entries.any(|e| e.is_ok_and(|e| e.file_name().to_string_lossy().starts_with("vmlinux")))
@@ -78,6 +84,9 @@ impl Layout {
 }
 
 /// One of our programs: beside this one, else in PATH.
+///
+/// # Errors
+/// The program is nowhere.
 pub fn program(name: &str) -> anyhow::Result<PathBuf> {
     let beside = std::env::current_exe().context("cannot tell where wrenn itself is")?.with_file_name(name);
     if beside.is_file() {
@@ -96,6 +105,9 @@ pub fn in_path(name: &str) -> Option<PathBuf> {
 }
 
 /// The account PostgreSQL runs under when we are root, which it refuses to be.
+///
+/// # Errors
+/// There is no such account.
 pub fn postgres_user() -> anyhow::Result<Option<User>> {
     if !Uid::effective().is_root() {
         return Ok(None);

@@ -14,6 +14,9 @@ pub struct Lock {
 }
 
 /// Takes the lock, or says who has it.
+///
+/// # Errors
+/// Another supervisor has the lock, or the file cannot be made.
 pub fn take(layout: &Layout) -> anyhow::Result<Lock> {
     match Flock::lock(open(layout)?, FlockArg::LockExclusiveNonblock) {
         Ok(mut held) => {
@@ -35,6 +38,9 @@ pub fn take(layout: &Layout) -> anyhow::Result<Lock> {
 }
 
 /// The process id of the running supervisor; `None` when none runs.
+///
+/// # Errors
+/// The file cannot be read.
 pub fn holder(layout: &Layout) -> anyhow::Result<Option<i32>> {
     if !layout.root.exists() {
         return Ok(None);

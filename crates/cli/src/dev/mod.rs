@@ -59,13 +59,16 @@ enum DevCommand {
 }
 
 /// Runs one of the commands.
+///
+/// # Errors
+/// A service cannot start, or did not become ready or end in time.
 pub async fn run(args: DevArgs, output: &Output) -> anyhow::Result<u8> {
     let layout = Layout::new(&args.dir)?;
     let addresses = services::Addresses::parse(&args.listen, &args.agent_listen)?;
     match args.command {
         None => supervisor::foreground(&layout, &addresses, output).await?,
         Some(DevCommand::Supervise) => supervisor::background(&layout, &addresses, output).await?,
-        Some(DevCommand::Up) => supervisor::up(&layout, &args, UP_WAIT, output).await?,
+        Some(DevCommand::Up) => supervisor::up(&layout, (&args.listen, &args.agent_listen), UP_WAIT, output).await?,
         Some(DevCommand::Down) => supervisor::down(&layout, DOWN_WAIT, output).await?,
     }
     Ok(0)

@@ -26,6 +26,9 @@ pub fn url(layout: &Layout) -> String {
 }
 
 /// Makes the data directory when there is none; returns how to start the server.
+///
+/// # Errors
+/// The programs are missing, or the directory cannot be made.
 pub async fn prepare(layout: &Layout) -> anyhow::Result<Spec> {
     let user = postgres_user()?;
     let programs = programs(&layout.postgres)?;
@@ -57,6 +60,9 @@ pub async fn prepare(layout: &Layout) -> anyhow::Result<Spec> {
 }
 
 /// Waits until the server answers and makes the database when there is none.
+///
+/// # Errors
+/// The server does not answer in time.
 pub async fn ready(layout: &Layout) -> anyhow::Result<()> {
     let programs = programs(&layout.postgres)?;
     let deadline = tokio::time::Instant::now() + READY_WAIT;

@@ -18,6 +18,9 @@ pub fn url(layout: &Layout) -> String {
 }
 
 /// How to start the server.
+///
+/// # Errors
+/// The program is missing.
 pub fn prepare(layout: &Layout) -> anyhow::Result<Spec> {
     let program = in_path("redis-server").context("Redis is not installed: run `make setup`")?;
     let dir = layout.redis.display().to_string();
@@ -38,6 +41,9 @@ pub fn prepare(layout: &Layout) -> anyhow::Result<Spec> {
 }
 
 /// Waits until the socket takes a connection.
+///
+/// # Errors
+/// The server does not answer in time.
 pub async fn ready(layout: &Layout) -> anyhow::Result<()> {
     let connect = async {
         while UnixStream::connect(socket(layout)).await.is_err() {

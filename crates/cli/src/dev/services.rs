@@ -32,11 +32,14 @@ pub struct Addresses {
 
 impl Addresses {
     /// `host:port`, or `:port` for every address.
+    ///
+    /// # Errors
+    /// One of the addresses is malformed.
     pub fn parse(control: &str, agent: &str) -> anyhow::Result<Self> {
         Ok(Self { control: address("--listen", control)?, agent: address("--agent-listen", agent)? })
     }
 
-    /// What users put into WRENN_BASE_URL.
+    /// URL that users put into WRENN_BASE_URL.
     pub fn base_url(&self) -> String {
         format!("http://{}", reachable(self.control))
     }
@@ -56,15 +59,19 @@ fn reachable(address: SocketAddr) -> SocketAddr {
 }
 
 /// How to start the host agent. It needs root for namespaces, taps and mounts.
+///
+/// # Errors
+/// The program or a secret is missing.
 pub fn agent(layout: &Layout, addresses: &Addresses) -> anyhow::Result<Spec> {
     if !nix::unistd::Uid::effective().is_root() {
         bail!("the host agent needs root for network namespaces and mounts: run this with sudo");
     }
     let mut env = common(layout)?;
     env.push(("WRENN_HOST_LISTEN_ADDR".into(), addresses.agent.to_string()));
-    if std::env::var_os("WRENN_PROXY_DOMAIN").is_none() {
-        // Every name below localhost is this machine; `envd ports` and `wrenn url` then agree.
-        env.push(("WRENN_PROXY_DOMAIN".into(), format!("localhost:{}", addresses.control.port())));
+    // One that a shell took from an env file of ours, perhaps of other addresses, was not chosen by anybody.
+    let given = std::env::var(PROXY_DOMAIN).ok().filter(|domain| !domain.starts_with("localhost:"));
+    if given.is_none() {
+        env.push((PROXY_DOMAIN.into(), proxy_domain(addresses)));
     }
     Ok(Spec {
         name: "agent",
@@ -77,7 +84,17 @@ pub fn agent(layout: &Layout, addresses: &Addresses) -> anyhow::Result<Spec> {
     })
 }
 
+const PROXY_DOMAIN: &str = "WRENN_PROXY_DOMAIN";
+
+/// Domain of the capsules' ports: every name below localhost is this machine; `envd ports`, `wrenn url` and the SDKs then agree.
+fn proxy_domain(addresses: &Addresses) -> String {
+    format!("localhost:{}", addresses.control.port())
+}
+
 /// How to start the control plane.
+///
+/// # Errors
+/// The program or a secret is missing.
 pub fn control(layout: &Layout, addresses: &Addresses) -> anyhow::Result<Spec> {
     let mut env = common(layout)?;
     env.extend([
@@ -89,6 +106,9 @@ pub fn control(layout: &Layout, addresses: &Addresses) -> anyhow::Result<Spec> {
         ("OAUTH_REDIRECT_URL".into(), addresses.base_url()),
         (ENCRYPTION_KEY.into(), secret(layout, ENCRYPTION_KEY)?),
     ]);
+    if std::env::var_os("WRENN_SIGNUP").is_none() {
+        env.push(("WRENN_SIGNUP".into(), "open".into()));
+    }
     if std::env::var_os("WRENN_CHANNELS_ALLOW_PRIVATE").is_none() {
         // Who runs all of it on their own machine also receives there.
         env.push(("WRENN_CHANNELS_ALLOW_PRIVATE".into(), "true".into()));
@@ -104,7 +124,7 @@ pub fn control(layout: &Layout, addresses: &Addresses) -> anyhow::Result<Spec> {
     })
 }
 
-/// What an instance keeps to itself; made at its first start.
+/// Secrets of one instance; made at its first start.
 const SECRETS: [&str; 2] = [HOST_TOKEN, ENCRYPTION_KEY];
 const HOST_TOKEN: &str = "WRENN_HOST_TOKEN";
 const ENCRYPTION_KEY: &str = "WRENN_ENCRYPTION_KEY";
@@ -119,6 +139,9 @@ fn common(layout: &Layout) -> anyhow::Result<Vec<(String, String)>> {
 }
 
 /// Makes what the services share: secrets, and guest images where the agent looks for them.
+///
+/// # Errors
+/// A file cannot be written, or guest images are missing.
 pub fn prepare(layout: &Layout) -> anyhow::Result<()> {
     let mut secrets = Vec::with_capacity(SECRETS.len());
     for name in SECRETS {
@@ -179,6 +202,9 @@ fn link_or_copy(source: &Path, target: &Path) -> std::io::Result<()> {
 }
 
 /// Waits until the control plane answers that it is healthy and has a host with the minimal template.
+///
+/// # Errors
+/// The control plane is not healthy in time.
 pub async fn ready(layout: &Layout, addresses: &Addresses, wait: Duration) -> anyhow::Result<()> {
     let base_url = addresses.base_url();
     let client = Client::new(&Connection { base_url, api_key: None })?;
@@ -200,6 +226,9 @@ pub async fn ready(layout: &Layout, addresses: &Addresses, wait: Duration) -> an
 }
 
 /// Waits until a capsule can be created: the host has told the control plane that it holds the minimal template.
+///
+/// # Errors
+/// The template is not there in time.
 pub async fn template_ready(connection: &Connection, wait: Duration) -> anyhow::Result<()> {
     let client = Client::new(connection)?;
     let look = async {
@@ -216,14 +245,18 @@ pub async fn template_ready(connection: &Connection, wait: Duration) -> anyhow::
         .with_context(|| format!("no host has reported the minimal template within {} s", wait.as_secs()))
 }
 
-/// What users need to get in, written to the env file: an API key and an admin's password. What the file holds is kept while
+/// Credentials of the first user, written to the env file: an API key and an admin's password. Those in the file are kept while
 /// the database knows it.
+///
+/// # Errors
+/// The control plane refuses, or the env file cannot be written.
 pub async fn credentials(layout: &Layout, addresses: &Addresses, output: &Output) -> anyhow::Result<Connection> {
     let connection = key(layout, addresses, output).await?;
     let password = admin(layout, addresses, output).await?;
     let items = [
         ("WRENN_BASE_URL", connection.base_url.as_str()),
         ("WRENN_API_KEY", connection.api_key.as_deref().unwrap_or_default()),
+        (PROXY_DOMAIN, &proxy_domain(addresses)),
         ("WRENN_ADMIN_EMAIL", ADMIN_EMAIL),
         ("WRENN_ADMIN_PASSWORD", &password),
     ];
@@ -242,7 +275,7 @@ async fn admin(layout: &Layout, addresses: &Addresses, output: &Output) -> anyho
         output.note("the admin in the env file is not known to this database; making a new password");
     }
     let spec = control(layout, addresses)?;
-    let made = command(&spec, &["user", "ensure", "--email", ADMIN_EMAIL, "--admin", "--team", "dev", "--json"]);
+    let made = command(&spec, &["admin", "create", "--email", ADMIN_EMAIL, "--team", "dev", "--json"]);
     let printed = run(made, Duration::from_secs(60)).await.context("could not make an admin")?;
     serde_json::from_str::<serde_json::Value>(&printed)
         .ok()
@@ -275,6 +308,9 @@ async fn key(layout: &Layout, addresses: &Addresses, output: &Output) -> anyhow:
 }
 
 /// Removes every sandbox of this instance and what its agent holds on this machine. The agent must not run.
+///
+/// # Errors
+/// The agent's program is missing or failed.
 pub async fn purge(layout: &Layout, addresses: &Addresses) -> anyhow::Result<()> {
     let spec = agent(layout, addresses)?;
     run(command(&spec, &["purge"]), PURGE_WAIT).await.map(drop).context("could not remove all capsules")

@@ -18,7 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::child::{Service, Spec, end_leftovers};
 use super::layout::Layout;
 use super::services::{self, Addresses};
-use super::{DevArgs, lock, logs, postgres, redis};
+use super::{lock, logs, postgres, redis};
 use crate::api::Connection;
 use crate::output::Output;
 
@@ -28,7 +28,7 @@ const HEALTHY_WAIT: Duration = Duration::from_secs(120);
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
 /// Deaths, each soon after the one before, at which the supervisor gives up: what cannot run will not by being started again.
 const RESTARTS_MAX: usize = 20;
-/// What lived longer than this could run: its death begins a new count.
+/// Life after which a service counts as able to run: its death begins a new count.
 const LIFE_MIN: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Every service, in the order they start.
@@ -37,6 +37,9 @@ const NAMES: [&str; 4] = ["postgres", "redis", "agent", "control"];
 const READY_MARK: &str = "ready";
 
 /// Runs until Ctrl-C or SIGTERM, with the logs on the terminal.
+///
+/// # Errors
+/// A service cannot start, or died too often.
 pub async fn foreground(layout: &Layout, addresses: &Addresses, output: &Output) -> anyhow::Result<()> {
     layout.create()?;
     let followed = logs::follow(&layout.log, &NAMES);
@@ -46,6 +49,9 @@ pub async fn foreground(layout: &Layout, addresses: &Addresses, output: &Output)
 }
 
 /// Runs detached from the terminal that started it.
+///
+/// # Errors
+/// A service cannot start, or died too often.
 pub async fn background(layout: &Layout, addresses: &Addresses, output: &Output) -> anyhow::Result<()> {
     nix::unistd::setsid().context("cannot leave the terminal")?;
     layout.create()?;
@@ -166,7 +172,15 @@ async fn clear_leftovers(layout: &Layout) -> anyhow::Result<()> {
 }
 
 /// Starts the background process and waits until a capsule can be created.
-pub async fn up(layout: &Layout, args: &DevArgs, wait: Duration, output: &Output) -> anyhow::Result<()> {
+///
+/// # Errors
+/// The supervisor cannot start, or is not ready in time.
+pub async fn up(
+    layout: &Layout,
+    (listen, agent_listen): (&str, &str),
+    wait: Duration,
+    output: &Output,
+) -> anyhow::Result<()> {
     layout.create()?;
     if lock::holder(layout)?.is_some() && layout.run.join(READY_MARK).exists() {
         output.result(&serde_json::json!({"running": true, "env": layout.env}), || {
@@ -178,7 +192,7 @@ pub async fn up(layout: &Layout, args: &DevArgs, wait: Duration, output: &Output
     let log_path = layout.log.join("dev.log");
     let log = std::fs::File::create(&log_path).with_context(|| format!("cannot write {}", log_path.display()))?;
     let mut child = tokio::process::Command::new(std::env::current_exe().context("cannot find myself")?)
-        .args(["dev", "supervise", "--listen", &args.listen, "--agent-listen", &args.agent_listen])
+        .args(["dev", "supervise", "--listen", listen, "--agent-listen", agent_listen])
         .arg("--dir")
         .arg(&layout.root)
         .stdin(Stdio::null())
@@ -209,6 +223,9 @@ pub async fn up(layout: &Layout, args: &DevArgs, wait: Duration, output: &Output
 }
 
 /// Stops the supervisor, and what a killed one left.
+///
+/// # Errors
+/// The supervisor does not end in time.
 pub async fn down(layout: &Layout, wait: Duration, output: &Output) -> anyhow::Result<()> {
     let spinner = output.spinner("stopping Wrenn");
     let deadline = tokio::time::Instant::now() + wait;

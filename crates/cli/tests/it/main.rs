@@ -1,5 +1,6 @@
 //! The program `wrenn` against a real control plane with a simulated host.
 
+mod copying;
 mod lifecycle;
 mod live;
 mod ports;

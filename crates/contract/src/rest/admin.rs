@@ -70,8 +70,26 @@ pub struct AdminUser {
     pub teams_owned: i64,
 }
 
+/// Bounds of what a team may use at once. Absent or null: no bound.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TeamLimits {
+    /// Capsules that run, or are on their way to.
+    #[serde(default)]
+    pub capsules_max: Option<u64>,
+    /// Capsules kept, paused ones included.
+    #[serde(default)]
+    pub kept_max: Option<u64>,
+    #[serde(default)]
+    pub vcpus_max: Option<u64>,
+    /// MiB.
+    #[serde(default)]
+    pub memory_mb_max: Option<u64>,
+}
+
 /// Body of `PUT /v1/admin/users/{id}/active`.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct SetActive {
     /// false ends its sessions and keys, and the capsules of the teams it owns.
     pub active: bool,
@@ -79,6 +97,7 @@ pub struct SetActive {
 
 /// Body of `PUT /v1/admin/users/{id}/admin`.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct SetAdmin {
     pub admin: bool,
 }
@@ -118,7 +137,7 @@ pub struct DeadLetters {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct DeadLetter {
     pub event_id: String,
-    /// Who was to get it.
+    /// Consumer group the event could not be delivered to.
     pub group: String,
     pub event: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -135,6 +154,7 @@ pub struct DeadLetter {
 
 /// Body of `POST /v1/admin/events/dead/retry`.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct RetryDeadLetter {
     pub event_id: String,
     pub group: String,

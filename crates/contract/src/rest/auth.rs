@@ -5,12 +5,14 @@ use utoipa::ToSchema;
 
 /// Body of `POST /v1/auth/signup`.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct SignUp {
     /// Taken in lower case.
     pub email: String,
-    /// 8 characters to 1024 bytes.
-    pub password: String,
-    /// What to call the person, 1 to 100 characters.
+    /// 8 characters to 1024 bytes. Counts for nothing: who can read the mail sets the password with the link in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<String>,
+    /// Person's name, 1 to 100 characters.
     pub name: String,
 }
 
@@ -22,13 +24,18 @@ pub struct Message {
 
 /// Body of `POST /v1/auth/activate`.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct Activate {
     /// From the link in the mail; works once.
     pub token: String,
+    /// 8 characters to 1024 bytes. The account's password from now on; without it the account has none until one is set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<String>,
 }
 
 /// Body of `POST /v1/auth/login`.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct Login {
     pub email: String,
     pub password: String,
@@ -36,11 +43,12 @@ pub struct Login {
 
 /// Body of `POST /v1/auth/switch-team`.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct SwitchTeam {
     pub team_id: String,
 }
 
-/// Who a new session is for. The session itself is in the cookies `wrenn_sid` and `wrenn_csrf`.
+/// Account and team of a new session. The session itself is in the cookies `wrenn_sid` and `wrenn_csrf`.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Session {
     pub user_id: String,
@@ -51,14 +59,15 @@ pub struct Session {
     pub name: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub role: Option<super::teams::TeamRole>,
-    /// Of the whole platform.
+    /// The account is an admin of the whole platform.
     pub is_admin: bool,
 }
 
 /// Body of `POST /v1/auth/device`: a program asks to be let in.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct BeginDevice {
-    /// What the program calls itself; shown to whoever approves. At most 100 characters.
+    /// Program's name for itself, shown to the person who approves. At most 100 characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client: Option<String>,
 }
@@ -80,6 +89,7 @@ pub struct DeviceBegun {
 
 /// Body of `POST /v1/auth/device/token`.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct AskDevice {
     pub device_code: String,
 }
@@ -107,6 +117,7 @@ pub enum DeviceStatus {
 
 /// Body of `POST /v1/auth/device/approve` and `.../look`.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct ApproveDevice {
     pub user_code: String,
 }
@@ -114,7 +125,7 @@ pub struct ApproveDevice {
 /// Answer of `POST /v1/auth/device/look`.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct DeviceClient {
-    /// What the waiting program calls itself. Its own words: anybody may claim to be anything.
+    /// Waiting program's name for itself. Its own words: anybody may claim to be anything.
     pub client: String,
 }
 

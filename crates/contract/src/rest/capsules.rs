@@ -6,10 +6,11 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::error::ErrorCode;
+use super::error::{ErrorCode, ErrorCodeSchema};
 
 /// Body of `POST /v1/capsules`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct CreateCapsule {
     /// Template name; "minimal" when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -58,7 +59,7 @@ pub struct Capsule {
     /// Traffic to its ports resumes it when it is paused.
     #[serde(default)]
     pub auto_resume: bool,
-    /// Its ports are open to anybody who knows its id.
+    /// Ports are open to anybody who knows the capsule's id.
     #[serde(default = "yes")]
     pub public_ports: bool,
     pub created_at: DateTime<Utc>,
@@ -76,13 +77,14 @@ pub struct Capsule {
     pub error: Option<String>,
 }
 
-/// Of servers that know no such choice.
+/// Default of `public_ports` for answers of servers that know no such choice.
 fn yes() -> bool {
     true
 }
 
 /// Body of `POST /v1/capsules/{id}/resume`; may be left out.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct ResumeCapsule {
     /// New time-out, as at its creation; unchanged when absent. Taken only if this call resumes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -91,13 +93,14 @@ pub struct ResumeCapsule {
 
 /// Body of `POST /v1/capsules/{id}/fork`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct ForkCapsule {
     /// Children to make, 1 to 100; 1 when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub count: Option<i64>,
 }
 
-/// What became of one child of a fork: the capsule or the error.
+/// Result for one child of a fork: the capsule or the error.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct ForkResult {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -109,8 +112,9 @@ pub struct ForkResult {
 /// Why one child of a fork was not made.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct ForkError {
+    #[schema(value_type = ErrorCodeSchema)]
     pub code: ErrorCode,
-    /// Says what to do.
+    /// Text for the user that says what to do.
     pub message: String,
 }
 
@@ -134,6 +138,7 @@ pub enum CapsuleStatus {
 
 /// Body of `POST /v1/capsules/{id}/exec`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct Exec {
     /// Program, or with no args a line for the shell.
     pub cmd: String,
@@ -161,6 +166,23 @@ pub struct Exec {
     pub stdin: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stdin_encoding: Option<Encoding>,
+}
+
+/// Answer of a foreground exec whose command printed too much (413) or took too long (504) and was killed.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct ExecKilled {
+    pub error: super::error::ErrorDetail,
+    /// Output the command had printed until then.
+    pub output: ExecOutput,
+}
+
+/// Output of a command.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct ExecOutput {
+    pub stdout: String,
+    pub stderr: String,
+    /// Encoding of both streams: base64 when either is not UTF-8.
+    pub encoding: Encoding,
 }
 
 /// Answer of a foreground exec (200).

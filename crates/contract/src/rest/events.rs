@@ -66,7 +66,7 @@ impl EventKind {
 /// The `data` of a frame.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct EventFrame {
-    /// The same in every delivery of an event; absent from what is told once only (connected, capsule.state.changed).
+    /// Id that every delivery of an event repeats; absent from frames that are sent once only (connected, capsule.state.changed).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
     pub event: EventKind,
@@ -87,15 +87,15 @@ pub struct EventFrame {
     pub metadata: BTreeMap<String, String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// Of connected.
+    /// Greeting in the frame `connected`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// Of capsule.*: the capsule as it is when the frame is made, which may be later than the event.
+    /// Capsule of a capsule.* frame as it is when the frame is made, which may be later than the event.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sandbox: Option<Capsule>,
 }
 
-/// Who caused it.
+/// Actor that caused an event.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct EventActor {
     /// user, api_key or system.
@@ -107,10 +107,10 @@ pub struct EventActor {
     pub name: String,
 }
 
-/// What it happened to.
+/// Resource an event is about.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct EventResource {
-    /// Of a capsule or host its id, of a snapshot its name.
+    /// Id of a capsule or host, name of a snapshot.
     pub id: String,
     /// sandbox, snapshot or host.
     #[serde(rename = "type")]

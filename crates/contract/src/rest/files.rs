@@ -5,12 +5,14 @@ use utoipa::ToSchema;
 
 /// Body of `files/read`, `files/stream/read`, `files/mkdir`, `files/remove`.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct FilePath {
     pub path: String,
 }
 
 /// Body of `files/list`.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct ListFiles {
     pub path: String,
     /// Levels below path; 1 when absent, at most 32.

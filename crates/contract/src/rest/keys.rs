@@ -6,6 +6,7 @@ use utoipa::ToSchema;
 
 /// Body of `POST /v1/api-keys`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct CreateKey {
     /// "Unnamed API Key" when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]

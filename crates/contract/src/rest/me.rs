@@ -24,12 +24,14 @@ pub struct Me {
 
 /// Body of `PATCH /v1/me`.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct RenameMe {
     pub name: String,
 }
 
 /// Body of `POST /v1/me/password`.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct ChangePassword {
     /// Required when the account has a password.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -42,12 +44,14 @@ pub struct ChangePassword {
 
 /// Body of `POST /v1/me/password/reset`.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct AskReset {
     pub email: String,
 }
 
 /// Body of `POST /v1/me/password/reset/confirm`.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct ConfirmReset {
     /// From the link in the mail; works once.
     pub token: String,
@@ -56,6 +60,7 @@ pub struct ConfirmReset {
 
 /// Body of `DELETE /v1/me`.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct DeleteMe {
     /// The account's e-mail address.
     pub confirmation: String,
@@ -110,7 +115,7 @@ pub struct WhoAmI {
     pub expires_at: Option<DateTime<Utc>>,
 }
 
-/// What the caller was known by.
+/// Kind of credential the caller was known by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CredentialKind {

@@ -3,6 +3,9 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+/// Signals that `DELETE /v1/capsules/{id}/processes/{selector}` sends.
+pub const SIGNALS: [&str; 8] = ["SIGHUP", "SIGINT", "SIGQUIT", "SIGKILL", "SIGUSR1", "SIGUSR2", "SIGTERM", "SIGCONT"];
+
 /// Answer of `GET /v1/capsules/{id}/processes`.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct ProcessList {

@@ -8,12 +8,21 @@ use utoipa::ToSchema;
 
 /// Body of `POST /v1/snapshots`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct CreateSnapshot {
     /// The capsule to capture, running or paused.
     pub sandbox_id: String,
     /// Name of the template, `[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}`; "template-" and 8 hex characters when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+}
+
+/// Query of `POST /v1/snapshots`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, utoipa::IntoParams)]
+pub struct CreateSnapshotOptions {
+    /// Take the name of a snapshot of the team's own: it gives way when the new one is ready, and stays if that fails.
+    #[serde(default)]
+    pub overwrite: bool,
 }
 
 /// A template. The list is a bare array: published SDKs iterate it.

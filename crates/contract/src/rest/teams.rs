@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// What a member is in a team.
+/// Role of a member in a team.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TeamRole {
@@ -28,6 +28,7 @@ pub struct Team {
 
 /// Body of `POST /v1/teams` and `PATCH /v1/teams/{id}`.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct NameTeam {
     /// 1 to 128 characters.
     pub name: String,
@@ -52,13 +53,15 @@ pub struct Member {
 
 /// Body of `POST /v1/teams/{id}/members`.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct AddMember {
-    /// Of an active account.
+    /// E-mail address of an active account.
     pub email: String,
 }
 
 /// Body of `PATCH /v1/teams/{id}/members/{uid}`.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct ChangeRole {
     /// admin or member. Ownership is given by `POST /v1/teams/{id}/transfer`.
     pub role: TeamRole,
@@ -66,6 +69,7 @@ pub struct ChangeRole {
 
 /// Body of `POST /v1/teams/{id}/transfer`.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct TransferTeam {
     /// The member who becomes the owner. The owner becomes an admin.
     pub user_id: String,

@@ -13,7 +13,7 @@ pub struct MetricsQuery {
     pub range: Option<String>,
 }
 
-/// What one capsule used lately.
+/// Recent usage of one capsule.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct CapsuleMetrics {
     pub sandbox_id: String,
@@ -22,16 +22,16 @@ pub struct CapsuleMetrics {
     pub points: Vec<MetricPoint>,
 }
 
-/// What a capsule used at one moment, or on average until then.
+/// Usage of a capsule at one moment, or on average until then.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct MetricPoint {
     /// Seconds.
     pub timestamp_unix: i64,
     /// Per cent of all its vCPUs, 0 to 100.
     pub cpu_pct: f64,
-    /// Its memory that is resident on the host.
+    /// Memory of the capsule that is resident on the host, bytes.
     pub mem_bytes: u64,
-    /// Its disk's blocks on the host, those of its template included.
+    /// Disk blocks of the capsule on the host, those of its template included, bytes.
     pub disk_bytes: u64,
 }
 
@@ -44,7 +44,7 @@ pub struct StatsQuery {
     pub range: Option<String>,
 }
 
-/// What a team holds.
+/// Resources a team holds.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct CapsuleStats {
     pub range: String,
@@ -95,7 +95,7 @@ pub struct UsageQuery {
     pub to: Option<String>,
 }
 
-/// What a team used, by day.
+/// Usage of a team by day.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Usage {
     pub from: NaiveDate,

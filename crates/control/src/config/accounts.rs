@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 use wrenn_domain::account::Email;
+use wrenn_domain::base_url::BaseUrl;
 
-use super::{ConfigError, Reader, refuse};
+use super::reader::{ConfigError, Reader, refuse};
 
 /// Settings around accounts.
 #[derive(Clone)]
@@ -24,8 +25,21 @@ pub struct Accounts {
     pub mail_from: Email,
     /// WRENN_MAIL_DIR: where mails go without SMTP; `mail` in WRENN_DIR when absent.
     pub mail_dir: PathBuf,
+    /// WRENN_PROXY_DOMAIN: the domain below which ports of capsules answer; none: below any.
+    pub proxy_domain: Option<String>,
+    /// WRENN_SIGNUP: whether strangers may make accounts.
+    pub signup: Signup,
     /// OAUTH_GITHUB_*
     pub github: Option<GithubApp>,
+}
+
+/// Rule on who may make an account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signup {
+    /// Nobody but who runs the server: `wrenn-cp admin create` and `wrenn-cp user ensure`.
+    Closed,
+    /// Anybody with a mailbox, or an account at a linked site.
+    Open,
 }
 
 /// A mail server.
@@ -69,12 +83,14 @@ impl Accounts {
             Some(url) => url,
             None => public_url.clone().unwrap_or_else(|| "http://localhost:8000".to_owned()),
         };
+        let proxy_domain = proxy_domain(read, public_url.as_deref())?;
         let github = github(read)?;
         if github.is_some() && public_url.is_none() {
             return Err(refuse("CP_PUBLIC_URL", "is not set, but OAUTH_GITHUB_CLIENT_ID is".to_owned(), URL));
         }
         let dir = read.text("WRENN_DIR").unwrap_or("/var/lib/wrenn");
         Ok(Self {
+            proxy_domain,
             public_url,
             frontend_url,
             trusted_proxies: proxies(read)?,
@@ -84,6 +100,11 @@ impl Accounts {
                 refuse("SMTP_FROM_EMAIL", "is no address".to_owned(), "an address such as a@example.com")
             })?,
             mail_dir: read.text("WRENN_MAIL_DIR").map_or_else(|| PathBuf::from(dir).join("mail"), PathBuf::from),
+            signup: match read.text("WRENN_SIGNUP") {
+                None | Some("closed") => Signup::Closed,
+                Some("open") => Signup::Open,
+                Some(other) => return Err(refuse("WRENN_SIGNUP", format!("is {other:?}"), "closed or open")),
+            },
             github,
         })
     }
@@ -93,15 +114,42 @@ const URL: &str = "a URL such as https://wrenn.example.com, without path or quer
 
 fn base_url(read: &Reader<'_>, variable: &'static str) -> Result<Option<String>, ConfigError> {
     let Some(text) = read.text(variable) else { return Ok(None) };
-    let url = text.trim_end_matches('/');
-    let good = url.parse::<http::Uri>().is_ok_and(|uri| {
-        matches!(uri.scheme_str(), Some("http" | "https"))
-            && uri.host().is_some_and(|host| !host.is_empty())
-            && uri.path() == "/"
-            && uri.query().is_none()
-            && !uri.authority().is_some_and(|a| a.as_str().contains('@'))
-    });
-    if good { Ok(Some(url.to_owned())) } else { Err(refuse(variable, format!("is {text:?}"), URL)) }
+    match text.parse::<BaseUrl>() {
+        Ok(url) if url.path().is_empty() => Ok(Some(url.to_string())),
+        Ok(_) => Err(refuse(variable, format!("is {text:?}: it has a path"), URL)),
+        Err(why) => Err(refuse(variable, format!("is {text:?}: {why}"), URL)),
+    }
+}
+
+/// The domain of ports. Pages of capsules are anybody's: below the API's own registrable domain browsers would take them for the
+/// same site, and send along what other sites do not get.
+fn proxy_domain(read: &Reader<'_>, public_url: Option<&str>) -> Result<Option<String>, ConfigError> {
+    let variable = "WRENN_PROXY_DOMAIN";
+    let same_site = match read.text("WRENN_PORTS_SAME_SITE") {
+        None | Some("refuse") => false,
+        Some("allow") => true,
+        Some(other) => return Err(refuse("WRENN_PORTS_SAME_SITE", format!("is {other:?}"), "refuse or allow")),
+    };
+    let Some(text) = read.text(variable) else { return Ok(None) };
+    let expected = "a domain with its port, if any, such as ports.example.net:8000";
+    let domain: BaseUrl =
+        format!("http://{text}").parse().map_err(|why| refuse(variable, format!("is {text:?}: {why}"), expected))?;
+    let api = public_url.and_then(|url| url.parse::<BaseUrl>().ok());
+    if !same_site && api.is_some_and(|api| site(api.host()) == site(domain.host())) {
+        let problem = format!("is {text:?}, which browsers take for the same site as CP_PUBLIC_URL");
+        return Err(refuse(
+            variable,
+            problem,
+            "another registrable domain; WRENN_PORTS_SAME_SITE=allow takes this one",
+        ));
+    }
+    Ok(Some(domain.host().to_owned()))
+}
+
+/// The last two labels of a host name. Where a public suffix has more, two sites look like one: that refuses too much, never too little.
+fn site(host: &str) -> &str {
+    let dots: Vec<usize> = host.rmatch_indices('.').map(|(at, _)| at).collect();
+    dots.get(1).map_or(host, |at| &host[at + 1..])
 }
 
 fn proxies(read: &Reader<'_>) -> Result<Vec<IpNet>, ConfigError> {

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::{ConfigError, Reader, refuse};
+use super::reader::{ConfigError, Reader, refuse};
 use crate::ca::Ca;
 
 const CERT: &str = "WRENN_CA_CERT";
@@ -11,7 +11,7 @@ const KEY: &str = "WRENN_CA_KEY";
 /// Bytes of a PEM file; a chain of large keys has fewer.
 const FILE_BYTES_MAX: u64 = 64 * 1024;
 
-/// Both or none; a pair that does not work is an error.
+/// Reads both settings or none; a pair that does not work is an error.
 pub(super) fn parse(read: &Reader<'_>) -> Result<Option<Arc<Ca>>, ConfigError> {
     match (read.text(CERT), read.text(KEY)) {
         (None, None) => Ok(None),

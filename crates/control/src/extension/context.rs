@@ -5,18 +5,18 @@ use std::sync::Arc;
 use axum::extract::FromRef;
 use wrenn_domain::secret::Secret;
 use wrenn_store::Store;
-use wrenn_store::haste::Haste;
 use wrenn_store::pg::{HostLoad, NewAudit, NewEvent};
+use wrenn_store::redis::Redis;
 use wrenn_store::{PgConnection, PgPool};
 
 use crate::ca::Ca;
 use crate::config::Config;
 use crate::context::Context;
+use crate::error::ServiceError;
 use crate::fleet::Fleet;
 use crate::mail::{Letter, Mail};
 use crate::oauth::OAuthRegistry;
-use crate::service::ServiceError;
-use crate::service::sessions::SessionCache;
+use crate::state::session_cache::SessionCache;
 
 /// Handle to a running server. Cheap to clone; also the state that guards in an extension's own routers need.
 #[derive(Clone)]
@@ -31,7 +31,7 @@ impl ServerContext {
         &self.0
     }
 
-    /// What this distribution calls its version.
+    /// Version of this distribution, as it calls it.
     pub fn version(&self) -> &str {
         &self.0.version
     }
@@ -52,8 +52,8 @@ impl ServerContext {
     }
 
     /// Redis: for speed only; it may be away or emptied at any time.
-    pub fn redis(&self) -> &Haste {
-        &self.0.haste
+    pub fn redis(&self) -> &Redis {
+        &self.0.redis
     }
 
     /// Clients of the hosts' agents.
@@ -66,7 +66,10 @@ impl ServerContext {
         self.0.config.ca.as_deref()
     }
 
-    /// What hosts carry now, as the scheduler sees it.
+    /// Reads what hosts carry now, as the scheduler sees it.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
     pub async fn host_loads(&self) -> Result<Vec<HostLoad>, ServiceError> {
         Ok(self.0.store.host_loads().await?)
     }
@@ -81,26 +84,35 @@ impl ServerContext {
         &self.0.oauth
     }
 
-    /// What this process remembers of sessions.
+    /// Sessions this process remembers.
     pub fn sessions(&self) -> &SessionCache {
         &self.0.sessions
     }
 
     /// Writes a row of the audit log.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
     pub async fn audit(&self, row: &NewAudit) -> Result<(), ServiceError> {
         Ok(self.0.store.audit_note(row).await?)
     }
 
     /// Tells an event to all who wait for such.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
     pub async fn publish(&self, event: NewEvent) -> Result<(), ServiceError> {
-        self.0.store.event_tell(&[event]).await?;
+        self.0.store.event_publish(&[event]).await?;
         self.0.outbox.notify_one();
         Ok(())
     }
 
     /// A secret of this installation for one purpose; the same after a restart and on every control plane.
+    ///
+    /// # Errors
+    /// When there is none yet and the database is away.
     pub async fn secret(&self, purpose: &str) -> Result<Secret, ServiceError> {
-        Ok(self.0.secret().await?.derive(purpose))
+        Ok(self.0.installation_secret().await?.derive(purpose))
     }
 }
 
@@ -110,16 +122,22 @@ pub struct Mailer<'a>(&'a Context);
 
 impl Mailer<'_> {
     /// Has a letter sent.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
     pub async fn send(&self, letter: Letter) -> Result<(), ServiceError> {
-        let errand = Mail::Letter(letter).owed();
-        self.0.store.errand_put(&errand).await?;
-        self.0.mails.wake_for(errand.id);
+        let job = Mail::Letter(letter).outbound_job();
+        self.0.store.outbound_job_put(&job).await?;
+        self.0.queues.mails.wake_for(job.id);
         Ok(())
     }
 
     /// Has a letter sent if the caller's transaction is committed, however this process ends after it; within seconds.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
     pub async fn send_in(&self, tx: &mut PgConnection, letter: Letter) -> Result<(), ServiceError> {
-        Ok(self.0.store.errand_put_in(tx, &Mail::Letter(letter).owed()).await?)
+        Ok(self.0.store.outbound_job_put_in(tx, &Mail::Letter(letter).outbound_job()).await?)
     }
 }
 

@@ -1,6 +1,5 @@
 //! Calls of hooks, each bounded in time and with its panics caught.
 
-use std::any::Any;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
@@ -10,22 +9,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 use wrenn_domain::failure::{Failure, FailureKind};
-use wrenn_domain::ids::{TeamId, UserId};
+use wrenn_domain::ids::UserId;
 use wrenn_domain::limits::HOOK_WAIT_MAX;
-use wrenn_store::pg::{ErrandKind, NewErrand};
+use wrenn_store::pg::{NewOutboundJob, OutboundJobKind};
 
-use super::{ExtensionError, SandboxEvent};
+pub use super::plugin::NewAccount;
+use super::plugin::{ExtensionError, SandboxEvent};
 use crate::context::Context;
-
-/// An account that is about to be.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NewAccount {
-    pub user: UserId,
-    /// Its first team.
-    pub team: TeamId,
-    pub email: String,
-    pub name: String,
-}
+use crate::error_chain::chain;
+use crate::panics;
 
 /// Why a call into an extension did not work.
 #[derive(Debug, thiserror::Error)]
@@ -45,14 +37,9 @@ pub(crate) async fn call<T>(
 ) -> Result<T, CallError> {
     match tokio::time::timeout(bound, AssertUnwindSafe(act).catch_unwind()).await {
         Err(_) => Err(CallError::TimedOut(bound)),
-        Ok(Err(panic)) => Err(CallError::Panicked(panic_text(&*panic))),
+        Ok(Err(panic)) => Err(CallError::Panicked(panics::message(&*panic).to_owned())),
         Ok(Ok(outcome)) => outcome.map_err(CallError::Failed),
     }
-}
-
-pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "?".to_owned())
 }
 
 /// Asks every hook, in order, whether an account may come to be. The first that fails decides.
@@ -63,8 +50,7 @@ pub(crate) async fn on_signup(ctx: &Context, account: &NewAccount) -> Result<(),
         // The future is made inside the call: making it may panic as well.
         let asked = call(HOOK_WAIT_MAX, async { hook.on_signup(&server, account).await }).await;
         if let Err(error) = asked {
-            let chain = crate::causes::chain(&error);
-            tracing::error!(extension = extension.name(), user = %account.user, error = chain, "a sign-up hook failed");
+            tracing::error!(extension = extension.name(), user = %account.user, error = chain(&error), "a sign-up hook failed");
             return Err(Failure::new(
                 FailureKind::SignupRefused,
                 "the account could not be set up; try again in a while with the same link or button",
@@ -89,31 +75,40 @@ pub(crate) fn on_login(ctx: &Context, user: UserId) {
         for extension in &extensions {
             let Some(hook) = extension.auth_hook() else { continue };
             if let Err(error) = call(HOOK_WAIT_MAX, async { hook.on_login(&server, user).await }).await {
-                let chain = crate::causes::chain(&error);
-                tracing::error!(extension = extension.name(), hook = "on_login", error = chain, "a hook failed");
+                tracing::error!(
+                    extension = extension.name(),
+                    hook = "on_login",
+                    error = chain(&error),
+                    "a hook failed"
+                );
             }
         }
     });
 }
 
-/// An account's end, as the errand that tells of it holds it.
+/// An account's end, as the outbound job that reports it holds it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum AccountEnd {
-    /// Its owner deleted it.
+    /// The account was deleted by its owner.
     Soft { user: UserId },
     /// The last of it is gone.
     Hard { user: UserId },
 }
 
 impl AccountEnd {
-    /// What is owed to the hooks; nothing when there are none.
-    pub(crate) fn owed(&self, ctx: &Context) -> Option<NewErrand> {
+    /// Makes the job that calls the hooks; none when there are no hooks.
+    pub(crate) fn outbound_job(&self, ctx: &Context) -> Option<NewOutboundJob> {
         if !hear_of_accounts(ctx) {
             return None;
         }
         let payload = serde_json::to_value(self).expect("an id is JSON");
-        Some(NewErrand { id: Uuid::new_v4(), kind: ErrandKind::AccountHook, key: None, payload })
+        Some(NewOutboundJob {
+            id: wrenn_domain::ids::OutboundJobId::from_uuid(Uuid::new_v4()),
+            kind: OutboundJobKind::AccountHook,
+            key: None,
+            payload,
+        })
     }
 
     pub(crate) fn read(payload: &Value) -> Option<Self> {
@@ -126,15 +121,14 @@ pub(crate) async fn on_account_end(ctx: &Context, end: &AccountEnd) {
     let Some(server) = ctx.server() else { return };
     for extension in &ctx.extensions {
         let Some(hook) = extension.auth_hook() else { continue };
-        let told = call(HOOK_WAIT_MAX, async {
+        let called = call(HOOK_WAIT_MAX, async {
             match *end {
                 AccountEnd::Soft { user } => hook.on_account_soft_delete(&server, user).await,
                 AccountEnd::Hard { user } => hook.on_account_hard_delete(&server, user).await,
             }
         });
-        if let Err(error) = told.await {
-            let chain = crate::causes::chain(&error);
-            tracing::error!(extension = extension.name(), ?end, error = chain, "a hook failed");
+        if let Err(error) = called.await {
+            tracing::error!(extension = extension.name(), ?end, error = chain(&error), "a hook failed");
         }
     }
 }
@@ -144,8 +138,8 @@ pub(crate) async fn on_sandbox_event(ctx: &Context, event: &SandboxEvent) -> Res
     let Some(server) = ctx.server() else { return Err("the server is ending".to_owned()) };
     for extension in &ctx.extensions {
         let Some(hook) = extension.sandbox_event_hook() else { continue };
-        let told = call(HOOK_WAIT_MAX, async { hook.on_sandbox_event(&server, event).await }).await;
-        told.map_err(|error| format!("{}: {}", extension.name(), crate::causes::chain(&error)))?;
+        let called = call(HOOK_WAIT_MAX, async { hook.on_sandbox_event(&server, event).await }).await;
+        called.map_err(|error| format!("{}: {}", extension.name(), chain(&error)))?;
     }
     Ok(())
 }

@@ -5,16 +5,18 @@ use std::sync::Arc;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::OwnedSemaphorePermit;
-use wrenn_domain::failure::{Failure, FailureKind};
+use wrenn_domain::failure::Failure;
 use wrenn_domain::ids::TeamId;
 use wrenn_domain::limits::QUOTA_WAIT_MAX;
-use wrenn_domain::quota::{Exceeded, Limits, Usage};
+use wrenn_domain::quota::{Limits, Usage};
 use wrenn_store::pg::{Quota, QuotaRefusal};
 
+use super::context::ServerContext;
 use super::hooks::call;
-use super::{Extension, ServerContext};
-use crate::causes::chain;
+use super::plugin::Extension;
 use crate::context::Context;
+use crate::error::quota_refusal;
+use crate::error_chain::chain;
 
 /// The bounds of one team for one act.
 pub struct TeamQuota {
@@ -30,19 +32,25 @@ struct AskUsage {
     _turn: OwnedSemaphorePermit,
 }
 
-/// The bounds that hold for a team now. Limits are asked for here, before anything is locked; usage is judged under the lock.
+/// The bounds that hold for a team now: an extension's, where one decides on them, else those that admins set. Limits are asked for here, before anything is locked; usage is judged under the lock.
+///
+/// # Errors
+/// When an extension cannot tell the team's limits in time.
 pub async fn of(ctx: &Context, team: TeamId) -> Result<TeamQuota, Failure> {
     let unbounded = TeamQuota { limits: Limits::NONE, usage: None };
-    let (Some(server), Some(extension)) =
-        (ctx.server(), ctx.extensions.iter().find(|extension| extension.limits_provider().is_some()))
-    else {
-        return Ok(unbounded);
+    let decides = ctx.extensions.iter().find(|extension| extension.limits_provider().is_some());
+    let Some(extension) = decides else {
+        let limits = ctx.store.team_limits(team).await.map_err(|error| {
+            tracing::warn!(%team, error = chain(&error), "a team's limits cannot be read");
+            quota_refusal(QuotaRefusal::LimitsUnknown)
+        })?;
+        return Ok(TeamQuota { limits, usage: None });
     };
-    let Some(provider) = extension.limits_provider() else { return Ok(unbounded) };
+    let (Some(server), Some(provider)) = (ctx.server(), extension.limits_provider()) else { return Ok(unbounded) };
     let asked = call(QUOTA_WAIT_MAX, async { provider.effective_limits(&server, team).await }).await;
     let limits = asked.map_err(|error| {
         tracing::error!(extension = extension.name(), %team, error = chain(&error), "a team's limits cannot be told");
-        refusal(QuotaRefusal::LimitsUnknown)
+        quota_refusal(QuotaRefusal::LimitsUnknown)
     })?;
     if limits == Limits::NONE {
         return Ok(unbounded);
@@ -51,7 +59,7 @@ pub async fn of(ctx: &Context, team: TeamId) -> Result<TeamQuota, Failure> {
         return Ok(TeamQuota { limits, usage: None });
     };
     let turn = tokio::time::timeout(QUOTA_WAIT_MAX, ctx.usage_turns.clone().acquire_owned()).await;
-    let Ok(Ok(turn)) = turn else { return Err(refusal(QuotaRefusal::UsageUnknown)) };
+    let Ok(Ok(turn)) = turn else { return Err(quota_refusal(QuotaRefusal::UsageUnknown)) };
     Ok(TeamQuota { limits, usage: Some(AskUsage { ctx: server, team, extension: extension.clone(), _turn: turn }) })
 }
 
@@ -82,28 +90,4 @@ impl AskUsage {
             QuotaRefusal::UsageUnknown
         })
     }
-}
-
-/// What a refusal says to the caller.
-pub fn refusal(why: QuotaRefusal) -> Failure {
-    let (kind, text) = match why {
-        QuotaRefusal::Exceeded(Exceeded::Sandboxes { max }) => {
-            (FailureKind::OverQuota, format!("the team may run {max} capsules at once; delete or pause some first"))
-        }
-        QuotaRefusal::Exceeded(Exceeded::Vcpus { max }) => (
-            FailureKind::OverVcpuQuota,
-            format!("the team may use {max} vCPUs at once; ask for fewer, or delete or pause capsules first"),
-        ),
-        QuotaRefusal::Exceeded(Exceeded::MemoryMib { max }) => (
-            FailureKind::OverMemoryQuota,
-            format!("the team may use {max} MiB of memory at once; ask for less, or delete or pause capsules first"),
-        ),
-        QuotaRefusal::LimitsUnknown => {
-            (FailureKind::LimitsUnknown, "the team's limits cannot be told now; try again".to_owned())
-        }
-        QuotaRefusal::UsageUnknown => {
-            (FailureKind::UsageUnknown, "the team's usage cannot be told now; try again".to_owned())
-        }
-    };
-    Failure::new(kind, text)
 }

@@ -9,10 +9,12 @@ use wrenn_contract::proto::wrenn::host::v1::{
     CreateSandboxRequest, DeleteSandboxRequest, GetConsoleRequest, GetHostRequest, GetMetricsRequest,
     HostServiceClient, ListSandboxesRequest, PingSandboxRequest, SandboxPhase, SandboxReport,
 };
-use wrenn_domain::ids::SandboxId;
+use wrenn_domain::ErrorCode;
+use wrenn_domain::ids::{SandboxId, SnapshotId};
 use wrenn_domain::limits::METRICS_FINE_POINTS;
 use wrenn_domain::metadata::RESERVED;
-use wrenn_domain::names::is_safe_name;
+use wrenn_domain::names::TemplateName;
+use wrenn_domain::sizes::DiskMib;
 use wrenn_store::pg::{HostFacts, HostImage, ReportMark, Sandbox};
 
 use super::FleetError;
@@ -32,15 +34,16 @@ pub struct HostClient {
     call_max: Duration,
 }
 
-/// What a host says of one sandbox.
+/// Report of a host on one sandbox.
 #[derive(Debug, Clone)]
 pub struct HostReport {
     pub id: SandboxId,
     pub phase: HostPhase,
     pub mark: ReportMark,
-    /// Of a failure or crash, fit for the user.
+    /// Reason of a failure or crash, fit for the user; empty when there is none.
     pub reason: String,
-    pub reason_code: String,
+    /// None when the host gave none.
+    pub reason_code: Option<ErrorCode>,
     /// The newest pause or resume that is over.
     pub operation: i64,
     /// Why that one did not work; empty when it did.
@@ -61,7 +64,7 @@ pub enum HostPhase {
     Resuming,
 }
 
-/// What a sandbox used at one moment, or on average until then.
+/// Use of a sandbox at one moment, or on average until then.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct MetricPoint {
     /// Unix seconds.
@@ -72,12 +75,12 @@ pub struct MetricPoint {
     pub disk_bytes: u64,
 }
 
-/// What a sandbox used lately.
+/// Use of a sandbox lately.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Metrics {
     /// Oldest first.
     pub points: Vec<MetricPoint>,
-    /// Of its disk, now; 0 when not known.
+    /// Bytes of its disk used now; 0 when not known.
     pub disk_bytes: u64,
 }
 
@@ -95,15 +98,18 @@ impl HostClient {
         Ok(Self { rpc: HostServiceClient::new(transport, config), call_max })
     }
 
-    /// Who the host is and what it can hold.
+    /// Asks who the host is and what it can hold.
+    ///
+    /// # Errors
+    /// When the host cannot be reached, does not answer in time, refuses, or answers nonsense.
     pub async fn get_host(&self) -> Result<HostFacts, FleetError> {
         let answer = self.rpc.get_host_with_options(GetHostRequest::default(), self.deadline()).await?.into_owned();
         let sizes: BTreeMap<&str, u64> = answer.images.iter().map(|i| (i.name.as_str(), i.size_bytes)).collect();
         let names = answer.templates.iter().chain(answer.images.iter().map(|i| &i.name));
         let mut images: Vec<HostImage> = names
-            .filter(|name| is_safe_name(name))
+            .filter_map(|name| name.parse::<TemplateName>().ok())
             .take(IMAGES_MAX)
-            .map(|name| HostImage { name: name.clone(), size_bytes: sizes.get(name.as_str()).copied().unwrap_or(0) })
+            .map(|name| HostImage { size_bytes: sizes.get(name.as_str()).copied().unwrap_or(0), name })
             .collect();
         images.sort_by(|a, b| a.name.cmp(&b.name));
         images.dedup_by(|a, b| a.name == b.name);
@@ -121,24 +127,30 @@ impl HostClient {
     }
 
     /// Asks for a sandbox. Repeatable.
-    pub async fn create_sandbox(&self, wish: &Sandbox) -> Result<HostReport, FleetError> {
+    ///
+    /// # Errors
+    /// When the host cannot be reached, does not answer in time, refuses, or answers nonsense.
+    pub async fn create_sandbox(&self, sandbox: &Sandbox) -> Result<HostReport, FleetError> {
         let request = CreateSandboxRequest {
-            sandbox_id: wish.id.to_string(),
-            template: wish.template.clone(),
-            vcpus: wish.vcpus,
-            memory_mib: wish.memory_mib,
-            disk_mib: wish.disk_mib,
-            timeout_sec: wish.timeout_sec,
-            default_user: wish.origin.default_user.clone(),
-            default_env: wish.origin.default_env.clone().into_iter().collect(),
-            snapshot_id: wish.origin.snapshot.map(|id| id.simple().to_string()).unwrap_or_default(),
+            sandbox_id: sandbox.id.to_string(),
+            template: sandbox.template.to_string(),
+            vcpus: sandbox.vcpus.get(),
+            memory_mib: sandbox.memory.get(),
+            disk_mib: sandbox.disk.get(),
+            timeout_sec: sandbox.timeout.get(),
+            default_user: sandbox.origin.default_user.clone(),
+            default_env: sandbox.origin.default_env.clone().into_iter().collect(),
+            snapshot_id: sandbox.origin.snapshot.map(SnapshotId::host_name).unwrap_or_default(),
             ..Default::default()
         };
         let answer = self.rpc.create_sandbox_with_options(request, self.deadline()).await?.into_owned();
-        only(wish.id, answer.report.into_option())
+        only(sandbox.id, answer.report.into_option())
     }
 
     /// Asks for a sandbox's end. Repeatable.
+    ///
+    /// # Errors
+    /// When the host cannot be reached, does not answer in time, refuses, or answers nonsense.
     pub async fn delete_sandbox(&self, id: SandboxId) -> Result<HostReport, FleetError> {
         let request = DeleteSandboxRequest { sandbox_id: id.to_string(), ..Default::default() };
         let answer = self.rpc.delete_sandbox_with_options(request, self.deadline()).await?.into_owned();
@@ -146,6 +158,9 @@ impl HostClient {
     }
 
     /// All reports, at once for revision 0, else when something newer is known or `wait` is over.
+    ///
+    /// # Errors
+    /// When the host cannot be reached, does not answer in time, refuses, or answers nonsense.
     pub async fn list_sandboxes(&self, since_revision: u64, wait: Duration) -> Result<HostReports, FleetError> {
         let request = ListSandboxesRequest {
             since_revision,
@@ -164,7 +179,10 @@ impl HostClient {
         Ok(HostReports { revision: answer.revision, reports: reports.collect() })
     }
 
-    /// What a sandbox used in the last `span_secs`, and what its disk uses now.
+    /// Asks what a sandbox used in the last `span_secs`, and what its disk uses now.
+    ///
+    /// # Errors
+    /// When the host cannot be reached, does not answer in time, refuses, or answers nonsense.
     pub async fn metrics(&self, id: SandboxId, span_secs: u32) -> Result<Metrics, FleetError> {
         let request = GetMetricsRequest { sandbox_id: id.to_string(), span_sec: span_secs, ..Default::default() };
         let answer = self.rpc.get_metrics_with_options(request, self.deadline()).await?.into_owned();
@@ -178,6 +196,9 @@ impl HostClient {
     }
 
     /// Proves that the guest answers.
+    ///
+    /// # Errors
+    /// When the host cannot be reached, does not answer in time, refuses, or answers nonsense.
     pub async fn ping_sandbox(&self, id: SandboxId) -> Result<(), FleetError> {
         let request = PingSandboxRequest { sandbox_id: id.to_string(), ..Default::default() };
         self.rpc.ping_sandbox_with_options(request, self.deadline()).await?;
@@ -185,6 +206,9 @@ impl HostClient {
     }
 
     /// The last bytes a sandbox printed on its console.
+    ///
+    /// # Errors
+    /// When the host cannot be reached, does not answer in time, refuses, or answers nonsense.
     pub async fn get_console(&self, id: SandboxId) -> Result<Vec<u8>, FleetError> {
         let request = GetConsoleRequest { sandbox_id: id.to_string(), ..Default::default() };
         Ok(self.rpc.get_console_with_options(request, self.deadline()).await?.into_owned().output)
@@ -229,7 +253,7 @@ fn parse(report: SandboxReport) -> Result<HostReport, FleetError> {
         phase,
         mark: ReportMark {
             generation: i64::try_from(report.generation).map_err(|_| nonsense("generation"))?,
-            disk_mib: i32::try_from(report.disk_mib).ok().and_then(|v| u32::try_from(v).ok()).filter(|v| *v > 0),
+            disk: i32::try_from(report.disk_mib).ok().and_then(DiskMib::from_stored),
             started_at: moment(report.started_at_ms),
             last_active_at: moment(report.last_active_at_ms),
             since: moment(report.phase_since_ms),
@@ -241,7 +265,7 @@ fn parse(report: SandboxReport) -> Result<HostReport, FleetError> {
                 .collect(),
         },
         reason: short(&report.reason),
-        reason_code: short(&report.reason_code),
+        reason_code: error_code(&report.reason_code),
         operation,
         operation_error,
     })
@@ -253,6 +277,17 @@ fn failure_text(report: &SandboxReport) -> String {
         (text, code) if text.is_empty() && !code.is_empty() => format!("the host says {}", short(code)),
         (text, _) => text,
     }
+}
+
+/// A host's error code; none when it gave none. A newer agent may know others: they count as agent_error.
+pub(super) fn error_code(text: &str) -> Option<ErrorCode> {
+    if text.is_empty() {
+        return None;
+    }
+    Some(text.parse().unwrap_or_else(|_| {
+        tracing::warn!(code = short(text), "a host's error code is not known and counts as agent_error");
+        ErrorCode::AgentError
+    }))
 }
 
 fn moment(unix_ms: i64) -> Option<DateTime<Utc>> {

@@ -20,10 +20,19 @@ use tokio::net::TcpStream;
 use tower::Service;
 use wrenn_domain::limits::CLIENT_CERTIFICATE_AGE_MAX;
 
-use super::FleetSetupError;
 use crate::ca::Ca;
+use crate::sync::lock;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why no host could ever be spoken to.
+#[derive(Debug, thiserror::Error)]
+pub enum FleetSetupError {
+    #[error("WRENN_HOST_TOKEN cannot be sent in a header")]
+    Token,
+    #[error("WRENN_CA_CERT cannot be trusted by TLS")]
+    Authority(#[source] rustls::Error),
+}
 
 /// Opens connections to hosts.
 #[derive(Clone)]
@@ -72,7 +81,7 @@ struct OurCertificate {
 
 impl ResolvesClientCert for OurCertificate {
     fn resolve(&self, _roots: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        let mut newest = self.newest.lock().expect("no panic while held");
+        let mut newest = lock(&self.newest);
         if let Some((made, certified)) = newest.as_ref()
             && made.elapsed() < CLIENT_CERTIFICATE_AGE_MAX / 2
         {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use connectrpc::ErrorCode;
 use connectrpc::client::{CallOptions, ClientConfig, ServerStream};
 use futures::{Stream, StreamExt};
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty, Limited, StreamBody};
 use hyper::body::{Frame, Incoming};
 use wrenn_contract::guest::{self, FILES};
@@ -27,6 +27,7 @@ use wrenn_domain::names::{GuestPath, ProcessTag};
 
 use super::FleetError;
 use super::relay::{BodyError, RelayBody, RelayFailure, RelayTransport};
+use crate::percent::escape_path;
 
 /// Deadline of a short call into a guest.
 const CALL_MAX: Duration = Duration::from_secs(30);
@@ -40,7 +41,7 @@ pub struct GuestClient {
     transport: RelayTransport,
     base: String,
     processes: ProcessClient<RelayTransport>,
-    /// The same for answers that last.
+    /// Client of processes for answers that last.
     streams: ProcessClient<RelayTransport>,
     files: FilesystemClient<RelayTransport>,
 }
@@ -54,7 +55,7 @@ pub struct Start {
     pub terminal: Option<Size>,
     /// A pipe to be fed; else it reads end of file.
     pub stdin: bool,
-    /// It outlives the stream that started it.
+    /// Whether it outlives the stream that started it.
     pub detach: bool,
 }
 
@@ -65,7 +66,16 @@ pub struct Size {
     pub rows: u32,
 }
 
-/// What a process reads from.
+/// Attributes of a file that is written, besides its bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Attributes {
+    /// Permission bits; those of the file that was there when absent.
+    pub mode: Option<u32>,
+    /// Time of the last change, Unix milliseconds; now when absent.
+    pub modified_ms: Option<u64>,
+}
+
+/// Input a process reads from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InputKind {
     Pipe,
@@ -79,9 +89,9 @@ pub enum Selector {
     Tag(ProcessTag),
 }
 
-/// What a running process says.
+/// Event of a running process.
 #[derive(Debug)]
-pub enum ProcessNews {
+pub enum ProcessEvent {
     Started {
         pid: u32,
     },
@@ -130,6 +140,9 @@ impl GuestClient {
     }
 
     /// Starts a process and streams what it says.
+    ///
+    /// # Errors
+    /// When the guest cannot be reached, does not answer in time, or refuses.
     pub async fn start(&self, start: Start) -> Result<ProcessStream, FleetError> {
         let request = StartRequest {
             process: start.config.into(),
@@ -143,12 +156,18 @@ impl GuestClient {
     }
 
     /// Attaches to a process: what it printed lately, then what it prints. Dropping the stream leaves the process alone.
+    ///
+    /// # Errors
+    /// When the guest cannot be reached, does not answer in time, or refuses.
     pub async fn connect(&self, selector: &Selector) -> Result<ProcessStream, FleetError> {
         let request = ConnectRequest { process: proto(selector).into(), ..Default::default() };
         Ok(ProcessStream(Events::Attached(self.streams.connect(request).await?)))
     }
 
     /// Resizes a process's terminal.
+    ///
+    /// # Errors
+    /// When the guest cannot be reached, does not answer in time, or refuses.
     pub async fn resize(&self, pid: u32, size: Size) -> Result<(), FleetError> {
         let request = UpdateRequest {
             process: proto(&Selector::Pid(pid)).into(),
@@ -160,12 +179,18 @@ impl GuestClient {
     }
 
     /// Processes that run now.
+    ///
+    /// # Errors
+    /// When the guest cannot be reached, does not answer in time, or refuses.
     pub async fn list(&self) -> Result<Vec<ProcessInfo>, FleetError> {
         let answer = self.processes.list_with_options(ListRequest::default(), short()).await?;
         Ok(answer.into_owned().processes)
     }
 
     /// Signals a process and its group.
+    ///
+    /// # Errors
+    /// When the guest cannot be reached, does not answer in time, or refuses.
     pub async fn signal(&self, selector: &Selector, signal: Signal) -> Result<(), FleetError> {
         let request =
             SendSignalRequest { process: proto(selector).into(), signal: signal.into(), ..Default::default() };
@@ -174,6 +199,9 @@ impl GuestClient {
     }
 
     /// Feeds a process's standard input. Returns when it took the bytes; a process that reads slowly makes this slow.
+    ///
+    /// # Errors
+    /// When the guest cannot be reached, does not answer in time, or refuses.
     pub async fn send_input(&self, pid: u32, bytes: Vec<u8>) -> Result<(), FleetError> {
         let request = SendInputRequest {
             process: proto(&Selector::Pid(pid)).into(),
@@ -185,6 +213,9 @@ impl GuestClient {
     }
 
     /// Feeds a process what a stream yields, as it comes. Returns when it took all of it.
+    ///
+    /// # Errors
+    /// When the guest cannot be reached, does not answer in time, or refuses.
     pub async fn stream_input<S>(&self, pid: u32, kind: InputKind, bytes: S) -> Result<(), FleetError>
     where
         S: Stream<Item = Bytes> + Send + 'static,
@@ -205,6 +236,9 @@ impl GuestClient {
     }
 
     /// No more input.
+    ///
+    /// # Errors
+    /// When the guest cannot be reached, does not answer in time, or refuses.
     pub async fn close_stdin(&self, pid: u32) -> Result<(), FleetError> {
         let request = CloseStdinRequest { process: proto(&Selector::Pid(pid)).into(), ..Default::default() };
         self.processes.close_stdin_with_options(request, short()).await?;
@@ -212,6 +246,9 @@ impl GuestClient {
     }
 
     /// Entries below a directory.
+    ///
+    /// # Errors
+    /// When the guest cannot be reached, does not answer in time, or refuses.
     pub async fn list_dir(&self, path: &GuestPath, depth: u32) -> Result<Vec<EntryInfo>, FleetError> {
         let request = ListDirRequest { path: path.as_str().to_owned(), depth, ..Default::default() };
         let options = short().with_max_message_size(LIST_BYTES_MAX).with_element_memory_limit(4 * LIST_BYTES_MAX);
@@ -219,6 +256,9 @@ impl GuestClient {
     }
 
     /// Makes a directory and its parents.
+    ///
+    /// # Errors
+    /// When the guest cannot be reached, does not answer in time, or refuses.
     pub async fn make_dir(&self, path: &GuestPath) -> Result<EntryInfo, FleetError> {
         let request = MakeDirRequest { path: path.as_str().to_owned(), ..Default::default() };
         let answer = self.files.make_dir_with_options(request, short()).await?.into_owned();
@@ -226,6 +266,9 @@ impl GuestClient {
     }
 
     /// Removes recursively.
+    ///
+    /// # Errors
+    /// When the guest cannot be reached, does not answer in time, or refuses.
     pub async fn remove(&self, path: &GuestPath) -> Result<(), FleetError> {
         let request = RemoveRequest { path: path.as_str().to_owned(), ..Default::default() };
         self.files.remove_with_options(request, CallOptions::default().with_timeout(CALL_MAX * 10)).await?;
@@ -233,20 +276,41 @@ impl GuestClient {
     }
 
     /// Opens a file for reading: its bytes as they come, and their number when envd says it.
-    pub async fn read_file(&self, path: &GuestPath) -> Result<Response<Incoming>, FleetError> {
-        let request = self.files_request(Method::GET, path, Empty::new().map_err(|never| match never {}).boxed())?;
+    ///
+    /// # Errors
+    /// When the guest cannot be reached or does not give the file, or the range lies outside of it.
+    pub async fn read_file(
+        &self,
+        path: &GuestPath,
+        range: Option<&HeaderValue>,
+    ) -> Result<Response<Incoming>, FleetError> {
+        let mut request =
+            self.files_request(Method::GET, path, "", Empty::new().map_err(|never| match never {}).boxed())?;
+        if let Some(range) = range {
+            request.headers_mut().insert(http::header::RANGE, range.clone());
+        }
         let sent = tokio::time::timeout(CALL_MAX, self.transport.clone().request(request)).await;
         checked(sent.map_err(|_| FleetError::TimedOut)?).await
     }
 
     /// Writes a file from a stream. An error in the stream leaves the old file as it was.
-    pub async fn write_file<S, E>(&self, path: &GuestPath, bytes: S) -> Result<(), FleetError>
+    ///
+    /// # Errors
+    /// When the guest cannot be reached, does not answer in time, or refuses.
+    pub async fn write_file<S, E>(&self, path: &GuestPath, attributes: &Attributes, bytes: S) -> Result<(), FleetError>
     where
         S: Stream<Item = Result<Bytes, E>> + Send + Sync + 'static,
         E: Into<BodyError> + 'static,
     {
         let frames = bytes.map(|chunk| chunk.map(Frame::data).map_err(Into::into));
-        let request = self.files_request(Method::PUT, path, BodyExt::boxed(StreamBody::new(frames)))?;
+        let mut query = String::new();
+        if let Some(mode) = attributes.mode {
+            query.push_str(&format!("&mode={mode:o}"));
+        }
+        if let Some(modified) = attributes.modified_ms {
+            query.push_str(&format!("&modified_ms={modified}"));
+        }
+        let request = self.files_request(Method::PUT, path, &query, BodyExt::boxed(StreamBody::new(frames)))?;
         checked(self.transport.clone().request(request).await).await?;
         Ok(())
     }
@@ -255,9 +319,10 @@ impl GuestClient {
         &self,
         method: Method,
         path: &GuestPath,
+        query: &str,
         body: RelayBody,
     ) -> Result<Request<RelayBody>, FleetError> {
-        let uri = format!("{}{FILES}?path={}", self.base, percent_encode(path.as_str()));
+        let uri = format!("{}{FILES}?path={}{query}", self.base, escape_path(path.as_str()));
         Request::builder()
             .method(method)
             .uri(uri)
@@ -269,7 +334,10 @@ impl GuestClient {
 
 impl ProcessStream {
     /// The next piece of news; none after the end. Cancelling it loses nothing.
-    pub async fn next(&mut self) -> Result<Option<ProcessNews>, FleetError> {
+    ///
+    /// # Errors
+    /// When the connection to the guest breaks.
+    pub async fn next(&mut self) -> Result<Option<ProcessEvent>, FleetError> {
         loop {
             let event = match &mut self.0 {
                 Events::Started(stream) => match stream.message::<StartResponse>().await? {
@@ -281,22 +349,22 @@ impl ProcessStream {
                     None => return Ok(None),
                 },
             };
-            let news = match event.into_option().and_then(|event| event.event) {
-                Some(ProtoEvent::Start(start)) => ProcessNews::Started { pid: start.pid },
+            let said = match event.into_option().and_then(|event| event.event) {
+                Some(ProtoEvent::Start(start)) => ProcessEvent::Started { pid: start.pid },
                 Some(ProtoEvent::Data(data)) => match data.output {
-                    Some(ProtoOutput::Stdout(bytes)) => ProcessNews::Stdout(bytes),
-                    Some(ProtoOutput::Stderr(bytes)) => ProcessNews::Stderr(bytes),
-                    Some(ProtoOutput::Pty(bytes)) => ProcessNews::Stdout(bytes),
+                    Some(ProtoOutput::Stdout(bytes)) => ProcessEvent::Stdout(bytes),
+                    Some(ProtoOutput::Stderr(bytes)) => ProcessEvent::Stderr(bytes),
+                    Some(ProtoOutput::Pty(bytes)) => ProcessEvent::Stdout(bytes),
                     None => continue,
                 },
                 Some(ProtoEvent::End(end)) => {
                     let exit_code = if end.exited { end.exit_code } else { 128 + signal_number(&end) };
-                    ProcessNews::Ended(Ended { exit_code, error: end.error.clone() })
+                    ProcessEvent::Ended(Ended { exit_code, error: end.error.clone() })
                 }
-                Some(ProtoEvent::Keepalive(_)) => ProcessNews::Quiet,
+                Some(ProtoEvent::Keepalive(_)) => ProcessEvent::Quiet,
                 None => continue,
             };
-            return Ok(Some(news));
+            return Ok(Some(said));
         }
     }
 }
@@ -338,6 +406,7 @@ async fn checked(sent: Result<Response<Incoming>, RelayFailure>) -> Result<Respo
     let code = match response.status() {
         StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => ErrorCode::InvalidArgument,
         StatusCode::NOT_FOUND => ErrorCode::NotFound,
+        StatusCode::RANGE_NOT_SATISFIABLE => ErrorCode::OutOfRange,
         StatusCode::FORBIDDEN => ErrorCode::PermissionDenied,
         StatusCode::CONFLICT => ErrorCode::Aborted,
         StatusCode::INSUFFICIENT_STORAGE | StatusCode::PAYLOAD_TOO_LARGE => ErrorCode::ResourceExhausted,
@@ -366,17 +435,6 @@ fn short() -> CallOptions {
     CallOptions::default().with_timeout(CALL_MAX)
 }
 
-fn percent_encode(text: &str) -> String {
-    let mut out = String::with_capacity(text.len() + 16);
-    for byte in text.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => out.push(char::from(byte)),
-            _ => out.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -395,10 +453,5 @@ mod tests {
         ] {
             assert_eq!(signal_number(&end), number, "{end:?}");
         }
-    }
-
-    #[test]
-    fn a_path_cannot_leave_its_place_in_the_query() {
-        assert_eq!(percent_encode("/a b&c=d#é\n"), "/a%20b%26c%3Dd%23%C3%A9%0A");
     }
 }

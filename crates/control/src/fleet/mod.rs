@@ -3,11 +3,11 @@
 //! Owns: the one pooled HTTP client, the host token, and turning every failure into a kind. Must never: decide what
 //! to do about a failure, or touch the database.
 
+mod captures;
 pub mod client;
 mod connector;
 mod error;
 pub mod guest;
-mod memory;
 mod relay;
 pub mod tunnel;
 
@@ -21,14 +21,13 @@ use wrenn_domain::limits::STREAM_HOST_BUFFER_BYTES;
 
 use crate::ca::Ca;
 
+pub use captures::ForkedChild;
 pub use client::{HostClient, HostPhase, HostReport, HostReports, MetricPoint, Metrics};
 use connector::Connector;
+pub use connector::FleetSetupError;
 pub use error::FleetError;
 pub use guest::GuestClient;
-pub use memory::ForkedChild;
-use relay::{RelayBody, RelayTransport};
-
-type HttpClient = Client<Connector, RelayBody>;
+use relay::{HttpClient, RelayTransport};
 
 /// The way to every host.
 #[derive(Clone)]
@@ -40,18 +39,12 @@ pub struct Fleet {
     call_max: Duration,
 }
 
-/// Why no host could ever be spoken to.
-#[derive(Debug, thiserror::Error)]
-pub enum FleetSetupError {
-    #[error("WRENN_HOST_TOKEN cannot be sent in a header")]
-    Token,
-    #[error("WRENN_CA_CERT cannot be trusted by TLS")]
-    Authority(#[source] rustls::Error),
-}
-
 impl Fleet {
     /// `token` goes with every call; `call_max` bounds each lifecycle call. Hosts with an https address must have a certificate of
     /// `ca` for it, and get one from us.
+    ///
+    /// # Errors
+    /// When the token cannot be sent in a header or the authority cannot be trusted.
     pub fn new(token: Option<&str>, ca: Option<Arc<Ca>>, call_max: Duration) -> Result<Self, FleetSetupError> {
         let connector = Connector::new(ca)?;
         let mut builder = Client::builder(TokioExecutor::new());
@@ -68,11 +61,17 @@ impl Fleet {
     }
 
     /// The agent at `address` (a base URL).
+    ///
+    /// # Errors
+    /// When the address is not a URL.
     pub fn host(&self, address: &str) -> Result<HostClient, FleetError> {
         HostClient::new(self.transport(), address, self.call_max)
     }
 
     /// The guest of a sandbox on the host at `address`.
+    ///
+    /// # Errors
+    /// When the address is not a URL.
     pub fn guest(&self, address: &str, sandbox: &wrenn_domain::ids::SandboxId) -> Result<GuestClient, FleetError> {
         let streams = RelayTransport { http: self.streams.clone(), token: self.token.clone() };
         GuestClient::new(self.transport(), streams, address, sandbox)

@@ -6,12 +6,16 @@ use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use http_body_util::combinators::BoxBody;
 use hyper::body::Incoming;
-use wrenn_contract::host::{AUTH_HEADER, RELAY_ERROR_HEADER, RelayError};
+use hyper_util::client::legacy::Client;
+use wrenn_contract::host::{AUTH_HEADER, RELAY_ERROR_HEADER, RELAYED_HEADER, RelayError};
 
-use super::HttpClient;
+use super::connector::Connector;
 
 pub(super) type BodyError = Box<dyn std::error::Error + Send + Sync>;
 pub(super) type RelayBody = BoxBody<Bytes, BodyError>;
+
+/// The pooled client of hosts' agents.
+pub(super) type HttpClient = Client<Connector, RelayBody>;
 
 /// Why no answer of the other side came back.
 #[derive(Debug, thiserror::Error)]
@@ -37,11 +41,13 @@ impl RelayTransport {
             request.headers_mut().insert(AUTH_HEADER, token);
         }
         let response = self.http.request(request).await.map_err(RelayFailure::Transport)?;
+        // A guest may answer 401 as well, and is not to be taken for its host.
+        let relayed = response.headers().contains_key(RELAYED_HEADER);
         let mark = response.headers().get(RELAY_ERROR_HEADER).and_then(|v| v.to_str().ok());
         if let Some(code) = mark {
             return Err(RelayFailure::Relay(RelayError::parse(code).unwrap_or(RelayError::Unresponsive)));
         }
-        if response.status() == StatusCode::UNAUTHORIZED {
+        if response.status() == StatusCode::UNAUTHORIZED && !relayed {
             return Err(RelayFailure::TokenRefused);
         }
         Ok(response)

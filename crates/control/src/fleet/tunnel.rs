@@ -14,6 +14,9 @@ use super::{Fleet, FleetError};
 
 impl Fleet {
     /// Connects to a port of a sandbox on the host at `address`.
+    ///
+    /// # Errors
+    /// When the host cannot be reached or opens no tunnel to the port in time.
     pub async fn tunnel(&self, address: &str, sandbox: &SandboxId, port: u16) -> Result<Upgraded, FleetError> {
         let uri = format!("{}{}", address.trim_end_matches('/'), port_tunnel_path(sandbox, port));
         let request = Request::get(uri)

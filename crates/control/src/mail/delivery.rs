@@ -46,7 +46,7 @@ pub enum DeliveryError {
 }
 
 impl DeliveryError {
-    /// The same mail will be refused again.
+    /// Whether another try of the mail would be refused again.
     pub fn is_final(&self) -> bool {
         match self {
             Self::Malformed(_) => true,
@@ -59,6 +59,9 @@ impl DeliveryError {
 
 impl Delivery {
     /// Prepares the way the settings name. Connects nothing.
+    ///
+    /// # Errors
+    /// When TLS cannot be prepared for the server's name.
     pub fn new(accounts: &Accounts, send_max: Duration) -> Result<Self, DeliveryError> {
         let way = match &accounts.smtp {
             Some(smtp) => Way::Smtp(transport(smtp, send_max)?),
@@ -76,6 +79,9 @@ impl Delivery {
     }
 
     /// Sends one letter. `id` is the same in every try.
+    ///
+    /// # Errors
+    /// When the mail cannot be written, or the way out does not take it in time.
     pub async fn deliver(&self, letter: &Letter, id: Uuid) -> Result<(), DeliveryError> {
         let message = letter.message(&self.from, id)?;
         match &self.way {
@@ -118,7 +124,7 @@ fn transport(smtp: &Smtp, send_max: Duration) -> Result<AsyncSmtpTransport<Tokio
 async fn put(dir: &Path, kind: &str, mail: &[u8]) -> std::io::Result<()> {
     tokio::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).await?;
     let now = chrono::Utc::now().format("%Y%m%dT%H%M%S%.6f");
-    let unique = getrandom::u32().unwrap_or_default();
+    let unique = getrandom::u32().map_err(std::io::Error::other)?;
     let path = dir.join(format!("{now}-{kind}-{unique:08x}.eml"));
     let fresh = path.with_extension("new");
     let mut options = tokio::fs::OpenOptions::new();

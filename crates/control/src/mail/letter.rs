@@ -12,7 +12,7 @@ pub struct Letter {
     kind: String,
     to: String,
     subject: String,
-    /// Who is greeted.
+    /// Name of the person who is greeted.
     name: String,
     paragraphs: Vec<String>,
     /// Text and link.

@@ -1,7 +1,7 @@
 //! Mail: what is owed ([`Mail`]), what is written ([`letter`]), and how it leaves ([`delivery`]).
 //!
-//! A mail is an errand of the transaction that owes it: a request never waits for a mail server, and no process takes a mail with
-//! it. Tokens are not in the errand; service/mails.rs makes them when the mail leaves (decisions/0009).
+//! A mail is an outbound job, written in the transaction that needs it: a request never waits for a mail server, and no process takes a mail with
+//! it. Tokens are not in the job; service/mails.rs makes them when the mail leaves (decisions/0009).
 
 mod delivery;
 mod letter;
@@ -9,7 +9,8 @@ mod letter;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 use wrenn_domain::account::Email;
-use wrenn_store::pg::{ErrandKind, NewErrand};
+use wrenn_domain::ids::OutboundJobId;
+use wrenn_store::pg::{NewOutboundJob, OutboundJobKind};
 
 pub use delivery::{Delivery, DeliveryError};
 pub use letter::Letter;
@@ -22,7 +23,7 @@ pub enum Mail {
     Activation {
         to: String,
     },
-    /// Says that there is an account already.
+    /// Mail that says that there is an account already.
     AlreadySignedUp {
         to: String,
     },
@@ -31,20 +32,25 @@ pub enum Mail {
         to: String,
     },
     Letter(Letter),
-    /// Says nothing to nobody: it was owed only so that a request took as long as another.
+    /// No mail at all: it is enqueued only so that a request takes as long as another.
     Nothing {
         to: String,
     },
 }
 
 impl Mail {
-    /// The errand to write.
-    pub fn owed(&self) -> NewErrand {
+    /// The outbound job to write.
+    pub fn outbound_job(&self) -> NewOutboundJob {
         let payload = serde_json::to_value(self).expect("texts and lists of texts are JSON");
-        NewErrand { id: Uuid::new_v4(), kind: ErrandKind::Mail, key: self.key(), payload }
+        NewOutboundJob {
+            id: OutboundJobId::from_uuid(Uuid::new_v4()),
+            kind: OutboundJobKind::Mail,
+            key: self.key(),
+            payload,
+        }
     }
 
-    /// Of mails that anybody can ask for one waits per address.
+    /// Key under which at most one mail waits per address, for mails that anybody can ask for.
     fn key(&self) -> Option<String> {
         match self {
             Self::Activation { to } | Self::AlreadySignedUp { to } | Self::Nothing { to } => {
@@ -60,7 +66,7 @@ impl Mail {
         Self::Activation { to: to.to_string() }
     }
 
-    /// Says that there is an account already.
+    /// Mail that says that there is an account already.
     pub fn already_signed_up(to: &Email) -> Self {
         Self::AlreadySignedUp { to: to.to_string() }
     }

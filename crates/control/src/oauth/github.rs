@@ -7,7 +7,8 @@ use serde::Deserialize;
 use super::http::{get, post_form};
 use super::{AuthorizeRequest, CodeGrant, OAuthError, OAuthProvider, Profile};
 use crate::config::GithubApp;
-use crate::site::{SiteClient, escape};
+use crate::outbound_http::SiteClient;
+use crate::percent::escape;
 
 /// The provider `github`.
 pub struct Github {

@@ -6,7 +6,8 @@ use http_body_util::Full;
 use serde::de::DeserializeOwned;
 use wrenn_domain::limits::OAUTH_CALL_MAX;
 
-use crate::site::{SiteClient, SiteError, escape};
+use crate::outbound_http::{SiteClient, SiteError};
+use crate::percent::escape;
 
 /// A call that did not give what it should.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +25,9 @@ pub enum OAuthError {
 }
 
 /// POST of a form, answered with JSON.
+///
+/// # Errors
+/// When the site cannot be reached or answers anything but success with the expected JSON.
 pub async fn post_form<T: DeserializeOwned>(
     client: &SiteClient,
     url: &str,
@@ -38,6 +42,9 @@ pub async fn post_form<T: DeserializeOwned>(
 }
 
 /// GET with a bearer token, answered with JSON.
+///
+/// # Errors
+/// When the site cannot be reached or answers anything but success with the expected JSON.
 pub async fn get<T: DeserializeOwned>(client: &SiteClient, url: &str, token: &str) -> Result<T, OAuthError> {
     let request =
         Request::builder().method(Method::GET).uri(url).header(header::AUTHORIZATION, format!("Bearer {token}"));

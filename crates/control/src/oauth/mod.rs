@@ -6,14 +6,15 @@ mod github;
 mod http;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex};
 
 use futures::future::BoxFuture;
 
+use crate::sync::lock;
 pub use github::Github;
 pub use http::OAuthError;
 
-/// What a site is told when a person is sent there.
+/// Request a person is sent to a site with.
 #[derive(Debug, Clone)]
 pub struct AuthorizeRequest {
     pub redirect_uri: String,
@@ -22,7 +23,7 @@ pub struct AuthorizeRequest {
     pub code_challenge: String,
 }
 
-/// What a site's answer is redeemed with.
+/// Code and verifier a site's answer is redeemed with.
 #[derive(Debug, Clone)]
 pub struct CodeGrant {
     pub code: String,
@@ -31,7 +32,7 @@ pub struct CodeGrant {
     pub code_verifier: String,
 }
 
-/// Who a person is at a site.
+/// Profile of a person at a site.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Profile {
     /// The site's own id, which never changes.
@@ -55,22 +56,22 @@ pub trait OAuthProvider: Send + Sync {
 
 /// All sites of a server.
 #[derive(Default)]
-pub struct OAuthRegistry(RwLock<BTreeMap<String, Arc<dyn OAuthProvider>>>);
+pub struct OAuthRegistry(Mutex<BTreeMap<String, Arc<dyn OAuthProvider>>>);
 
 impl OAuthRegistry {
     /// Adds a site, in the place of one of the same name.
     pub fn register(&self, provider: Arc<dyn OAuthProvider>) {
         let name = provider.name().to_owned();
-        self.0.write().expect("no panic while held").insert(name, provider);
+        lock(&self.0).insert(name, provider);
     }
 
     /// The site of this name.
     pub fn get(&self, name: &str) -> Option<Arc<dyn OAuthProvider>> {
-        self.0.read().expect("no panic while held").get(name).cloned()
+        lock(&self.0).get(name).cloned()
     }
 
     /// Names of all sites.
     pub fn names(&self) -> Vec<String> {
-        self.0.read().expect("no panic while held").keys().cloned().collect()
+        lock(&self.0).keys().cloned().collect()
     }
 }

@@ -7,13 +7,13 @@ use std::net::IpAddr;
 
 use http::header::{CONNECTION, COOKIE, EXPECT, FORWARDED, HOST, HeaderName, SET_COOKIE, TE, UPGRADE};
 use http::{HeaderMap, HeaderValue, Version};
-use wrenn_contract::hop::remove_hop;
+use wrenn_contract::hop_by_hop::remove_hop;
 
 use super::target::Target;
-use crate::auth::session::middleware::{CSRF_COOKIE_NAME, SESSION_COOKIE_NAME};
+use crate::auth::session::names::is_session_cookie;
 
 /// Where our callers put their key.
-pub(super) const KEY_HEADER: &str = "x-api-key";
+pub(crate) const KEY_HEADER: &str = "x-api-key";
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -22,15 +22,15 @@ const REAL_IP: &str = "x-real-ip";
 
 /// The last step a request came over.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Step {
+pub(crate) struct Step {
     /// The other end of the connection.
     pub peer: IpAddr,
-    /// Its word about earlier steps is taken.
+    /// Whether its word about earlier steps is taken.
     pub trusted: bool,
 }
 
 /// Another protocol that is asked for. `h2c` is not passed on: what is said in it would pass by every check made here.
-pub(super) fn upgrade_of(version: Version, headers: &HeaderMap) -> Option<HeaderValue> {
+pub(crate) fn upgrade_of(version: Version, headers: &HeaderMap) -> Option<HeaderValue> {
     if version != Version::HTTP_11 || !lists(headers, &CONNECTION, "upgrade") {
         return None;
     }
@@ -42,7 +42,7 @@ pub(super) fn upgrade_of(version: Version, headers: &HeaderMap) -> Option<Header
 }
 
 /// Makes a client's headers fit for the guest.
-pub(super) fn to_guest(headers: &mut HeaderMap, target: &Target, step: Step, upgrade: Option<HeaderValue>) {
+pub(crate) fn to_guest(headers: &mut HeaderMap, target: &Target, step: Step, upgrade: Option<HeaderValue>) {
     let trailers = lists(headers, &TE, "trailers");
     remove_hop(headers);
     headers.remove(KEY_HEADER);
@@ -61,7 +61,7 @@ pub(super) fn to_guest(headers: &mut HeaderMap, target: &Target, step: Step, upg
 }
 
 /// Makes a guest's headers fit for the client.
-pub(super) fn to_client(headers: &mut HeaderMap, target: &Target, upgrade: Option<HeaderValue>) {
+pub(crate) fn to_client(headers: &mut HeaderMap, target: &Target, upgrade: Option<HeaderValue>) {
     remove_hop(headers);
     if let Some(protocol) = upgrade {
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
@@ -92,7 +92,7 @@ fn remove_own_cookies(headers: &mut HeaderMap) {
     }
     let own = |pair: &[u8]| {
         let name = pair.split(|b| *b == b'=').next().unwrap_or_default().trim_ascii();
-        name == SESSION_COOKIE_NAME.as_bytes() || name == CSRF_COOKIE_NAME.as_bytes()
+        is_session_cookie(name)
     };
     let kept: Vec<&[u8]> = headers
         .get_all(COOKIE)

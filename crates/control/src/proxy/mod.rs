@@ -9,8 +9,8 @@
 //!
 //! What passes and what does not is told to users in `docs/ports.md`.
 
-mod headers;
-mod lines;
+mod guest_connections;
+pub(crate) mod headers;
 mod target;
 
 use std::pin::Pin;
@@ -19,25 +19,30 @@ use std::task::{Context as Poller, Poll};
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::{Body as _, Bytes, Frame, Incoming, SizeHint};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::copy_bidirectional_with_sizes;
-use tokio::sync::OwnedSemaphorePermit;
-use wrenn_contract::guest::{PORT as ENVD_PORT, TOKEN_HEADER};
+use wrenn_contract::guest::{PORT as ENVD_PORT, TOKEN_HEADER, is_open_to_users};
 use wrenn_domain::failure::FailureKind;
-use wrenn_domain::ids::SandboxId;
+use wrenn_domain::ids::{SandboxId, TeamId};
 use wrenn_domain::limits::{PORT_BUFFER_BYTES, PROXY_ANSWER_MAX, PROXY_IDLE_KEPT, TUNNEL_OPEN_MAX};
 
-use crate::auth::address::{ClientAddress, Peer};
-use crate::causes::chain;
+use crate::actor::Actor;
+use crate::answer::CHALLENGE;
+use crate::client_address::{ClientAddress, Peer};
+use crate::connection::Cut;
 use crate::context::Context;
-use crate::service::ServiceError;
+use crate::error::ServiceError;
+use crate::error_chain::chain;
+use crate::revocable_body::RevocableBody;
+use crate::service::credential_watch;
 use crate::service::ports::{self, Visitor};
+use crate::state::permits::TunnelPermit;
+use guest_connections::{ConnectionPool, GuestConnection};
 use headers::{KEY_HEADER, Step};
-use lines::{Line, Lines};
 pub use target::{BadTarget, Target, claim};
 
 /// While bytes flow, activity is noted this often.
@@ -46,7 +51,7 @@ const TOUCH_EVERY: Duration = Duration::from_secs(5);
 /// The proxy of one control plane.
 pub struct Proxy {
     ctx: Arc<Context>,
-    lines: Lines,
+    pool: ConnectionPool,
 }
 
 /// An answer of our own.
@@ -58,14 +63,14 @@ struct Refusal {
 impl Proxy {
     /// With a task that drops idle connections until the server ends.
     pub fn start(ctx: &Arc<Context>) -> Arc<Self> {
-        let proxy = Arc::new(Self { ctx: ctx.clone(), lines: Lines::default() });
+        let proxy = Arc::new(Self { ctx: ctx.clone(), pool: ConnectionPool::default() });
         let sweeper = proxy.clone();
         ctx.tasks.spawn(async move {
             loop {
                 tokio::select! {
                     biased;
-                    () = sweeper.ctx.stop.cancelled() => return sweeper.lines.close(),
-                    () = tokio::time::sleep(PROXY_IDLE_KEPT / 2) => sweeper.lines.sweep(),
+                    () = sweeper.ctx.stop.cancelled() => return sweeper.pool.close(),
+                    () = tokio::time::sleep(PROXY_IDLE_KEPT / 2) => sweeper.pool.sweep(),
                 }
             }
         });
@@ -86,16 +91,32 @@ impl Proxy {
 
     async fn pass(self: &Arc<Self>, target: &Target, mut request: Request<Body>) -> Result<Response<Body>, Refusal> {
         check(target, &request)?;
+        let accounts = &self.ctx.config.accounts;
+        // Where the installation has a public address, any other domain that leads here is not one that the operator chose.
+        if let (Some(_), Some(domain)) = (&accounts.public_url, &accounts.proxy_domain)
+            && !target.name.split_once('.').is_some_and(|(_, own)| own == domain)
+        {
+            let text = format!("ports of capsules answer below {domain} only");
+            return Err(Refusal { status: StatusCode::MISDIRECTED_REQUEST, text });
+        }
         let key = request.headers().get(KEY_HEADER).and_then(|key| key.to_str().ok()).map(str::to_owned);
-        let visitor = Visitor::Anybody { key: key.as_deref() };
+        let network = self.network(&request);
+        let visitor = Visitor::Anybody { key: key.as_deref(), network: &network };
         // For every request, also where a connection is kept: who may come in may change.
-        ports::locate(&self.ctx, visitor, target.id).await.map_err(|error| refusal(target, error))?;
+        let located = ports::locate(&self.ctx, visitor, target.id).await;
+        let (route, actor) = located.map_err(|error| refusal(target, error))?;
         self.ctx.touches.sandbox(target.id);
 
         let protocol = headers::upgrade_of(request.version(), request.headers());
         let client = protocol.is_some().then(|| hyper::upgrade::on(&mut request));
+        let cut = cut_of(&request);
         let request = self.prepare(target, request, protocol)?;
-        let (line, mut response) = self.send(target, visitor, request).await?;
+        let (connection, mut response) = tokio::select! {
+            // The answer first: it is what is waited for.
+            biased;
+            sent = self.send(target, visitor, route.team, request) => sent?,
+            () = lost(&self.ctx, actor.as_ref()) => return Err(refusal(target, credential_watch::ended().into())),
+        };
 
         let guest = (response.status() == StatusCode::SWITCHING_PROTOCOLS).then(|| hyper::upgrade::on(&mut response));
         let (mut parts, body) = response.into_parts();
@@ -104,15 +125,27 @@ impl Proxy {
         parts.version = Version::HTTP_11;
         match (client, guest) {
             (Some(client), Some(guest)) => {
-                self.join(target.id, client, guest, line.place);
+                self.join(target.id, actor, client, guest, connection.permit);
                 Ok(Response::from_parts(parts, Body::empty()))
             }
             (None, Some(_)) => Err(bad_gateway(target, "its server changes protocols unasked")),
             (_, None) => {
-                self.take_back((target.id, target.port), line);
-                Ok(Response::from_parts(parts, Body::new(Flowing::new(self.ctx.clone(), target.id, body))))
+                self.take_back((target.id, target.port), connection);
+                let flowing = Flowing::new(self.ctx.clone(), target.id, body);
+                let body = match actor {
+                    Some(actor) => Body::new(RevocableBody::new(&self.ctx, actor, cut, flowing)),
+                    None => Body::new(flowing),
+                };
+                Ok(Response::from_parts(parts, body))
             }
         }
+    }
+
+    /// Network of a request's client, as limits count it.
+    fn network(&self, request: &Request<Body>) -> String {
+        let peer = request.extensions().get::<Peer>().map_or(std::net::IpAddr::from([0, 0, 0, 0]), |peer| peer.0.ip());
+        let trusted = &self.ctx.config.accounts.trusted_proxies;
+        ClientAddress::behind(peer.to_canonical(), request.headers(), trusted).network()
     }
 
     fn prepare(
@@ -141,22 +174,23 @@ impl Proxy {
         &self,
         target: &Target,
         visitor: Visitor<'_>,
+        team: TeamId,
         mut request: Request<Body>,
-    ) -> Result<(Line, Response<Incoming>), Refusal> {
+    ) -> Result<(GuestConnection, Response<Incoming>), Refusal> {
         let mut repeats = 0;
         loop {
-            let idle = self.lines.take((target.id, target.port));
+            let idle = self.pool.take((target.id, target.port));
             let was_idle = idle.is_some();
-            let mut line = match idle {
-                Some(line) => line,
-                None => self.connect(target, visitor).await?,
+            let mut connection = match idle {
+                Some(connection) => connection,
+                None => self.connect(target, visitor, team).await?,
             };
             let copy = (was_idle && repeats == 0).then(|| copy_of(&request)).flatten();
-            let sent = tokio::time::timeout(PROXY_ANSWER_MAX, line.sender.try_send_request(request)).await;
+            let sent = tokio::time::timeout(PROXY_ANSWER_MAX, connection.sender.try_send_request(request)).await;
             let mut error = match sent {
-                Ok(Ok(response)) => return Ok((line, response)),
+                Ok(Ok(response)) => return Ok((connection, response)),
                 Ok(Err(error)) => error,
-                Err(_) => return Err(bad_gateway(target, "its server did not begin to answer in time")),
+                Err(_) => return Err(timed_out(target)),
             };
             request = match (was_idle, error.take_message(), copy) {
                 // Every turn uses up an idle connection, so this ends.
@@ -168,34 +202,41 @@ impl Proxy {
                 _ => {
                     let error = error.into_error();
                     tracing::debug!(sandbox = %target.id, port = target.port, error = chain(&error), "a guest's server did not answer");
-                    return Err(bad_gateway(target, "its server hung up or did not answer with HTTP"));
+                    return Err(bad_gateway(target, what_failed(&error)));
                 }
             };
         }
     }
 
-    async fn connect(&self, target: &Target, visitor: Visitor<'_>) -> Result<Line, Refusal> {
-        let place = self.lines.place().await.ok_or_else(|| Refusal {
-            status: StatusCode::SERVICE_UNAVAILABLE,
-            text: "too many connections to capsules are open; try again".to_owned(),
-        })?;
+    async fn connect(&self, target: &Target, visitor: Visitor<'_>, team: TeamId) -> Result<GuestConnection, Refusal> {
+        let permit = self.pool.permit(&self.ctx.permits, target.id, team).await;
+        let permit = permit.map_err(|full| refusal(target, ports::tunnels_full(full, target.id)))?;
         let tunnel = ports::connect(&self.ctx, visitor, target.id, target.port).await;
         let tunnel = tunnel.map_err(|error| refusal(target, error))?;
-        lines::begin(&self.ctx, tunnel, place).await.map_err(|_| bad_gateway(target, "the connection broke"))
+        guest_connections::begin(&self.ctx, tunnel, permit)
+            .await
+            .map_err(|_| bad_gateway(target, "the connection broke"))
     }
 
     /// Keeps a connection for the next request once the answer under way is over.
-    fn take_back(self: &Arc<Self>, key: lines::Key, mut line: Line) {
+    fn take_back(self: &Arc<Self>, key: guest_connections::Key, mut connection: GuestConnection) {
         let proxy = self.clone();
         self.ctx.tasks.spawn(async move {
-            if line.sender.ready().await.is_ok() {
-                proxy.lines.keep(key, line);
+            if connection.sender.ready().await.is_ok() {
+                proxy.pool.keep(key, connection);
             }
         });
     }
 
     /// Raw bytes both ways from now on.
-    fn join(&self, id: SandboxId, client: OnUpgrade, guest: OnUpgrade, place: Arc<OwnedSemaphorePermit>) {
+    fn join(
+        &self,
+        id: SandboxId,
+        actor: Option<Arc<Actor>>,
+        client: OnUpgrade,
+        guest: OnUpgrade,
+        permit: Arc<TunnelPermit>,
+    ) {
         let ctx = self.ctx.clone();
         self.ctx.tasks.spawn(async move {
             let both = async { tokio::try_join!(client, guest) };
@@ -203,11 +244,24 @@ impl Proxy {
             tokio::select! {
                 biased;
                 () = ctx.stop.cancelled() => {}
+                () = lost(&ctx, actor.as_ref()) => {}
                 () = carry(&ctx, id, client, guest) => {}
             }
-            drop(place);
+            drop(permit);
         });
     }
+}
+
+/// Returns when the credential a visitor came in with ended; never for one who needed none.
+async fn lost(ctx: &Context, actor: Option<&Arc<Actor>>) {
+    match actor {
+        Some(actor) => credential_watch::lost(ctx, actor).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn cut_of(request: &Request<Body>) -> Option<Cut> {
+    request.extensions().get::<Cut>().cloned()
 }
 
 async fn carry(ctx: &Context, id: SandboxId, client: Upgraded, guest: Upgraded) {
@@ -219,11 +273,14 @@ async fn carry(ctx: &Context, id: SandboxId, client: Upgraded, guest: Upgraded) 
     }
 }
 
-/// What is refused without asking anybody.
+/// Refuses what needs nobody to be asked.
 fn check(target: &Target, request: &Request<Body>) -> Result<(), Refusal> {
     let bad = |status, text: &str| Err(Refusal { status, text: text.to_owned() });
     if request.method() == Method::CONNECT {
         return bad(StatusCode::METHOD_NOT_ALLOWED, "CONNECT is not taken here; `wrenn port-forward` carries raw TCP");
+    }
+    if target.port == ENVD_PORT && !is_open_to_users(request.uri().path()) {
+        return bad(StatusCode::NOT_FOUND, "the capsule's own agent has no such path for users");
     }
     if target.port == ENVD_PORT && !request.headers().contains_key(TOKEN_HEADER) {
         return bad(
@@ -234,7 +291,7 @@ fn check(target: &Target, request: &Request<Body>) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// The same request again, if sending it twice does no harm: safe by its method, and without a body.
+/// Copies a request if sending it twice does no harm: safe by its method, and without a body.
 fn copy_of(request: &Request<Body>) -> Option<Request<Body>> {
     let safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
     if !safe || !request.body().is_end_stream() {
@@ -245,6 +302,27 @@ fn copy_of(request: &Request<Body>) -> Option<Request<Body>> {
     *copy.uri_mut() = request.uri().clone();
     *copy.headers_mut() = request.headers().clone();
     Some(copy)
+}
+
+/// Tells apart why no answer of a guest's server came.
+fn what_failed(error: &hyper::Error) -> &'static str {
+    if error.is_parse_too_large() {
+        "the head of its server's answer is larger than 64 KiB or has more than 512 headers"
+    } else if error.is_parse() {
+        "its server did not answer with HTTP/1"
+    } else if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
+        "its server hung up before it answered"
+    } else if error.is_user() || error.is_body_write_aborted() {
+        "the body of the request broke off"
+    } else {
+        "the connection to its server broke before it answered"
+    }
+}
+
+fn timed_out(target: &Target) -> Refusal {
+    let secs = PROXY_ANSWER_MAX.as_secs();
+    let text = format!("port {} of capsule {} did not begin to answer within {secs} s", target.port, target.id);
+    Refusal { status: StatusCode::GATEWAY_TIMEOUT, text }
 }
 
 fn bad_gateway(target: &Target, what: &str) -> Refusal {
@@ -283,6 +361,9 @@ fn refuse(Refusal { status, text }: Refusal) -> Response<Body> {
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if status == StatusCode::UNAUTHORIZED {
+        headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(CHALLENGE));
+    }
     if status == StatusCode::SERVICE_UNAVAILABLE {
         headers.insert(RETRY_AFTER, HeaderValue::from_static("2"));
     }

@@ -8,18 +8,20 @@ use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use wrenn_contract::rest::admin::{
     AdminCapsule, AdminTeam, AdminTeamPage, AdminTemplate, AdminUser, AdminUserPage, DeadLetter, DeadLetters, OfTeam,
-    PageQuery, RetryDeadLetter, SetActive, SetAdmin,
+    PageQuery, RetryDeadLetter, SetActive, SetAdmin, TeamLimits,
 };
 use wrenn_contract::rest::audit::{AuditPage, ListAudit};
 use wrenn_contract::rest::error::ErrorBody;
 use wrenn_domain::ids::{PLATFORM_TEAM, TeamId, UserId};
 use wrenn_domain::limits::ADMIN_PAGE;
+use wrenn_domain::quota::Limits;
 use wrenn_store::pg;
 
-use super::capsules::capsule;
+use super::audit as audit_routes;
 use super::extract::{CapsuleId, Id, JsonBody, Params, TemplateNamed, parsed};
-use super::snapshots::template;
-use super::{ApiError, audit as audit_routes};
+use super::render::capsule;
+use super::render::template;
+use crate::answer::ApiError;
 use crate::auth::session::middleware::RequireAdmin;
 use crate::context::Context;
 use crate::service::{self, admin, audit};
@@ -168,6 +170,80 @@ pub(super) async fn delete_template(
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// Read the limits of teams without their own
+///
+/// Where an extension decides on limits, these count for nothing.
+#[utoipa::path(get, path = "/v1/admin/limits", tag = "admin", security(("session" = [])),
+    responses((status = 200, body = TeamLimits), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
+pub(super) async fn get_default_limits(
+    State(ctx): State<Arc<Context>>,
+    RequireAdmin(_): RequireAdmin,
+) -> Result<Json<TeamLimits>, ApiError> {
+    Ok(Json(shown_limits(admin::limits(&ctx, PLATFORM_TEAM).await?)))
+}
+
+/// Set the limits of teams without their own
+///
+/// All of them: one that is left out is no bound.
+#[utoipa::path(put, path = "/v1/admin/limits", tag = "admin", request_body = TeamLimits, security(("session" = [])),
+    responses((status = 204), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
+pub(super) async fn set_default_limits(
+    State(ctx): State<Arc<Context>>,
+    RequireAdmin(user): RequireAdmin,
+    JsonBody(body): JsonBody<TeamLimits>,
+) -> Result<StatusCode, ApiError> {
+    admin::set_limits(&ctx, &user.person(), PLATFORM_TEAM, read_limits(body)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Read a team's limits
+///
+/// Its own, else those of teams without their own.
+#[utoipa::path(get, path = "/v1/admin/teams/{id}/limits", tag = "admin", security(("session" = [])),
+    params(("id" = String, Path, description = "team- and 25 characters")),
+    responses((status = 200, body = TeamLimits), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
+pub(super) async fn get_limits(
+    State(ctx): State<Arc<Context>>,
+    RequireAdmin(_): RequireAdmin,
+    Id(id): Id<TeamId>,
+) -> Result<Json<TeamLimits>, ApiError> {
+    Ok(Json(shown_limits(admin::limits(&ctx, id).await?)))
+}
+
+/// Set a team's limits
+///
+/// All of them: one that is left out is no bound. What the team uses already stays.
+#[utoipa::path(put, path = "/v1/admin/teams/{id}/limits", tag = "admin", request_body = TeamLimits, security(("session" = [])),
+    params(("id" = String, Path, description = "team- and 25 characters")),
+    responses((status = 204), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
+pub(super) async fn set_limits(
+    State(ctx): State<Arc<Context>>,
+    RequireAdmin(user): RequireAdmin,
+    Id(id): Id<TeamId>,
+    JsonBody(body): JsonBody<TeamLimits>,
+) -> Result<StatusCode, ApiError> {
+    admin::set_limits(&ctx, &user.person(), id, read_limits(body)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn shown_limits(limits: Limits) -> TeamLimits {
+    TeamLimits {
+        capsules_max: limits.sandboxes_max,
+        kept_max: limits.kept_max,
+        vcpus_max: limits.vcpus_max,
+        memory_mb_max: limits.memory_mib_max,
+    }
+}
+
+fn read_limits(body: TeamLimits) -> Limits {
+    Limits {
+        sandboxes_max: body.capsules_max,
+        kept_max: body.kept_max,
+        vcpus_max: body.vcpus_max,
+        memory_mib_max: body.memory_mb_max,
+    }
+}
+
 /// Read the platform's audit log
 ///
 /// Or any team's, by `team_id`.
@@ -178,7 +254,7 @@ pub(super) async fn audit_logs(
     RequireAdmin(_): RequireAdmin,
     Params(query): Params<ListAudit>,
 ) -> Result<Json<AuditPage>, ApiError> {
-    Ok(Json(audit_routes::shown(audit::list_all(&ctx, audit_routes::wish(query)?).await?)))
+    Ok(Json(audit_routes::shown(audit::list_all(&ctx, audit_routes::parse_query(query)?).await?)))
 }
 
 /// List dead letters

@@ -8,9 +8,9 @@ use wrenn_contract::rest::audit::{AuditEntry, AuditPage, ListAudit};
 use wrenn_contract::rest::error::ErrorBody;
 use wrenn_store::pg::AuditRow;
 
-use super::ApiError;
 use super::extract::Params;
 use super::keys::team;
+use crate::answer::ApiError;
 use crate::auth::session::middleware::RequirePerson;
 use crate::context::Context;
 use crate::service::audit;
@@ -25,11 +25,11 @@ pub(super) async fn list(
     RequirePerson(person): RequirePerson,
     Params(query): Params<ListAudit>,
 ) -> Result<Json<AuditPage>, ApiError> {
-    Ok(Json(shown(audit::list(&ctx, &person, wish(query)?).await?)))
+    Ok(Json(shown(audit::list(&ctx, &person, parse_query(query)?).await?)))
 }
 
 /// The parsed query.
-pub(super) fn wish(query: ListAudit) -> Result<audit::ListAudit, ApiError> {
+pub(super) fn parse_query(query: ListAudit) -> Result<audit::ListAudit, ApiError> {
     Ok(audit::ListAudit {
         team: team(query.team_id)?,
         cursor: query.cursor,

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use http::header::{CACHE_CONTROL, HeaderValue};
 use http::request::Parts;
 use http::{HeaderMap, StatusCode};
 use wrenn_contract::rest::auth::{Activate, Login, Message, Session, SignUp, SwitchTeam};
@@ -13,14 +12,17 @@ use wrenn_domain::failure::{Failure, FailureKind};
 use wrenn_domain::ids::{TeamId, UserId};
 use wrenn_store::pg::SessionFacts;
 
-use super::ApiError;
 use super::extract::{From, JsonBody, parsed};
-use super::teams::role;
+use super::render::{private, role};
+use crate::answer::ApiError;
+use crate::auth::session::middleware::refuse_foreign_page;
 use crate::auth::session::middleware::{RequireSession, clear_session_cookies, issue_session};
 use crate::context::Context;
-use crate::extension::{ServerContext, hooks};
+use crate::extension::context::ServerContext;
+use crate::extension::hooks;
 use crate::service::accounts::{self, CreateAccount};
 use crate::service::{sessions, teams};
+use wrenn_domain::account::Password;
 
 /// Sign up
 ///
@@ -32,9 +34,11 @@ pub(super) async fn sign_up(
     From(from): From,
     JsonBody(body): JsonBody<SignUp>,
 ) -> Result<(StatusCode, Json<Message>), ApiError> {
-    let wish =
-        CreateAccount { email: parsed(&body.email)?, password: parsed(&body.password)?, name: parsed(&body.name)? };
-    accounts::sign_up(&ctx, from, wish).await?;
+    if let Some(password) = &body.password {
+        parsed::<Password>(password)?;
+    }
+    let request = CreateAccount { email: parsed(&body.email)?, name: parsed(&body.name)? };
+    accounts::sign_up(&ctx, from, request).await?;
     let message = "check your e-mail: a link there activates the account".to_owned();
     Ok((StatusCode::CREATED, Json(Message { message })))
 }
@@ -50,7 +54,9 @@ pub(super) async fn activate(
     head: Parts,
     JsonBody(body): JsonBody<Activate>,
 ) -> Result<(HeaderMap, Json<Session>), ApiError> {
-    let activated = accounts::activate(&ctx, from, &body.token).await?;
+    refuse_foreign_page(&head, &ctx)?;
+    let password = body.password.as_deref().map(parsed::<Password>).transpose()?;
+    let activated = accounts::activate(&ctx, from, &body.token, password.as_ref()).await?;
     begin(&ctx, &head, activated.user, Some(activated.team)).await
 }
 
@@ -65,6 +71,7 @@ pub(super) async fn log_in(
     head: Parts,
     JsonBody(body): JsonBody<Login>,
 ) -> Result<(HeaderMap, Json<Session>), ApiError> {
+    refuse_foreign_page(&head, &ctx)?;
     let user = accounts::log_in(&ctx, from, &body.email, &body.password).await?;
     let team = accounts::home(&ctx, user).await?;
     begin(&ctx, &head, user, team).await
@@ -134,13 +141,6 @@ async fn issue(
     let issued = issue_session(&server, head, &mut headers, user, team).await?;
     let shut = || Failure::new(FailureKind::Forbidden, "this account is not active");
     Ok((headers, issued.ok_or_else(shut)?))
-}
-
-/// Headers of an answer that no cache may keep.
-pub(super) fn private() -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers
 }
 
 /// Headers that take the session's cookies back.

@@ -1,4 +1,4 @@
-//! `/v1/capsules`: create, list, get, delete, ping. (Pause, resume, fork: lifecycle.rs.) Here "sandbox" becomes "capsule".
+//! `/v1/capsules`: create, list, get, delete, ping. (Pause, resume, fork: lifecycle.rs.)
 
 use std::sync::Arc;
 
@@ -6,16 +6,16 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
-use wrenn_contract::rest::capsules::{Capsule, CapsuleStatus, CreateCapsule};
+use wrenn_contract::rest::capsules::{Capsule, CreateCapsule};
 use wrenn_contract::rest::error::ErrorBody;
 use wrenn_domain::failure::Failure;
 use wrenn_domain::metadata::Metadata;
-use wrenn_domain::sandbox::SandboxState;
 use wrenn_domain::sizes::{DiskMib, MemoryMib, TimeoutSec, Vcpus};
-use wrenn_store::pg::{Sandbox, Traffic};
+use wrenn_store::pg::Traffic;
 
-use super::ApiError;
 use super::extract::{Caller, CapsuleId, JsonBody};
+use super::render::capsule;
+use crate::answer::ApiError;
 use crate::context::Context;
 use crate::service::sandboxes::{self, CreateSandbox, TEMPLATE_DEFAULT};
 
@@ -55,7 +55,7 @@ pub(super) async fn get(
     Caller(actor): Caller,
     CapsuleId(id): CapsuleId,
 ) -> Result<Json<Capsule>, ApiError> {
-    let (sandbox, disk_used_mb) = sandboxes::look(&ctx, &actor, id).await?;
+    let (sandbox, disk_used_mb) = sandboxes::get(&ctx, &actor, id).await?;
     Ok(Json(Capsule { disk_used_mb, ..capsule(sandbox) }))
 }
 
@@ -120,42 +120,4 @@ fn parse(body: CreateCapsule) -> Result<CreateSandbox, Failure> {
             public_ports: body.public_ports.unwrap_or(usual.public_ports),
         },
     })
-}
-
-pub(super) fn capsule(sandbox: Sandbox) -> Capsule {
-    let mut metadata = sandbox.metadata;
-    metadata.extend(sandbox.system_metadata);
-    Capsule {
-        id: sandbox.id.to_string(),
-        status: status(sandbox.state),
-        template: sandbox.template,
-        vcpus: sandbox.vcpus,
-        memory_mb: sandbox.memory_mib,
-        timeout_sec: sandbox.timeout_sec,
-        disk_size_mb: sandbox.disk_mib,
-        disk_used_mb: None,
-        auto_resume: sandbox.traffic.auto_resume,
-        public_ports: sandbox.traffic.public_ports,
-        created_at: sandbox.created_at,
-        started_at: sandbox.started_at,
-        last_active_at: sandbox.last_active_at,
-        last_updated: sandbox.updated_at,
-        metadata,
-        error: sandbox.error,
-    }
-}
-
-fn status(state: SandboxState) -> CapsuleStatus {
-    match state {
-        SandboxState::Starting => CapsuleStatus::Starting,
-        SandboxState::Running => CapsuleStatus::Running,
-        SandboxState::Pausing => CapsuleStatus::Pausing,
-        SandboxState::Paused => CapsuleStatus::Paused,
-        SandboxState::Snapshotting => CapsuleStatus::Snapshotting,
-        SandboxState::Resuming => CapsuleStatus::Resuming,
-        SandboxState::Stopping => CapsuleStatus::Stopping,
-        SandboxState::Missing => CapsuleStatus::Missing,
-        SandboxState::Stopped => CapsuleStatus::Stopped,
-        SandboxState::Error => CapsuleStatus::Error,
-    }
 }

@@ -3,7 +3,8 @@
 const part = (id) => document.getElementById(id);
 const say = (text) => { part("message").textContent = text; };
 const show = (id) => { for (const form of document.forms) form.hidden = form.id !== id; };
-const csrf = () => (document.cookie.match(/(?:^|; )wrenn_csrf=([0-9a-f]+)/) || [])[1] || "";
+const csrf = () => (document.cookie.match(/(?:^|; )__Host-wrenn_csrf=([0-9a-f]+)/)
+  || document.cookie.match(/(?:^|; )wrenn_csrf=([0-9a-f]+)/) || [])[1] || "";
 let code = new URLSearchParams(location.search).get("code") || "";
 
 async function call(method, path, body) {

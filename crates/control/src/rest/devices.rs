@@ -3,21 +3,23 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{MethodRouter, get};
 use axum::{Json, Router};
-use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, REFERRER_POLICY, X_FRAME_OPTIONS};
+use bytes::Bytes;
+use http::header::{CONTENT_SECURITY_POLICY, HOST, REFERRER_POLICY, X_FRAME_OPTIONS};
 use http::request::Parts;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use tokio::sync::OnceCell;
 use wrenn_contract::rest::auth::{
     ApproveDevice, AskDevice, BeginDevice, DeviceAnswer, DeviceBegun, DeviceClient, DeviceStatus,
 };
 use wrenn_contract::rest::error::ErrorBody;
 use wrenn_domain::limits::{DEVICE_AGE_MAX, DEVICE_POLL_EVERY};
 
-use super::ApiError;
-use super::auth::private;
 use super::extract::{From, JsonBody};
+use super::render::private;
+use super::static_file::StaticFile;
+use crate::answer::ApiError;
 use crate::auth::session::middleware::{RequireSession, is_secure};
 use crate::context::Context;
 use crate::service::devices;
@@ -80,12 +82,12 @@ pub(super) async fn ask(
 /// See which device waits under a code
 #[utoipa::path(post, path = "/v1/auth/device/look", tag = "accounts", request_body = ApproveDevice, security(("session" = [])),
     responses((status = 200, body = DeviceClient), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
-pub(super) async fn look(
+pub(super) async fn inspect(
     State(ctx): State<Arc<Context>>,
     RequireSession(user): RequireSession,
     JsonBody(body): JsonBody<ApproveDevice>,
 ) -> Result<Json<DeviceClient>, ApiError> {
-    Ok(Json(DeviceClient { client: devices::look(&ctx, &user.person(), &body.user_code).await? }))
+    Ok(Json(DeviceClient { client: devices::find(&ctx, &user.person(), &body.user_code).await? }))
 }
 
 /// Let a device in
@@ -105,20 +107,23 @@ pub(super) async fn approve(
 /// The page on which a person approves.
 pub(super) fn pages() -> Router {
     Router::new()
-        .route("/device", get(|| file("text/html; charset=utf-8", PAGE)))
-        .route("/device/app.js", get(|| file("text/javascript; charset=utf-8", SCRIPT)))
-        .route("/device/app.css", get(|| file("text/css; charset=utf-8", STYLE)))
+        .route("/device", page("text/html; charset=utf-8", PAGE))
+        .route("/device/app.js", page("text/javascript; charset=utf-8", SCRIPT))
+        .route("/device/app.css", page("text/css; charset=utf-8", STYLE))
 }
 
-async fn file(kind: &'static str, text: &'static str) -> Response {
-    let headers = [
-        (CONTENT_TYPE, kind),
-        (CACHE_CONTROL, "no-cache"),
-        (CONTENT_SECURITY_POLICY, POLICY),
-        (X_FRAME_OPTIONS, "DENY"),
-        (REFERRER_POLICY, "no-referrer"),
-    ];
-    (headers, text).into_response()
+fn page(kind: &'static str, text: &'static str) -> MethodRouter {
+    let prepared: Arc<OnceCell<StaticFile>> = Arc::default();
+    get(async move |headers: HeaderMap| {
+        let file = prepared.get_or_init(|| StaticFile::new(kind, "no-cache", Bytes::from_static(text.as_bytes())));
+        let mut response = file.await.answer(&headers);
+        for (name, value) in
+            [(CONTENT_SECURITY_POLICY, POLICY), (X_FRAME_OPTIONS, "DENY"), (REFERRER_POLICY, "no-referrer")]
+        {
+            response.headers_mut().insert(name, HeaderValue::from_static(value));
+        }
+        response
+    })
 }
 
 /// How the asking program reached us, unless the settings know better.

@@ -24,17 +24,19 @@ use wrenn_contract::rest::events::{CAUGHT_UP, EventActor, EventFrame, EventKind,
 use wrenn_domain::event::{ActorType, EventType};
 use wrenn_domain::ids::EventId;
 use wrenn_domain::limits::KEEPALIVE_EVERY;
-use wrenn_store::pg::{Author, Happening, Missed};
+use wrenn_store::pg::{Author, FeedBody, ResumePoint};
 
-use super::ApiError;
-use super::capsules::capsule;
 use super::extract::{Caller, Params};
+use super::render::capsule;
+use crate::answer::ApiError;
 use crate::auth::session::middleware::RequireAdmin;
 use crate::context::Context;
-use crate::service::events::{self, Seat, Story, Ticket, Viewer};
-use crate::service::{ServiceError, standing};
+use crate::error::ServiceError;
+use crate::service::credential_watch;
+use crate::service::events::{self, Admitted, Viewer};
+use crate::state::event_feed::{FeedItem, Subscription};
 
-/// Frames on their way to the socket: the seat is where a slow reader's frames wait.
+/// Frames on their way to the socket: the subscription is where a slow reader's frames wait.
 const FRAMES_AHEAD: usize = 4;
 
 /// How long the reason of a stream's end waits for its place behind the last frames.
@@ -73,9 +75,9 @@ pub(super) async fn watch_all(
 /// How a stream begins.
 enum Begin {
     /// With what happens from now on.
-    Now(Seat),
+    Now(Subscription),
     /// With what was missed.
-    After(Missed),
+    After(ResumePoint),
 }
 
 async fn open(
@@ -85,13 +87,13 @@ async fn open(
     headers: &HeaderMap,
 ) -> Result<Response, ApiError> {
     let last = last_event_id(headers, query)?;
-    let ticket = events::admit(&ctx, &viewer)?;
+    let permit = events::admit(&ctx, &viewer)?;
     let begin = match last {
         Some(last) => Begin::After(events::missed(&ctx, &viewer, last).await?),
-        None => Begin::Now(events::sit(&ctx, &viewer).await?),
+        None => Begin::Now(events::subscribe(&ctx, &viewer).await?),
     };
     let (out, frames) = mpsc::channel(FRAMES_AHEAD);
-    ctx.tasks.clone().spawn(feed(ctx, viewer, begin, out, ticket));
+    ctx.tasks.clone().spawn(feed(ctx, viewer, begin, out, permit));
     Response::builder()
         .header(header::CONTENT_TYPE, "text/event-stream")
         .header(header::CACHE_CONTROL, "no-cache")
@@ -111,16 +113,16 @@ fn last_event_id(headers: &HeaderMap, query: WatchEvents) -> Result<Option<Event
     Ok(text.as_deref().map(events::last_seen).transpose()?)
 }
 
-async fn feed(ctx: Arc<Context>, viewer: Viewer, begin: Begin, out: mpsc::Sender<Bytes>, ticket: Ticket) {
+async fn feed(ctx: Arc<Context>, viewer: Viewer, begin: Begin, out: mpsc::Sender<Bytes>, permit: Admitted) {
     let why = tokio::select! {
         // The end of what it was opened with first: nothing may be told after it.
         biased;
-        () = standing::lost_viewer(&ctx, &viewer) => ": the credential of this stream was taken away\n\n",
+        () = credential_watch::lost_viewer(&ctx, &viewer) => ": the credential of this stream was taken away\n\n",
         () = ctx.stop.cancelled() => ": the server ends; connect again with Last-Event-ID\n\n",
         () = out.closed() => "",
         why = talk(&ctx, &viewer, begin, &out) => why,
     };
-    drop(ticket);
+    drop(permit);
     if !why.is_empty() {
         // A client that reads now has frames before it; one that does not read does not see why.
         let _ = tokio::time::timeout(LAST_WORD_WITHIN, out.send(Bytes::from_static(why.as_bytes()))).await;
@@ -130,22 +132,25 @@ async fn feed(ctx: Arc<Context>, viewer: Viewer, begin: Begin, out: mpsc::Sender
 /// Tells until there is a reason to stop, which is answered as a comment.
 async fn talk(ctx: &Arc<Context>, viewer: &Viewer, begin: Begin, out: &mpsc::Sender<Bytes>) -> &'static str {
     let gone = "";
-    let mut seat = match begin {
-        Begin::Now(seat) => {
+    let mut subscription = match begin {
+        Begin::Now(subscription) => {
             if out.send(connected(false)).await.is_err() {
                 return gone;
             }
-            seat
+            subscription
         }
         Begin::After(missed) => {
             if out.send(connected(missed.gap)).await.is_err() {
                 return gone;
             }
             match catch_up(ctx, viewer, missed.after, out).await {
-                Ok(Some(seat)) => seat,
+                Ok(Some(subscription)) => subscription,
                 Ok(None) => return gone,
                 Err(error) => {
-                    tracing::debug!(error = crate::causes::chain(&error), "a stream cannot be told what it missed");
+                    tracing::debug!(
+                        error = crate::error_chain::chain(&error),
+                        "a stream cannot be told what it missed"
+                    );
                     return ": what was missed cannot be read now; connect again with Last-Event-ID\n\n";
                 }
             }
@@ -155,8 +160,8 @@ async fn talk(ctx: &Arc<Context>, viewer: &Viewer, begin: Begin, out: &mpsc::Sen
     loop {
         let sent = tokio::select! {
             // In any order: neither holds the other up for long.
-            story = seat.next() => match story {
-                Some(story) => out.send(shown(&story)).await,
+            item = subscription.next() => match item {
+                Some(item) => out.send(shown(&item)).await,
                 None => return ": this stream was read too slowly; connect again with Last-Event-ID\n\n",
             },
             _ = beat.tick() => out.send(Bytes::from_static(b": keepalive\n\n")).await,
@@ -167,21 +172,21 @@ async fn talk(ctx: &Arc<Context>, viewer: &Viewer, begin: Begin, out: &mpsc::Sen
     }
 }
 
-/// Tells what was missed, at the pace of the reader, then takes a seat and tells what happened meanwhile. None: the reader is gone.
+/// Tells what was missed, at the pace of the reader, then takes a subscription and tells what happened meanwhile. None: the reader is gone.
 async fn catch_up(
     ctx: &Arc<Context>,
     viewer: &Viewer,
     after: i64,
     out: &mpsc::Sender<Bytes>,
-) -> Result<Option<Seat>, ServiceError> {
-    let Some(after) = tell_until(ctx, viewer, after, i64::MAX, out).await? else { return Ok(None) };
-    let seat = events::sit(ctx, viewer).await?;
-    let told = tell_until(ctx, viewer, after, seat.after, out).await?;
+) -> Result<Option<Subscription>, ServiceError> {
+    let Some(after) = send_until(ctx, viewer, after, i64::MAX, out).await? else { return Ok(None) };
+    let subscription = events::subscribe(ctx, viewer).await?;
+    let sent = send_until(ctx, viewer, after, subscription.after, out).await?;
     let caught_up = Bytes::from(format!(": {CAUGHT_UP}\n\n"));
-    Ok(if told.is_some() && out.send(caught_up).await.is_ok() { Some(seat) } else { None })
+    Ok(if sent.is_some() && out.send(caught_up).await.is_ok() { Some(subscription) } else { None })
 }
 
-async fn tell_until(
+async fn send_until(
     ctx: &Arc<Context>,
     viewer: &Viewer,
     after: i64,
@@ -190,12 +195,12 @@ async fn tell_until(
 ) -> Result<Option<i64>, ServiceError> {
     let mut after = after;
     loop {
-        let (stories, last) = events::replay(ctx, viewer, after, until).await?;
+        let (items, last) = events::replay(ctx, viewer, after, until).await?;
         if last == after {
             return Ok(Some(after));
         }
-        for story in stories {
-            if out.send(shown(&story)).await.is_err() {
+        for item in items {
+            if out.send(shown(&item)).await.is_err() {
                 return Ok(None);
             }
         }
@@ -228,12 +233,11 @@ fn connected(gap: bool) -> Bytes {
 }
 
 /// Made once, however many read it.
-fn shown(story: &Story) -> Bytes {
-    story
-        .frame
+fn shown(item: &FeedItem) -> Bytes {
+    item.frame
         .get_or_init(|| {
             let mut text = String::new();
-            write(&mut text, &frame(story));
+            write(&mut text, &frame(item));
             Bytes::from(text)
         })
         .clone()
@@ -254,10 +258,10 @@ fn write(text: &mut String, frame: &EventFrame) {
     text.push_str("\n\n");
 }
 
-fn frame(story: &Story) -> EventFrame {
-    let sandbox = story.sandbox.clone().map(capsule);
-    match &story.news.what {
-        Happening::Told(event) => EventFrame {
+fn frame(item: &FeedItem) -> EventFrame {
+    let sandbox = item.sandbox.clone().map(capsule);
+    match &item.news.body {
+        FeedBody::Event(event) => EventFrame {
             id: Some(event.id.to_string()),
             event: kind(event.kind),
             outcome: event.outcome.map(|outcome| outcome.to_string()),
@@ -270,7 +274,7 @@ fn frame(story: &Story) -> EventFrame {
             message: None,
             sandbox,
         },
-        Happening::Moved { sandbox: id, team, from, to, author, at } => EventFrame {
+        FeedBody::StateChange { sandbox: id, team, from, to, author, at } => EventFrame {
             id: None,
             event: EventKind::CapsuleStateChanged,
             outcome: None,

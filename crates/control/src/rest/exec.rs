@@ -1,6 +1,5 @@
 //! `POST /v1/capsules/{id}/exec`.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,18 +9,19 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use http::StatusCode;
-use wrenn_contract::rest::capsules::{Encoding, Exec, ExecResult, ExecStarted};
+use serde_json::{Map, json};
+use wrenn_contract::rest::capsules::{Encoding, Exec, ExecKilled, ExecResult, ExecStarted};
 use wrenn_contract::rest::error::ErrorBody;
+use wrenn_domain::command::Command;
 use wrenn_domain::failure::Failure;
-use wrenn_domain::limits::{
-    EXEC_ARG_BYTES_MAX, EXEC_ARGS_MAX, EXEC_ENVS_MAX, EXEC_TIMEOUT_DEFAULT, EXEC_TIMEOUT_MAX, GUEST_PATH_BYTES_MAX,
-};
-use wrenn_domain::names::ProcessTag;
+use wrenn_domain::limits::{EXEC_TIMEOUT_DEFAULT, EXEC_TIMEOUT_MAX};
 
-use super::ApiError;
 use super::extract::{Caller, CapsuleId, JsonBody};
+use super::output_text;
+use crate::answer::ApiError;
 use crate::context::Context;
-use crate::service::exec::{self, Command, Output};
+use crate::random;
+use crate::service::exec::{self, Outcome};
 
 /// Run a command
 ///
@@ -31,6 +31,8 @@ use crate::service::exec::{self, Command, Output};
     params(("id" = String, Path, description = "cl- and 25 characters")),
     responses((status = 200, body = ExecResult, description = "Foreground: it ended"),
         (status = 202, body = ExecStarted, description = "Background: it runs"),
+        (status = 413, body = ExecKilled, description = "Foreground: it printed too much and was killed; what it had printed"),
+        (status = 504, body = ExecKilled, description = "Foreground: it took too long and was killed; what it had printed"),
         (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(super) async fn exec(
     State(ctx): State<Arc<Context>>,
@@ -43,58 +45,32 @@ pub(super) async fn exec(
         if body.stdin.is_some() {
             return Err(ApiError::invalid("a background process takes no stdin; use exec/stream"));
         }
-        let tag = body.tag.as_deref().map_or_else(fresh_tag, str::parse)?;
-        let command = command(body.cmd, body.args, body.envs, body.cwd, body.user)?;
+        let tag = body.tag.as_deref().map_or_else(|| random::tag("proc"), str::parse)?;
+        let command = Command::parse(body.cmd, body.args, body.envs, body.cwd, body.user)?;
         let pid = exec::start(&ctx, &actor, id, command, tag.clone()).await?;
         let started = ExecStarted { sandbox_id: id.to_string(), cmd, pid, tag: tag.as_str().to_owned() };
         return Ok((StatusCode::ACCEPTED, Json(started)).into_response());
     }
     let timeout = timeout(body.timeout_sec)?;
     let stdin = stdin(body.stdin, body.stdin_encoding)?;
-    let command = command(body.cmd, body.args, body.envs, body.cwd, body.user)?;
-    let output = exec::run(&ctx, &actor, id, command, stdin, timeout).await?;
-    Ok(Json(result(id.to_string(), cmd, output)).into_response())
-}
-
-/// Checks a command's bounds.
-pub(super) fn command(
-    cmd: String,
-    args: Vec<String>,
-    envs: BTreeMap<String, String>,
-    cwd: Option<String>,
-    user: Option<String>,
-) -> Result<Command, Failure> {
-    if cmd.is_empty() {
-        return Err(Failure::invalid("cmd is required"));
-    }
-    bounded(Command { cmd, args, envs, cwd, user })
-}
-
-/// The same for one that may be empty.
-pub(super) fn bounded(Command { cmd, args, envs, cwd, user }: Command) -> Result<Command, Failure> {
-    if args.len() > EXEC_ARGS_MAX {
-        return Err(Failure::invalid(format!("at most {EXEC_ARGS_MAX} args are taken")));
-    }
-    if envs.len() > EXEC_ENVS_MAX {
-        return Err(Failure::invalid(format!("at most {EXEC_ENVS_MAX} envs are taken")));
-    }
-    let texts = args.iter().chain(envs.values()).chain(envs.keys()).chain([&cmd]);
-    for text in texts.chain(cwd.iter()).chain(user.iter()) {
-        if text.len() >= EXEC_ARG_BYTES_MAX {
-            return Err(Failure::invalid(format!("cmd, args and envs are below {EXEC_ARG_BYTES_MAX} bytes each")));
+    let command = Command::parse(body.cmd, body.args, body.envs, body.cwd, body.user)?;
+    Ok(match exec::run(&ctx, &actor, id, command, stdin, timeout).await? {
+        Outcome::Ended(output) => {
+            let duration_ms = u64::try_from(output.took.as_millis()).unwrap_or(u64::MAX);
+            let head = [
+                ("sandbox_id", json!(id.to_string())),
+                ("cmd", json!(cmd)),
+                ("exit_code", json!(output.exit_code)),
+                ("duration_ms", json!(duration_ms)),
+            ];
+            let head = head.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+            output_text::answer(head, None, output.printed)
         }
-        if text.contains('\0') {
-            return Err(Failure::invalid("cmd, args, envs, cwd and user contain no NUL character"));
-        }
-    }
-    if let Some(bad) = envs.keys().find(|key| key.is_empty() || key.contains('=')) {
-        return Err(Failure::invalid(format!("{bad:?} is no name of an environment variable")));
-    }
-    if cwd.as_ref().is_some_and(|path| path.len() > GUEST_PATH_BYTES_MAX) {
-        return Err(Failure::invalid(format!("cwd is longer than {GUEST_PATH_BYTES_MAX} bytes")));
-    }
-    let some = |text: &String| !text.is_empty();
-    Ok(Command { cmd, args, envs, cwd: cwd.filter(some), user: user.filter(some) })
+        Outcome::Killed { why, printed } => ApiError::from(why).into_response_of(|error| {
+            let head = Map::from_iter([("error".to_owned(), json!(error))]);
+            output_text::answer(head, Some("output"), printed)
+        }),
+    })
 }
 
 fn timeout(seconds: Option<i64>) -> Result<Duration, Failure> {
@@ -117,45 +93,9 @@ fn stdin(text: Option<String>, encoding: Option<Encoding>) -> Result<Option<Vec<
     }
 }
 
-fn fresh_tag() -> Result<ProcessTag, Failure> {
-    format!("proc-{:08x}", getrandom::u32().unwrap_or_default()).parse()
-}
-
-fn result(sandbox_id: String, cmd: String, output: Output) -> ExecResult {
-    let duration_ms = u64::try_from(output.took.as_millis()).unwrap_or(u64::MAX);
-    let exit_code = output.exit_code;
-    match (String::from_utf8(output.stdout), String::from_utf8(output.stderr)) {
-        (Ok(stdout), Ok(stderr)) => {
-            ExecResult { sandbox_id, cmd, stdout, stderr, exit_code, duration_ms, encoding: Encoding::Utf8 }
-        }
-        (stdout, stderr) => {
-            let encode = |text: Result<String, std::string::FromUtf8Error>| {
-                BASE64.encode(text.map_or_else(std::string::FromUtf8Error::into_bytes, String::into_bytes))
-            };
-            let (stdout, stderr) = (encode(stdout), encode(stderr));
-            ExecResult { sandbox_id, cmd, stdout, stderr, exit_code, duration_ms, encoding: Encoding::Base64 }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn refused(cmd: &str, args: Vec<String>, envs: &[(&str, &str)]) -> String {
-        let envs = envs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        command(cmd.to_owned(), args, envs, None, None).expect_err("accepted").message
-    }
-
-    #[test]
-    fn a_command_keeps_its_bounds() {
-        assert!(refused("", vec![], &[]).contains("required"));
-        assert!(refused("a", vec![String::new(); EXEC_ARGS_MAX + 1], &[]).contains("args"));
-        assert!(refused("a", vec!["x".repeat(EXEC_ARG_BYTES_MAX)], &[]).contains("bytes"));
-        assert!(refused("a\0b", vec![], &[]).contains("NUL"));
-        assert!(refused("a", vec![], &[("A=B", "c")]).contains("environment"));
-        assert!(refused("a", vec![], &[("", "c")]).contains("environment"));
-    }
 
     #[test]
     fn a_time_out_keeps_its_bounds() {

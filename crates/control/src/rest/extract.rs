@@ -11,6 +11,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
+use http_body::Body as _;
 use http_body_util::{BodyExt, Limited};
 use serde::de::DeserializeOwned;
 use wrenn_contract::rest::error::ErrorCode;
@@ -18,11 +19,14 @@ use wrenn_domain::ids::{SandboxId, UserId};
 use wrenn_domain::limits::{JSON_BODY_BYTES_MAX, JSON_BODY_WAIT_MAX};
 use wrenn_domain::names::TemplateName;
 
-use super::ApiError;
-use crate::auth::address::ClientAddress;
+use crate::actor::Actor;
+use crate::answer::ApiError;
 use crate::auth::session::middleware::RequireSessionOrApiKey;
+use crate::client_address::ClientAddress;
+use crate::connection::Cut;
 use crate::context::Context;
-use crate::service::Actor;
+use crate::error::ServiceError;
+use crate::state::pool::Permit;
 
 /// The caller, by X-API-Key or by session, in a team.
 pub(super) struct Caller(pub(super) Arc<Actor>);
@@ -43,6 +47,17 @@ impl FromRequestParts<Arc<Context>> for From {
 
     async fn from_request_parts(parts: &mut Parts, ctx: &Arc<Context>) -> Result<Self, Infallible> {
         Ok(Self(ClientAddress::of(parts, &ctx.config.accounts.trusted_proxies)))
+    }
+}
+
+/// The way to cut the connection a request came over; none where it carries several requests at once.
+pub(super) struct ConnectionCut(pub(super) Option<Cut>);
+
+impl<S: Send + Sync> FromRequestParts<S> for ConnectionCut {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Infallible> {
+        Ok(Self(parts.extensions.get::<Cut>().cloned()))
     }
 }
 
@@ -118,6 +133,17 @@ impl<S: Send + Sync> FromRequestParts<S> for SelectorText {
     }
 }
 
+/// `{port}` of a path.
+pub(super) struct PortText(pub(super) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for PortText {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, ApiError> {
+        path_part(parts, "port").await.map(Self)
+    }
+}
+
 async fn path_part(parts: &mut Parts, name: &str) -> Result<String, ApiError> {
     let Path(all) = parts
         .extract::<Path<Vec<(String, String)>>>()
@@ -137,33 +163,43 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, ApiError> {
         let query = Query::<T>::try_from_uri(&parts.uri)
-            .map_err(|error| ApiError::invalid(format!("the query is not valid: {}", error.body_text())))?;
+            .map_err(|error| ApiError::invalid(format!("the query is not valid: {}", innermost(&error))))?;
         Ok(Self(query.0))
     }
+}
+
+/// The cause below the framework's own words.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
 }
 
 /// A JSON body.
 pub(super) struct JsonBody<T>(pub(super) T);
 
-impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
+impl<T: DeserializeOwned> FromRequest<Arc<Context>> for JsonBody<T> {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, _state: &S) -> Result<Self, ApiError> {
+    async fn from_request(request: Request, ctx: &Arc<Context>) -> Result<Self, ApiError> {
         check_kind(request.headers())?;
-        parse(&collect(request).await?).map(Self)
+        let (bytes, _permit) = collect(request, ctx).await?;
+        parse(&bytes).map(Self)
     }
 }
 
 /// A JSON body that may be left out.
 pub(super) struct OptionalJsonBody<T>(pub(super) Option<T>);
 
-impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for OptionalJsonBody<T> {
+impl<T: DeserializeOwned> FromRequest<Arc<Context>> for OptionalJsonBody<T> {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, _state: &S) -> Result<Self, ApiError> {
+    async fn from_request(request: Request, ctx: &Arc<Context>) -> Result<Self, ApiError> {
         // Some clients name a type although they send nothing.
         let kind = check_kind(request.headers());
-        let bytes = collect(request).await?;
+        let (bytes, _permit) = collect(request, ctx).await?;
         if bytes.is_empty() {
             return Ok(Self(None));
         }
@@ -176,17 +212,25 @@ fn check_kind(headers: &HeaderMap) -> Result<(), ApiError> {
     let kind = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     if kind != "application/json" && !(kind.starts_with("application/") && kind.ends_with("+json")) {
-        return Err(ApiError::invalid("send JSON with Content-Type: application/json"));
+        return Err(ApiError::new(ErrorCode::UnsupportedMediaType, "send JSON with Content-Type: application/json"));
     }
     Ok(())
 }
 
-async fn collect(request: Request) -> Result<Bytes, ApiError> {
+/// Collects a body within the bytes that are held for its client's network.
+async fn collect(request: Request, ctx: &Context) -> Result<(Bytes, Permit<String>), ApiError> {
+    let (parts, body) = request.into_parts();
+    let network = ClientAddress::of(&parts, &ctx.config.accounts.trusted_proxies).network();
+    let size = body.size_hint().upper().and_then(|size| usize::try_from(size).ok());
+    let size = size.unwrap_or(JSON_BODY_BYTES_MAX).min(JSON_BODY_BYTES_MAX);
+    let permit = ctx.permits.body_bytes.wait_many(network, size, JSON_BODY_WAIT_MAX).await;
+    let permit = permit.map_err(|_| ServiceError::Busy("too many large requests at once; try again".to_owned()))?;
+    let request = Request::from_parts(parts, body);
     let body = Limited::new(request.into_body(), JSON_BODY_BYTES_MAX).collect();
     let collected = tokio::time::timeout(JSON_BODY_WAIT_MAX, body)
         .await
-        .map_err(|_| ApiError::new(ErrorCode::Timeout, "the body did not arrive in time"))?;
-    Ok(collected.map_err(body_error)?.to_bytes())
+        .map_err(|_| ApiError::new(ErrorCode::RequestTimeout, "the body did not arrive in time"))?;
+    Ok((collected.map_err(body_error)?.to_bytes(), permit))
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
-use axum::response::Response;
-use http::{HeaderValue, StatusCode, header};
-use http_body_util::BodyExt;
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use http::header::HeaderName;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use hyper::body::Incoming;
 use wrenn_contract::proto::filesystem::{EntryInfo, FileType};
 use wrenn_contract::rest::error::ErrorBody;
@@ -17,10 +17,14 @@ use wrenn_domain::ids::SandboxId;
 use wrenn_domain::limits::LIST_DEPTH_MAX;
 use wrenn_domain::names::GuestPath;
 
-use super::ApiError;
-use super::extract::{Caller, CapsuleId, JsonBody};
+use super::extract::{Caller, CapsuleId, ConnectionCut, JsonBody};
+use crate::actor::Actor;
+use crate::answer::ApiError;
+use crate::connection::Cut;
 use crate::context::Context;
+use crate::revocable_body::RevocableBody;
 use crate::service::files::{self, ReadSize};
+use crate::state::permits::AnswerBytes;
 
 /// Read a file
 ///
@@ -32,9 +36,16 @@ pub(super) async fn read(
     State(ctx): State<Arc<Context>>,
     Caller(actor): Caller,
     CapsuleId(id): CapsuleId,
+    ConnectionCut(cut): ConnectionCut,
+    headers: HeaderMap,
     JsonBody(body): JsonBody<FilePath>,
 ) -> Result<Response, ApiError> {
-    Ok(download(files::read(&ctx, &actor, id, &body.path.parse()?, ReadSize::Bounded).await?))
+    Ok(download(
+        &ctx,
+        &actor,
+        cut,
+        files::read(&ctx, &actor, id, &body.path.parse()?, ReadSize::Bounded, headers.get(header::RANGE)).await?,
+    ))
 }
 
 /// Read a file of any size
@@ -47,9 +58,16 @@ pub(super) async fn stream_read(
     State(ctx): State<Arc<Context>>,
     Caller(actor): Caller,
     CapsuleId(id): CapsuleId,
+    ConnectionCut(cut): ConnectionCut,
+    headers: HeaderMap,
     JsonBody(body): JsonBody<FilePath>,
 ) -> Result<Response, ApiError> {
-    Ok(download(files::read(&ctx, &actor, id, &body.path.parse()?, ReadSize::Any).await?))
+    Ok(download(
+        &ctx,
+        &actor,
+        cut,
+        files::read(&ctx, &actor, id, &body.path.parse()?, ReadSize::Any, headers.get(header::RANGE)).await?,
+    ))
 }
 
 /// List a directory
@@ -61,10 +79,11 @@ pub(super) async fn list(
     Caller(actor): Caller,
     CapsuleId(id): CapsuleId,
     JsonBody(body): JsonBody<ListFiles>,
-) -> Result<Json<FileList>, ApiError> {
+) -> Result<Response, ApiError> {
     let (path, depth) = (body.path.parse::<GuestPath>()?, depth(body.depth)?);
-    let entries = files::list(&ctx, &actor, id, &path, depth).await?;
-    Ok(Json(FileList { entries: entries.into_iter().map(entry).collect() }))
+    let (entries, bytes) = files::list(&ctx, &actor, id, &path, depth).await?;
+    let list = Json(FileList { entries: entries.into_iter().map(entry).collect() });
+    Ok((Extension(AnswerBytes::new(bytes)), list).into_response())
 }
 
 /// Make a directory
@@ -98,22 +117,26 @@ pub(super) async fn remove(
     remove_path(&ctx, &actor, id, body.path.parse()?).await
 }
 
-async fn remove_path(
-    ctx: &Context,
-    actor: &crate::service::Actor,
-    id: SandboxId,
-    path: GuestPath,
-) -> Result<StatusCode, ApiError> {
+async fn remove_path(ctx: &Context, actor: &Actor, id: SandboxId, path: GuestPath) -> Result<StatusCode, ApiError> {
     files::remove(ctx, actor, id, &path).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-fn download(from: http::Response<Incoming>) -> Response {
-    let length = from.headers().get(header::CONTENT_LENGTH).cloned();
-    let mut response = Response::new(Body::new(from.into_body().map_err(axum::Error::new)));
+/// Headers of the guest's answer that say what part of which file it is.
+const OF_THE_FILE: [HeaderName; 5] =
+    [header::CONTENT_LENGTH, header::CONTENT_RANGE, header::ACCEPT_RANGES, header::ETAG, header::LAST_MODIFIED];
+
+fn download(ctx: &Arc<Context>, actor: &Arc<Actor>, cut: Option<Cut>, from: http::Response<Incoming>) -> Response {
+    let (parts, body) = from.into_parts();
+    let mut response = Response::new(Body::new(RevocableBody::new(ctx, actor.clone(), cut, body)));
+    if parts.status == StatusCode::PARTIAL_CONTENT {
+        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+    }
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
-    if let Some(length) = length {
-        response.headers_mut().insert(header::CONTENT_LENGTH, length);
+    for name in OF_THE_FILE {
+        if let Some(value) = parts.headers.get(&name) {
+            response.headers_mut().insert(name, value.clone());
+        }
     }
     response
 }

@@ -10,9 +10,9 @@ use wrenn_contract::rest::keys::{ApiKey, CreateKey, FoundUser, ListKeys, SearchU
 use wrenn_domain::ids::{KeyId, TeamId};
 use wrenn_store::pg::KeyRow;
 
-use super::ApiError;
-use super::auth::private;
 use super::extract::{Id, JsonBody, Params, parsed};
+use super::render::private;
+use crate::answer::ApiError;
 use crate::auth::session::middleware::RequirePerson;
 use crate::context::Context;
 use crate::service::{accounts, keys};
@@ -30,12 +30,12 @@ pub(super) async fn create(
     RequirePerson(person): RequirePerson,
     JsonBody(body): JsonBody<CreateKey>,
 ) -> Result<(StatusCode, HeaderMap, Json<ApiKey>), ApiError> {
-    let wish = keys::CreateKey {
+    let request = keys::CreateKey {
         name: parsed(body.name.as_deref().unwrap_or(NAME_DEFAULT))?,
         days: body.expires_in_days,
         team: team(body.team_id)?,
     };
-    let made = keys::create_for(&ctx, &person, wish).await?;
+    let made = keys::create_for(&ctx, &person, request).await?;
     let shown = ApiKey {
         id: made.key.id.to_string(),
         team_id: made.key.team.to_string(),

@@ -6,13 +6,13 @@ use axum::Json;
 use axum::extract::State;
 use http::StatusCode;
 use wrenn_contract::rest::capsules::{Capsule, ForkCapsule, ForkError, ForkResult, ResumeCapsule};
-use wrenn_contract::rest::error::{ErrorBody, ErrorCode};
+use wrenn_contract::rest::error::ErrorBody;
 use wrenn_domain::sizes::{ForkCount, TimeoutSec};
 use wrenn_store::pg::Sandbox;
 
-use super::ApiError;
-use super::capsules::capsule;
 use super::extract::{Caller, CapsuleId, JsonBody, OptionalJsonBody};
+use super::render::capsule;
+use crate::answer::ApiError;
 use crate::context::Context;
 use crate::service::forks::{self, ChildError};
 use crate::service::pauses;
@@ -72,10 +72,6 @@ pub(super) async fn fork(
 fn result(outcome: Result<Sandbox, ChildError>) -> ForkResult {
     match outcome {
         Ok(child) => ForkResult { capsule: Some(capsule(child)), error: None },
-        Err(error) => {
-            let known = ErrorCode::ALL.iter().copied().find(|code| code.as_str() == error.code);
-            let error = ForkError { code: known.unwrap_or(ErrorCode::AgentError), message: error.message };
-            ForkResult { capsule: None, error: Some(error) }
-        }
+        Err(error) => ForkResult { capsule: None, error: Some(ForkError { code: error.code, message: error.message }) },
     }
 }

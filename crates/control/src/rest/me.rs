@@ -13,15 +13,17 @@ use wrenn_contract::rest::me::{
 };
 use wrenn_domain::secret::SecretHash;
 
-use super::ApiError;
-use super::auth::{cleared, private};
+use super::auth::cleared;
 use super::extract::{Caller, From, Id, JsonBody, parsed};
-use super::teams::role;
+use super::render::private;
+use super::render::role;
+use crate::actor::Who;
+use crate::answer::ApiError;
 use crate::auth::session::middleware::{RequirePerson, RequireSession, is_secure};
 use crate::context::Context;
-use crate::service::{Who, accounts, credentials, departures, sessions, teams};
+use crate::service::{account_deletion, accounts, credentials, sessions, teams};
 
-/// Who am I?
+/// Show who the caller is
 ///
 /// For every kind of credential: a session, a team's key, a person's key.
 #[utoipa::path(get, path = "/v1/whoami", tag = "accounts", security(("api_key" = []), ("session" = [])),
@@ -105,12 +107,12 @@ pub(super) async fn change_password(
     head: Parts,
     JsonBody(body): JsonBody<ChangePassword>,
 ) -> Result<(StatusCode, HeaderMap), ApiError> {
-    let wish = credentials::ChangePassword {
+    let request = credentials::ChangePassword {
         current: body.current_password,
         new: parsed(&body.new_password)?,
         confirmed: body.confirm_password,
     };
-    credentials::change(&ctx, &user.person(), wish).await?;
+    credentials::change(&ctx, &user.person(), request).await?;
     Ok((StatusCode::NO_CONTENT, cleared(&ctx, &head)))
 }
 
@@ -188,6 +190,6 @@ pub(super) async fn delete(
     head: Parts,
     JsonBody(body): JsonBody<DeleteMe>,
 ) -> Result<(StatusCode, HeaderMap), ApiError> {
-    departures::delete(&ctx, &user.person(), &body.confirmation).await?;
+    account_deletion::delete(&ctx, &user.person(), &body.confirmation).await?;
     Ok((StatusCode::NO_CONTENT, cleared(&ctx, &head)))
 }

@@ -7,23 +7,27 @@ mod admin;
 mod audit;
 mod auth;
 mod capsules;
-mod channels;
 mod devices;
 mod docs;
-mod error;
 mod events;
 mod exec;
 mod extract;
+mod fallbacks;
 mod files;
 mod keys;
 mod lifecycle;
 mod me;
 mod meta;
+mod notification_channels;
 mod oauth;
+mod output_text;
 mod ports;
 mod processes;
+mod query_rules;
+mod render;
 mod request;
 mod snapshots;
+mod static_file;
 mod streams;
 mod teams;
 mod uploads;
@@ -32,18 +36,19 @@ mod usage;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::middleware::from_fn;
+use axum::middleware::{from_fn, from_fn_with_state};
 use utoipa::OpenApi;
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
+use wrenn_contract::rest::description;
 use wrenn_contract::rest::processes::{ExecClientFrame, ExecServerFrame, PtyClientFrame, PtyEncoding, PtyServerFrame};
 
-use crate::auth::session::middleware::SESSION_COOKIE_NAME;
-use crate::context::Context;
-use crate::extension::ServerContext;
+use crate::auth::session::names::SESSION_COOKIE_NAME;
+use query_rules::QueryRules;
 
-pub use error::ApiError;
+use crate::context::Context;
+use crate::extension::context::ServerContext;
 
 #[derive(OpenApi)]
 #[openapi(
@@ -82,9 +87,14 @@ impl utoipa::Modify for Key {
 pub fn router(ctx: Arc<Context>) -> Router {
     let (router, mut api) = routes().split_for_parts();
     api.info.version = ctx.version.clone();
-    let docs = docs::router(&api);
+    let docs = docs::router(completed(&api));
+    let rules = QueryRules::of(&api);
     let server = ServerContext::new(ctx.clone());
-    let mut core = router.with_state(ctx.clone()).merge(docs).merge(devices::pages());
+    let mut core = router
+        .with_state(ctx.clone())
+        .layer(from_fn_with_state(rules, query_rules::refuse_unknown))
+        .merge(docs)
+        .merge(devices::pages());
     // From the last to the first, so that the first one's layer is the outermost.
     for extension in ctx.extensions.iter().rev() {
         core = extension.middleware(&server, core);
@@ -92,12 +102,24 @@ pub fn router(ctx: Arc<Context>) -> Router {
     for extension in &ctx.extensions {
         core = core.merge(extension.routes(&server));
     }
-    core.fallback(error::no_such_route)
-        .method_not_allowed_fallback(error::no_such_method)
+    core.fallback(fallbacks::no_such_route)
+        .method_not_allowed_fallback(fallbacks::no_such_method)
+        .layer(from_fn_with_state(ctx, request::secure_headers))
         .layer(from_fn(request::envelop))
 }
 
-/// The API description, as /openapi.yaml serves it but for the version.
+/// The generated description with all that annotations cannot say.
+fn completed(api: &utoipa::openapi::OpenApi) -> serde_json::Value {
+    // The description is a tree of texts of ours: it always serialises.
+    description::complete(serde_json::to_value(api).expect("the API description is plain data"))
+}
+
+/// The API description as /openapi.yaml serves it, but for the version.
+pub fn completed_description() -> serde_json::Value {
+    completed(&description())
+}
+
+/// The API description as the annotations on handlers give it.
 pub fn description() -> utoipa::openapi::OpenApi {
     routes().split_for_parts().1
 }
@@ -141,7 +163,7 @@ fn routes() -> OpenApiRouter<Arc<Context>> {
         .routes(routes!(oauth::disconnect))
         .routes(routes!(devices::start))
         .routes(routes!(devices::ask))
-        .routes(routes!(devices::look))
+        .routes(routes!(devices::inspect))
         .routes(routes!(devices::approve))
         .routes(routes!(me::who_am_i))
         .routes(routes!(me::get, me::rename, me::delete))
@@ -153,10 +175,10 @@ fn routes() -> OpenApiRouter<Arc<Context>> {
         .routes(routes!(keys::create, keys::list))
         .routes(routes!(keys::revoke))
         .routes(routes!(keys::search_users))
-        .routes(routes!(channels::create, channels::list))
-        .routes(routes!(channels::test))
-        .routes(routes!(channels::get, channels::update, channels::delete))
-        .routes(routes!(channels::configure))
+        .routes(routes!(notification_channels::create, notification_channels::list))
+        .routes(routes!(notification_channels::test))
+        .routes(routes!(notification_channels::get, notification_channels::update, notification_channels::delete))
+        .routes(routes!(notification_channels::configure))
         .routes(routes!(teams::list, teams::create))
         .routes(routes!(teams::get, teams::rename, teams::delete))
         .routes(routes!(teams::members, teams::add_member))
@@ -166,6 +188,8 @@ fn routes() -> OpenApiRouter<Arc<Context>> {
         .routes(routes!(audit::list))
         .routes(routes!(admin::teams))
         .routes(routes!(admin::delete_team))
+        .routes(routes!(admin::get_limits, admin::set_limits))
+        .routes(routes!(admin::get_default_limits, admin::set_default_limits))
         .routes(routes!(admin::users))
         .routes(routes!(admin::set_active))
         .routes(routes!(admin::set_admin))

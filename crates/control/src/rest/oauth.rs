@@ -14,10 +14,12 @@ use wrenn_contract::rest::me::ConnectProvider;
 use wrenn_domain::limits::OAUTH_AGE_MAX;
 use wrenn_domain::secret::Secret;
 
-use super::ApiError;
-use super::auth::{begin, private};
+use super::auth::begin;
 use super::extract::{From, Params, ProviderName};
+use super::render::private;
+use crate::answer::ApiError;
 use crate::auth::session::middleware::{RequireSession, append_cookie, cookie_line, cookie_values, is_secure};
+use crate::auth::session::names::cookie_name;
 use crate::context::Context;
 use crate::service::accounts;
 use crate::service::oauth::{self, Ended, Returned};
@@ -60,12 +62,12 @@ pub(super) async fn callback(
     head: Parts,
 ) -> Result<Response, ApiError> {
     let returned =
-        Returned { code: query.code, state: query.state, error: query.error, browser: browser_of(&head.headers) };
+        Returned { code: query.code, state: query.state, error: query.error, browser: browser_of(&ctx, &head) };
     let ended = oauth::finish(&ctx, from, &provider, returned).await?;
     let secure = is_secure(&head, &ctx);
     let base = &ctx.config.accounts.frontend_url;
     let mut headers = private();
-    let place = match ended {
+    let location = match ended {
         Ended::LoggedIn { user, new } => {
             let team = accounts::home(&ctx, user).await?;
             // A session that cannot be made now is a failed login like any other: the browser must not end here.
@@ -85,7 +87,7 @@ pub(super) async fn callback(
         Ended::Failed { link: false, word } => format!("{base}/auth/{provider}/callback?error={word}"),
     };
     append_cookie(&mut headers, &cookie_line(BROWSER_COOKIE, "", "Lax", 0, secure, true));
-    Ok(found(headers, &place))
+    Ok(found(headers, &location))
 }
 
 /// Link another site to the own account
@@ -127,17 +129,18 @@ fn keep_browser(ctx: &Context, head: &Parts, headers: &mut HeaderMap, browser: &
 }
 
 /// The one browser cookie there is; of several nobody knows whose they are.
-fn browser_of(headers: &HeaderMap) -> Option<Secret> {
-    let mut all = cookie_values(headers, BROWSER_COOKIE);
+fn browser_of(ctx: &Context, head: &Parts) -> Option<Secret> {
+    let name = cookie_name(BROWSER_COOKIE, is_secure(head, ctx));
+    let mut all = cookie_values(&head.headers, &name);
     match (all.next(), all.next()) {
         (Some(one), None) => one.parse().ok(),
         _ => None,
     }
 }
 
-fn found(mut headers: HeaderMap, place: &str) -> Response {
-    if let Ok(place) = HeaderValue::from_str(place) {
-        headers.insert(LOCATION, place);
+fn found(mut headers: HeaderMap, location: &str) -> Response {
+    if let Ok(location) = HeaderValue::from_str(location) {
+        headers.insert(LOCATION, location);
     }
     (StatusCode::FOUND, headers).into_response()
 }

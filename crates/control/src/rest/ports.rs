@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use axum::extract::ws::{CloseFrame, Message, WebSocket, close_code};
-use axum::extract::{Path, State, WebSocketUpgrade, ws::rejection::WebSocketUpgradeRejection};
+use axum::extract::{State, WebSocketUpgrade, ws::rejection::WebSocketUpgradeRejection};
 use axum::response::Response;
 use bytes::{Bytes, BytesMut};
 use futures::stream::{SplitSink, SplitStream};
@@ -19,10 +19,11 @@ use wrenn_contract::rest::ports::TUNNEL_EOF;
 use wrenn_domain::ids::SandboxId;
 use wrenn_domain::limits::{FRAME_BYTES_MAX, KEEPALIVE_EVERY, PORT_BUFFER_BYTES};
 
-use super::ApiError;
-use super::extract::{Caller, CapsuleId};
+use super::extract::{Caller, CapsuleId, PortText};
+use crate::actor::Actor;
+use crate::answer::ApiError;
 use crate::context::Context;
-use crate::service::{Actor, ports, standing};
+use crate::service::{credential_watch, lookup, ports};
 
 /// Open a raw connection to a port
 ///
@@ -37,32 +38,46 @@ pub(super) async fn tunnel(
     State(ctx): State<Arc<Context>>,
     Caller(actor): Caller,
     CapsuleId(id): CapsuleId,
-    Path((_, port)): Path<(String, String)>,
+    PortText(port): PortText,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {
     let upgrade = upgrade.map_err(|_| ApiError::invalid("this route speaks WebSocket; send an upgrade request"))?;
     let port: Option<u16> = port.parse().ok().filter(|port| *port > 0);
     let port = port.ok_or_else(|| ApiError::invalid("the port must be 1 to 65535"))?;
-    let guest = ports::tunnel(&ctx, &actor, id, port).await?;
+    let (guest, permit) = ports::tunnel(&ctx, &actor, id, port).await?;
     let upgrade = upgrade.max_message_size(FRAME_BYTES_MAX).max_frame_size(FRAME_BYTES_MAX);
-    Ok(upgrade.on_upgrade(move |socket| carry(ctx, actor, id, socket, guest)))
+    Ok(upgrade.on_upgrade(move |socket| async move {
+        carry(ctx, actor, id, socket, guest).await;
+        drop(permit);
+    }))
 }
 
 async fn carry(ctx: Arc<Context>, actor: Arc<Actor>, id: SandboxId, socket: WebSocket, guest: Upgraded) {
     let (mut to_client, from_client) = socket.split();
     let (from_guest, to_guest) = tokio::io::split(TokioIo::new(guest));
-    let code = tokio::select! {
+    let (code, why) = tokio::select! {
         // In any order: each waits for another party.
         done = both_ways(&ctx, id, (from_client, to_guest), (from_guest, &mut to_client)) => match done {
-            Ok(()) => close_code::NORMAL,
-            Err(Broken) => close_code::ERROR,
+            Ok(()) => (close_code::NORMAL, String::new()),
+            Err(Broken) => (close_code::ERROR, why(&ctx, &actor, id).await),
         },
-        () = ctx.stop.cancelled() => close_code::RESTART,
+        () = ctx.stop.cancelled() => (close_code::RESTART, "the server restarts; connect again".to_owned()),
         // A connection must not outlive what it was opened with.
-        () = standing::lost(&ctx, &actor) => close_code::POLICY,
+        () = credential_watch::lost(&ctx, &actor) => (close_code::POLICY, credential_watch::ended().message),
     };
-    let _ = to_client.send(Message::Close(Some(CloseFrame { code, reason: "".into() }))).await;
+    let _ = to_client.send(Message::Close(Some(CloseFrame { code, reason: why.as_str().into() }))).await;
 }
+
+/// Why the guest's side broke off, in as many bytes as a close frame takes; nothing when nobody knows.
+async fn why(ctx: &Context, actor: &Actor, id: SandboxId) -> String {
+    let mut text = lookup::ended_meanwhile(ctx, actor, id).await.map(|failure| failure.message).unwrap_or_default();
+    let end = (0..=REASON_BYTES_MAX.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    text.truncate(end);
+    text
+}
+
+/// Bytes of the reason in a close frame (RFC 6455, section 5.5: 125 with the code).
+const REASON_BYTES_MAX: usize = 123;
 
 /// One side broke off.
 struct Broken;

@@ -8,10 +8,10 @@ use http::StatusCode;
 use serde::Deserialize;
 use wrenn_contract::proto::process::{ProcessInfo, Signal};
 use wrenn_contract::rest::error::ErrorBody;
-use wrenn_contract::rest::processes::{Process, ProcessList};
+use wrenn_contract::rest::processes::{Process, ProcessList, SIGNALS};
 
-use super::ApiError;
 use super::extract::{Caller, CapsuleId, Params, SelectorText};
+use crate::answer::ApiError;
 use crate::context::Context;
 use crate::service::processes::{self, Selector};
 
@@ -31,7 +31,7 @@ pub(super) async fn list(
 /// Query of the kill route.
 #[derive(Deserialize, utoipa::IntoParams)]
 pub(super) struct Kill {
-    /// SIGKILL (default) or SIGTERM.
+    /// SIGKILL (default), SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2 or SIGCONT.
     signal: Option<String>,
 }
 
@@ -52,7 +52,13 @@ pub(super) async fn kill(
     let signal = match query.signal.as_deref() {
         None | Some("SIGKILL") => Signal::Sigkill,
         Some("SIGTERM") => Signal::Sigterm,
-        Some(_) => return Err(ApiError::invalid("signal is SIGKILL or SIGTERM")),
+        Some("SIGINT") => Signal::Sigint,
+        Some("SIGHUP") => Signal::Sighup,
+        Some("SIGQUIT") => Signal::Sigquit,
+        Some("SIGUSR1") => Signal::Sigusr1,
+        Some("SIGUSR2") => Signal::Sigusr2,
+        Some("SIGCONT") => Signal::Sigcont,
+        Some(_) => return Err(ApiError::invalid(format!("signal is one of {}", SIGNALS.join(", ")))),
     };
     processes::signal(&ctx, &actor, id, &selector(&text)?, signal).await?;
     Ok(StatusCode::NO_CONTENT)

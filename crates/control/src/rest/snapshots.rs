@@ -7,14 +7,14 @@ use axum::extract::State;
 use http::StatusCode;
 use wrenn_contract::rest::capsules::Capsule;
 use wrenn_contract::rest::error::ErrorBody;
-use wrenn_contract::rest::snapshots::{CreateSnapshot, ListTemplates, Template, TemplateKind};
+use wrenn_contract::rest::snapshots::{CreateSnapshot, CreateSnapshotOptions, ListTemplates, Template, TemplateKind};
 use wrenn_domain::ids::SandboxId;
 use wrenn_domain::names::TemplateName;
 use wrenn_store::pg;
 
-use super::ApiError;
-use super::capsules::capsule;
 use super::extract::{Caller, JsonBody, Params, TemplateNamed};
+use super::render::{capsule, template};
+use crate::answer::ApiError;
 use crate::context::Context;
 use crate::service::{snapshots, templates};
 
@@ -23,11 +23,12 @@ use crate::service::{snapshots, templates};
 /// Answers at once with the capsule in status `snapshotting`; it goes back to `running` or `paused` when the capture is over, and
 /// its `error` says when that did not work. A running capsule stands still only for the instant itself. The name is taken
 /// from now on; the template is listed when it can be used.
-#[utoipa::path(post, path = "/v1/snapshots", tag = "templates", request_body = CreateSnapshot, security(("api_key" = []), ("session" = [])),
+#[utoipa::path(post, path = "/v1/snapshots", tag = "templates", request_body = CreateSnapshot, params(CreateSnapshotOptions), security(("api_key" = []), ("session" = [])),
     responses((status = 202, body = Capsule), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(super) async fn create(
     State(ctx): State<Arc<Context>>,
     Caller(actor): Caller,
+    Params(options): Params<CreateSnapshotOptions>,
     JsonBody(body): JsonBody<CreateSnapshot>,
 ) -> Result<(StatusCode, Json<Capsule>), ApiError> {
     let id: SandboxId = body
@@ -35,7 +36,7 @@ pub(super) async fn create(
         .parse()
         .map_err(|error: wrenn_domain::ids::InvalidId| ApiError::invalid(format!("sandbox_id: {error}")))?;
     let name = body.name.as_deref().map(str::parse::<TemplateName>).transpose()?;
-    let sandbox = snapshots::create(&ctx, &actor, id, name).await?;
+    let sandbox = snapshots::create(&ctx, &actor, id, name, options.overwrite).await?;
     Ok((StatusCode::ACCEPTED, Json(capsule(sandbox))))
 }
 
@@ -70,21 +71,4 @@ pub(super) async fn list(
     });
     let list = templates::list(&ctx, &actor, kind).await?;
     Ok(Json(list.into_iter().map(template).collect()))
-}
-
-pub(super) fn template(stored: pg::Template) -> Template {
-    Template {
-        name: stored.name.to_string(),
-        kind: match stored.kind {
-            pg::TemplateKind::Base => TemplateKind::Base,
-            pg::TemplateKind::Snapshot => TemplateKind::Snapshot,
-        },
-        vcpus: stored.vcpus,
-        memory_mb: stored.memory_mib,
-        size_bytes: stored.size_bytes,
-        created_at: stored.created_at,
-        platform: stored.platform,
-        protected: stored.protected,
-        metadata: stored.metadata,
-    }
 }

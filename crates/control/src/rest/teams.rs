@@ -13,8 +13,9 @@ use wrenn_domain::ids::TeamId;
 use wrenn_domain::role::Role;
 use wrenn_store::pg;
 
-use super::ApiError;
 use super::extract::{Id, JsonBody, MemberId, parsed};
+use super::render::role;
+use crate::answer::ApiError;
 use crate::auth::session::middleware::RequirePerson;
 use crate::context::Context;
 use crate::service::teams;
@@ -185,15 +186,6 @@ pub(super) async fn transfer(
 ) -> Result<StatusCode, ApiError> {
     teams::transfer(&ctx, &person, id, parsed(&body.user_id)?).await?;
     Ok(StatusCode::NO_CONTENT)
-}
-
-/// A role as the API writes it.
-pub(super) fn role(role: Role) -> TeamRole {
-    match role {
-        Role::Owner => TeamRole::Owner,
-        Role::Admin => TeamRole::Admin,
-        Role::Member => TeamRole::Member,
-    }
 }
 
 fn shown((team, held): (pg::Team, Role)) -> Team {

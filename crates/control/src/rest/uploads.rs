@@ -1,5 +1,5 @@
-//! Uploads: multipart bodies read as a stream and passed on as they come. The part `path` comes before the part
-//! `file`; nothing is written otherwise, and a body that breaks off leaves the old file as it was.
+//! Uploads: multipart bodies read as a stream and passed on as they come. The parts `path`, and perhaps `mode` and `modified_ms`, come
+//! before the part `file`, which is the last; nothing is written otherwise, and a body that breaks off leaves the old file as it was.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,16 +18,24 @@ use wrenn_domain::ids::SandboxId;
 use wrenn_domain::limits::{FILE_WRITE_BYTES_MAX, GUEST_PATH_BYTES_MAX};
 use wrenn_domain::names::GuestPath;
 
-use super::ApiError;
 use super::extract::{Caller, CapsuleId};
+use crate::actor::Actor;
+use crate::answer::ApiError;
 use crate::context::Context;
-use crate::service::{Actor, files};
+use crate::fleet::guest::Attributes;
+use crate::service::files;
 
 /// Multipart form of an upload, in this order.
 #[derive(ToSchema)]
 #[allow(dead_code)]
 pub(super) struct Upload {
     path: String,
+    /// Permission bits in octal, such as 600; those of the file that was there when absent, else 644.
+    #[schema(required = false)]
+    mode: String,
+    /// Time of the last change, Unix milliseconds; now when absent.
+    #[schema(required = false)]
+    modified_ms: u64,
     #[schema(value_type = String, format = Binary)]
     file: Vec<u8>,
 }
@@ -72,22 +80,26 @@ async fn upload(
     let boundary = boundary(request.headers())?;
     let mut form = Multipart::new(whole(request.into_body()), boundary);
     let path = path_part(&mut form).await?;
-    let file = file_part(&mut form).await?;
+    let (file, attributes) = file_part(&mut form).await?;
     let verdict = Arc::new(Verdict::default());
-    let bytes = FileBytes { field: file, left: bytes_max, verdict: verdict.clone() };
-    let written = files::write(ctx, actor, id, &path, bytes).await;
+    let bytes = FileBytes { field: Some(file), form, left: bytes_max, verdict: verdict.clone() };
+    let written = files::write(ctx, actor, id, &path, &attributes, bytes).await;
     // What broke the body is the cause; what the guest then said of it is not.
     match verdict.0.load(Ordering::Acquire) {
         TOO_LARGE => Err(too_large(bytes_max.unwrap_or_default())),
         BROKEN => Err(broken()),
+        ANOTHER => Err(ApiError::invalid("the part file is the last, and there is one; nothing was written")),
         _ => written.map(|()| StatusCode::NO_CONTENT).map_err(ApiError::from),
     }
 }
 
 fn boundary(headers: &HeaderMap) -> Result<String, ApiError> {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    multer::parse_boundary(kind)
-        .map_err(|_| ApiError::invalid("send multipart/form-data with the parts path and file, in this order"))
+    let text = "send multipart/form-data with the parts path and file, in this order";
+    if !kind.trim_start().to_ascii_lowercase().starts_with("multipart/form-data") {
+        return Err(ApiError::new(ErrorCode::UnsupportedMediaType, text));
+    }
+    multer::parse_boundary(kind).map_err(|_| ApiError::invalid(text))
 }
 
 fn whole(body: Body) -> impl Stream<Item = Result<Bytes, axum::Error>> + Send + 'static {
@@ -101,23 +113,50 @@ async fn path_part(form: &mut Multipart<'static>) -> Result<GuestPath, ApiError>
     if part.name() != Some("path") {
         return Err(ApiError::invalid("the part path must come first, then the part file; nothing was written"));
     }
+    Ok(text_of(&mut part, "path", GUEST_PATH_BYTES_MAX).await?.parse()?)
+}
+
+async fn text_of(part: &mut Field<'static>, name: &str, bytes_max: usize) -> Result<String, ApiError> {
     let mut text = Vec::new();
     while let Some(chunk) = part.chunk().await.map_err(|_| broken())? {
         text.extend_from_slice(&chunk);
-        if text.len() > GUEST_PATH_BYTES_MAX {
-            return Err(ApiError::invalid(format!("path is longer than {GUEST_PATH_BYTES_MAX} bytes")));
+        if text.len() > bytes_max {
+            return Err(ApiError::invalid(format!("{name} is longer than {bytes_max} bytes")));
         }
     }
-    let text = String::from_utf8(text).map_err(|_| ApiError::invalid("path is not valid UTF-8"))?;
-    Ok(text.parse()?)
+    String::from_utf8(text).map_err(|_| ApiError::invalid(format!("{name} is not valid UTF-8")))
 }
 
-async fn file_part(form: &mut Multipart<'static>) -> Result<Field<'static>, ApiError> {
-    match form.next_field().await.map_err(|_| broken())? {
-        Some(part) if part.name() == Some("file") => Ok(part),
-        Some(_) => Err(ApiError::invalid("after path comes the part file; nothing was written")),
-        None => Err(ApiError::invalid("the part file is missing; nothing was written")),
+/// Reads the small parts before the file, each at most once.
+async fn file_part(form: &mut Multipart<'static>) -> Result<(Field<'static>, Attributes), ApiError> {
+    let mut attributes = Attributes::default();
+    loop {
+        let Some(mut part) = form.next_field().await.map_err(|_| broken())? else {
+            return Err(ApiError::invalid("the part file is missing; nothing was written"));
+        };
+        match part.name() {
+            Some("file") => return Ok((part, attributes)),
+            Some("mode") if attributes.mode.is_none() => {
+                attributes.mode = Some(mode(&text_of(&mut part, "mode", NUMBER_BYTES_MAX).await?)?);
+            }
+            Some("modified_ms") if attributes.modified_ms.is_none() => {
+                let text = text_of(&mut part, "modified_ms", NUMBER_BYTES_MAX).await?;
+                let number = text.parse().map_err(|_| ApiError::invalid("modified_ms is a number of milliseconds"))?;
+                attributes.modified_ms = Some(number);
+            }
+            _ => {
+                return Err(ApiError::invalid(
+                    "between path and file come the parts mode and modified_ms, each at most once; nothing was written",
+                ));
+            }
+        }
     }
+}
+
+fn mode(text: &str) -> Result<u32, ApiError> {
+    let octal = !text.is_empty() && text.bytes().all(|digit| (b'0'..=b'7').contains(&digit));
+    let mode = octal.then(|| u32::from_str_radix(text, 8).ok()).flatten().filter(|mode| *mode <= 0o777);
+    mode.ok_or_else(|| ApiError::invalid("mode is permission bits in octal, 0 to 777"))
 }
 
 fn broken() -> ApiError {
@@ -129,16 +168,21 @@ fn too_large(bytes_max: u64) -> ApiError {
     ApiError::new(ErrorCode::PayloadTooLarge, text)
 }
 
+/// Bytes of a part that is a number.
+const NUMBER_BYTES_MAX: usize = 20;
+
 const TOO_LARGE: u8 = 1;
 const BROKEN: u8 = 2;
+const ANOTHER: u8 = 3;
 
 /// Why the body failed, if it did.
 #[derive(Default)]
 struct Verdict(AtomicU8);
 
-/// The bytes of the part `file`, counted.
+/// The bytes of the part `file`, counted. They end well only when no other part follows.
 struct FileBytes {
-    field: Field<'static>,
+    field: Option<Field<'static>>,
+    form: Multipart<'static>,
     left: Option<u64>,
     verdict: Arc<Verdict>,
 }
@@ -155,7 +199,11 @@ impl Stream for FileBytes {
             this.verdict.0.store(why, Ordering::Release);
             Poll::Ready(Some(Err(BrokeOff)))
         };
-        match Pin::new(&mut self.field).poll_next(poller) {
+        let polled = match &mut self.field {
+            Some(field) => Pin::new(field).poll_next(poller),
+            None => Poll::Ready(None),
+        };
+        match polled {
             Poll::Ready(Some(Ok(chunk))) => {
                 if let Some(left) = self.left {
                     let Some(left) = left.checked_sub(chunk.len() as u64) else { return fail(&self, TOO_LARGE) };
@@ -164,7 +212,15 @@ impl Stream for FileBytes {
                 Poll::Ready(Some(Ok(chunk)))
             }
             Poll::Ready(Some(Err(_))) => fail(&self, BROKEN),
-            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Ready(None) => {
+                self.field = None;
+                match self.form.poll_next_field(poller) {
+                    Poll::Ready(Ok(None)) => Poll::Ready(None),
+                    Poll::Ready(Ok(Some(_))) => fail(&self, ANOTHER),
+                    Poll::Ready(Err(_)) => fail(&self, BROKEN),
+                    Poll::Pending => Poll::Pending,
+                }
+            }
             Poll::Pending => Poll::Pending,
         }
     }

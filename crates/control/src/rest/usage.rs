@@ -11,8 +11,8 @@ use wrenn_contract::rest::usage::{
 };
 use wrenn_store::pg::Series;
 
-use super::ApiError;
 use super::extract::{Caller, CapsuleId, Params};
+use crate::answer::ApiError;
 use crate::context::Context;
 use crate::service::metrics::{self, MetricsRange};
 use crate::service::stats::{self, StatsRange};

@@ -8,8 +8,10 @@ use wrenn_domain::limits::{AUDIT_PAGE_DEFAULT, AUDIT_PAGE_MAX};
 use wrenn_domain::role::Act;
 use wrenn_store::pg::{AuditFilter, AuditRow};
 
-use super::{Person, ServiceError, teams};
+use super::teams;
+use crate::actor::Person;
 use crate::context::Context;
+use crate::error::ServiceError;
 
 /// Words in one filter: more than there are kinds of things.
 const WORDS_MAX: usize = 32;
@@ -30,29 +32,35 @@ pub struct ListAudit {
 pub type Page = (Vec<AuditRow>, Option<String>);
 
 /// A page of a team's log. Rows of scope admin are for owners and admins.
-pub async fn list(ctx: &Context, person: &Person, wish: ListAudit) -> Result<Page, ServiceError> {
-    let team = teams::chosen(person, wish.team)?;
+///
+/// # Errors
+/// When the caller may not read the log, a part of the request is not valid, or the database is away.
+pub async fn list(ctx: &Context, person: &Person, request: ListAudit) -> Result<Page, ServiceError> {
+    let team = teams::chosen(person, request.team)?;
     let (_, role) = teams::get(ctx, person, team).await?;
-    page(ctx, team, role.may(Act::SeeAdminAudit), wish).await
+    page(ctx, team, role.may(Act::SeeAdminAudit), request).await
 }
 
 /// A page of the platform's log, or of any team's, for platform admins.
-pub async fn list_all(ctx: &Context, wish: ListAudit) -> Result<Page, ServiceError> {
-    let team = wish.team.unwrap_or(PLATFORM_TEAM);
-    page(ctx, team, true, wish).await
+///
+/// # Errors
+/// When the caller may not read the log, a part of the request is not valid, or the database is away.
+pub async fn list_all(ctx: &Context, request: ListAudit) -> Result<Page, ServiceError> {
+    let team = request.team.unwrap_or(PLATFORM_TEAM);
+    page(ctx, team, true, request).await
 }
 
-async fn page(ctx: &Context, team: TeamId, with_admin: bool, wish: ListAudit) -> Result<Page, ServiceError> {
-    let limit = wish.limit.unwrap_or(AUDIT_PAGE_DEFAULT);
+async fn page(ctx: &Context, team: TeamId, with_admin: bool, request: ListAudit) -> Result<Page, ServiceError> {
+    let limit = request.limit.unwrap_or(AUDIT_PAGE_DEFAULT);
     if !(1..=AUDIT_PAGE_MAX).contains(&limit) {
         return Err(Failure::invalid(format!("limit: 1 to {AUDIT_PAGE_MAX}")).into());
     }
     let filter = AuditFilter {
         team,
         with_admin,
-        resource_types: words("resource_type", wish.resource_type)?,
-        actions: words("action", wish.action)?,
-        before: wish.cursor.as_deref().map(read_cursor).transpose()?,
+        resource_types: words("resource_type", request.resource_type)?,
+        actions: words("action", request.action)?,
+        before: request.cursor.as_deref().map(read_cursor).transpose()?,
         // One more tells whether there is a next page.
         limit: limit + 1,
     };

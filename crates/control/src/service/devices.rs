@@ -12,9 +12,12 @@ use wrenn_store::pg::{Author, DeviceTaken, NewKey};
 
 use super::accounts::token_hash;
 use super::rates::{self, Limited};
-use super::{Person, ServiceError, chance, keys, teams};
-use crate::auth::address::ClientAddress;
+use super::{keys, teams};
+use crate::actor::Person;
+use crate::client_address::ClientAddress;
 use crate::context::Context;
+use crate::error::ServiceError;
+use crate::random;
 
 /// Letters of a user code: none that looks like another, none that makes words.
 const LETTERS: &[u8; 20] = b"BCDFGHJKLMNPQRSTVWXZ";
@@ -31,13 +34,16 @@ pub struct Begun {
 }
 
 /// Begins a login.
+///
+/// # Errors
+/// When it is tried too often, the values are not valid, or the database is away.
 pub async fn begin(ctx: &Context, from: ClientAddress, client: Option<String>) -> Result<Begun, ServiceError> {
     rates::take_address(ctx, Limited::BeginDevice, from).await?;
     let client = client.map(|c| c.trim().to_owned()).filter(|c| !c.is_empty()).unwrap_or_else(|| "a program".into());
     if client.chars().count() > CLIENT_CHARS_MAX || client.chars().any(char::is_control) {
         return Err(Failure::invalid(format!("client: at most {CLIENT_CHARS_MAX} printable characters")).into());
     }
-    let device = chance::secret()?;
+    let device = random::secret()?;
     // Two codes meet about never; a few draws are enough for that.
     for _ in 0..4 {
         let user_code = code()?;
@@ -48,13 +54,19 @@ pub async fn begin(ctx: &Context, from: ClientAddress, client: Option<String>) -
     Err(Failure::new(FailureKind::Internal, "no free code was found; try again").into())
 }
 
-/// What waits under a code, so that a person knows what they approve.
-pub async fn look(ctx: &Context, person: &Person, user_code: &str) -> Result<String, ServiceError> {
+/// Finds what waits under a code, so that a person knows what they approve.
+///
+/// # Errors
+/// When nothing waits under the code, it is tried too often, or the database is away.
+pub async fn find(ctx: &Context, person: &Person, user_code: &str) -> Result<String, ServiceError> {
     rates::take_account(ctx, Limited::ApproveDevice, &person.user.to_string()).await?;
     Ok(ctx.store.device_client(&tidy(user_code)?).await?.ok_or_else(no_such_code)?)
 }
 
 /// Lets a waiting program in, in the name of the person, in the team the person works in.
+///
+/// # Errors
+/// When nothing waits under the code, it is tried too often, or the database is away.
 pub async fn approve(ctx: &Context, person: &Person, user_code: &str) -> Result<(), ServiceError> {
     rates::take_account(ctx, Limited::ApproveDevice, &person.user.to_string()).await?;
     let team = teams::chosen(person, None)?;
@@ -65,12 +77,15 @@ pub async fn approve(ctx: &Context, person: &Person, user_code: &str) -> Result<
 }
 
 /// Asks whether somebody approved; the key is given once. None: not yet.
+///
+/// # Errors
+/// When nothing waits under the code, it is tried too often, or the database is away.
 pub async fn ask(ctx: &Context, from: ClientAddress, device: &str) -> Result<Option<(NewKey, ApiKey)>, ServiceError> {
     rates::take_address(ctx, Limited::AskDevice, from).await?;
     let over = || Failure::invalid("this login is over; begin again");
     let device = token_hash(device).ok_or_else(over)?;
-    let secret = ApiKey::from_random(chance::bytes()?);
-    let id = KeyId::from_uuid(chance::id());
+    let secret = ApiKey::from_random(random::bytes()?);
+    let id = KeyId::from_uuid(random::id());
     let key = |user: UserId, email: &str, team: TeamId, client: String| {
         let key = NewKey {
             id,
@@ -97,7 +112,7 @@ fn code() -> Result<String, Failure> {
     let mut text = String::with_capacity(CODE_LETTERS + 1);
     while text.len() < CODE_LETTERS {
         // 240 is twelve times twenty: what is above would make some letters likelier.
-        for byte in chance::bytes::<16>()?.into_iter().filter(|b| *b < 240) {
+        for byte in random::bytes::<16>()?.into_iter().filter(|b| *b < 240) {
             if text.len() < CODE_LETTERS {
                 text.push(char::from(LETTERS[usize::from(byte) % LETTERS.len()]));
             }

@@ -18,7 +18,7 @@ pub struct Health {
 
 /// Asks every part, at once.
 pub async fn check(ctx: &Context) -> Health {
-    let (postgres, redis) = tokio::join!(ctx.store.ping(), ctx.haste.ping());
+    let (postgres, redis) = tokio::join!(ctx.store.ping(), ctx.redis.ping());
     let part = |up: bool| if up { Part::Up } else { Part::Down };
     Health { postgres: part(postgres.is_ok()), redis: part(redis.is_ok()) }
 }

@@ -1,55 +1,22 @@
 //! API keys: who a key speaks for, looked up at most once a second per key; making, listing and taking back.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::sync::Arc;
 
 use chrono::{TimeDelta, Utc};
-use tokio::sync::OnceCell;
 use wrenn_domain::account::KeyName;
 use wrenn_domain::failure::{Failure, FailureKind};
 use wrenn_domain::ids::{KeyId, TeamId};
 use wrenn_domain::key::{ApiKey, ApiKeyHash};
-use wrenn_domain::limits::{KEY_CACHE_AGE_MAX, KEY_CACHE_ENTRIES_MAX, KEY_DAYS_MAX, KEYS_PER_TEAM_MAX};
+use wrenn_domain::limits::{DATABASE_WAIT_MAX, KEY_DAYS_MAX, KEYS_PER_TEAM_MAX};
 use wrenn_store::Store;
 use wrenn_store::pg::{Author, KeyRow, NewAudit, NewKey, TeamAct};
 
 use super::rates::{self, Limited};
-use super::{Actor, Person, ServiceError, chance, teams};
-use crate::causes::chain;
+use super::{revocation, teams};
+use crate::actor::{Actor, Person};
 use crate::context::Context;
-
-/// Looked-up keys. Many callers with one key cause one query.
-#[derive(Default)]
-pub struct KeyCache(Mutex<HashMap<ApiKeyHash, Arc<Looked>>>);
-
-struct Looked {
-    at: Instant,
-    actor: OnceCell<Option<Arc<Actor>>>,
-}
-
-impl KeyCache {
-    /// Forgets a key (hash in hex).
-    pub fn forget(&self, hash_hex: &str) {
-        self.0.lock().expect("no panic while held").retain(|hash, _| hash.to_hex() != hash_hex);
-    }
-
-    fn entry(&self, hash: ApiKeyHash) -> Arc<Looked> {
-        let mut entries = self.0.lock().expect("no panic while held");
-        if let Some(fresh) = entries.get(&hash).filter(|e| e.at.elapsed() < KEY_CACHE_AGE_MAX) {
-            return fresh.clone();
-        }
-        if entries.len() >= KEY_CACHE_ENTRIES_MAX {
-            entries.retain(|_, e| e.at.elapsed() < KEY_CACHE_AGE_MAX);
-            if entries.len() >= KEY_CACHE_ENTRIES_MAX {
-                entries.clear();
-            }
-        }
-        let entry = Arc::new(Looked { at: Instant::now(), actor: OnceCell::new() });
-        entries.insert(hash, entry.clone());
-        entry
-    }
-}
+use crate::error::ServiceError;
+use crate::random;
 
 /// A key made now: the only time its secret is seen.
 #[derive(Debug)]
@@ -68,54 +35,66 @@ pub struct CreateKey {
     pub team: Option<TeamId>,
 }
 
-/// Who a key speaks for.
-pub async fn authenticate(ctx: &Context, key: &str) -> Result<Arc<Actor>, ServiceError> {
+/// Finds the actor a key speaks for. Look-ups are counted for the network of the client: anybody may send keys that do not exist.
+///
+/// # Errors
+/// When the key is not valid, or the database is away.
+pub async fn authenticate(ctx: &Context, network: &str, key: &str) -> Result<Arc<Actor>, ServiceError> {
     let refused = || Failure::new(FailureKind::Unauthorized, "the API key is not valid; send a valid one in X-API-Key");
     let key: ApiKey = key.parse().map_err(|_| refused())?;
-    let actor = look_up(ctx, key.hash()).await?.ok_or_else(refused)?;
+    let actor = find(ctx, key.hash(), Some(network)).await?.ok_or_else(refused)?;
     if let Some(used) = &actor.key {
         ctx.touches.key(used.id);
     }
     Ok(actor)
 }
 
-/// The same by hash; no use is noted.
-pub async fn look_up(ctx: &Context, hash: ApiKeyHash) -> Result<Option<Arc<Actor>>, ServiceError> {
+/// Finds the actor of a key by its hash; no use is noted.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn find_by_hash(ctx: &Context, hash: ApiKeyHash) -> Result<Option<Arc<Actor>>, ServiceError> {
+    find(ctx, hash, None).await
+}
+
+async fn find(ctx: &Context, hash: ApiKeyHash, network: Option<&str>) -> Result<Option<Arc<Actor>>, ServiceError> {
     let entry = ctx.keys.entry(hash);
     let look_up = || async {
+        let _turn = match network {
+            Some(network) => Some(
+                ctx.permits
+                    .key_lookups
+                    .wait(network.to_owned(), DATABASE_WAIT_MAX)
+                    .await
+                    .map_err(|_| ServiceError::Busy("too many API keys are looked up now; try again".to_owned()))?,
+            ),
+            None => None,
+        };
         let found = ctx.store.key_actor(hash).await?;
         Ok::<_, ServiceError>(found.map(|found| Arc::new(Actor::of_key(hash, found))))
     };
-    Ok(entry.actor.get_or_try_init(look_up).await?.clone())
-}
-
-/// Makes every control plane forget keys (hashes in hex) that are dead.
-pub async fn forget(ctx: &Context, hashes: &[String]) {
-    for hash in hashes {
-        ctx.keys.forget(hash);
-        if let Err(error) = ctx.haste.key_revoked(hash).await {
-            tracing::warn!(error = %chain(&error), "a revoked key may work for one more second elsewhere");
-            return;
-        }
-    }
+    Ok(entry.get_or_try_init(look_up).await?.clone())
 }
 
 /// Makes a key for a team of the caller's.
-pub async fn create_for(ctx: &Context, person: &Person, wish: CreateKey) -> Result<MadeKey, ServiceError> {
+///
+/// # Errors
+/// When the caller may not make one, the team has too many, or the database is away.
+pub async fn create_for(ctx: &Context, person: &Person, request: CreateKey) -> Result<MadeKey, ServiceError> {
     rates::take_account(ctx, Limited::CreateKey, &person.user.to_string()).await?;
-    let team = teams::chosen(person, wish.team)?;
-    let expires_at = match wish.days {
+    let team = teams::chosen(person, request.team)?;
+    let expires_at = match request.days {
         None => None,
         Some(days) if (1..=KEY_DAYS_MAX).contains(&days) => Some(Utc::now() + TimeDelta::days(days)),
         Some(_) => {
             return Err(Failure::invalid(format!("expires_in_days: 1 to {KEY_DAYS_MAX}, or leave it out")).into());
         }
     };
-    let secret = ApiKey::from_random(chance::bytes()?);
+    let secret = ApiKey::from_random(random::bytes()?);
     let key = NewKey {
-        id: KeyId::from_uuid(chance::id()),
+        id: KeyId::from_uuid(random::id()),
         team,
-        name: wish.name.to_string(),
+        name: request.name.to_string(),
         hash: secret.hash(),
         prefix: secret.visible_prefix(),
         created_by: Some(person.user),
@@ -134,6 +113,9 @@ pub async fn create_for(ctx: &Context, person: &Person, wish: CreateKey) -> Resu
 }
 
 /// A team's keys, newest first.
+///
+/// # Errors
+/// When the caller is not in the team or its role does not allow this, or the database is away.
 pub async fn list(ctx: &Context, person: &Person, team: Option<TeamId>) -> Result<Vec<KeyRow>, ServiceError> {
     let team = teams::chosen(person, team)?;
     teams::get(ctx, person, team).await?;
@@ -141,12 +123,15 @@ pub async fn list(ctx: &Context, person: &Person, team: Option<TeamId>) -> Resul
 }
 
 /// Takes a key back. One that is not there, or dead already, is no error: it does not work.
+///
+/// # Errors
+/// When the caller is not in the team or its role does not allow this, or the database is away.
 pub async fn revoke(ctx: &Context, person: &Person, team: Option<TeamId>, id: KeyId) -> Result<(), ServiceError> {
     let team = teams::chosen(person, team)?;
     let audit = NewAudit::new(team, person.author(), "api_key", "revoke").on(id);
     match ctx.store.key_revoke_by(team, person.user, id, &[audit]).await? {
         TeamAct::Done(Some(hash)) => {
-            forget(ctx, &[hash]).await;
+            revocation::forget_keys(ctx, &[hash]).await;
             Ok(())
         }
         TeamAct::Done(None) | TeamAct::NoTarget => Ok(()),
@@ -159,12 +144,15 @@ pub async fn revoke(ctx: &Context, person: &Person, team: Option<TeamId>, id: Ke
 }
 
 /// For whoever runs the server: makes a key for a team (made when missing). The key in the clear is returned this once.
+///
+/// # Errors
+/// When a name is not valid, or the database is away.
 pub async fn create(store: &Store, team: &str, name: &str) -> Result<(KeyId, TeamId, ApiKey), ServiceError> {
     let team = checked(team, "a team's name", 128)?;
     let name = checked(name, "a key's name", 128)?;
-    let secret = ApiKey::from_random(chance::bytes()?);
-    let team = store.team_ensure(&team, TeamId::from_uuid(chance::id()), &chance::slug()?).await?;
-    let id = KeyId::from_uuid(chance::id());
+    let secret = ApiKey::from_random(random::bytes()?);
+    let team = store.team_ensure(&team, TeamId::from_uuid(random::id()), &random::slug()?).await?;
+    let id = KeyId::from_uuid(random::id());
     let key = NewKey {
         id,
         team,

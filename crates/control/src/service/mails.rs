@@ -2,21 +2,25 @@
 //! the mail; the database gets its hash.
 
 use serde_json::Value;
-use uuid::Uuid;
 use wrenn_domain::account::Email;
+use wrenn_domain::ids::OutboundJobId;
 use wrenn_domain::limits::{ACTIVATION_AGE_MAX, RESET_AGE_MAX};
 use wrenn_domain::secret::Secret;
 use wrenn_store::pg::{TokenPurpose, User};
 
-use super::{ServiceError, chance};
 use crate::context::Context;
+use crate::error::ServiceError;
 use crate::mail::{Letter, Mail};
+use crate::random;
 
-/// What the mail that is owed says now. None: nothing any more, and to nobody.
-pub async fn write(ctx: &Context, errand: Uuid, payload: &Value) -> Result<Option<Letter>, ServiceError> {
+/// Writes the letter of a mail that waits. None: there is nothing to say any more.
+///
+/// # Errors
+/// When the system gives no random numbers or the database is away.
+pub async fn write(ctx: &Context, job: OutboundJobId, payload: &Value) -> Result<Option<Letter>, ServiceError> {
     let Ok(mail) = serde_json::from_value::<Mail>(payload.clone()) else {
         // Owed by a newer version that was taken back, most likely.
-        tracing::error!(mail = %errand, "the mail {errand} is not one this version knows; it is dropped");
+        tracing::error!(mail = %job, "the mail {job} is not one this version knows; it is dropped");
         return Ok(None);
     };
     Ok(match mail {
@@ -24,11 +28,11 @@ pub async fn write(ctx: &Context, errand: Uuid, payload: &Value) -> Result<Optio
         Mail::Letter(letter) => Some(letter),
         Mail::AlreadySignedUp { to } => Some(Letter::already_signed_up(&to)),
         Mail::Activation { to } => {
-            let issued = issue(ctx, errand, TokenPurpose::Activation, &to).await?;
+            let issued = issue(ctx, job, TokenPurpose::Activation, &to).await?;
             issued.map(|(user, token)| Letter::activation(&to, &user.name, link(ctx, "activate", &token)))
         }
         Mail::Reset { to } => {
-            let issued = issue(ctx, errand, TokenPurpose::PasswordReset, &to).await?;
+            let issued = issue(ctx, job, TokenPurpose::PasswordReset, &to).await?;
             issued.map(|(user, token)| Letter::reset(&to, &user.name, link(ctx, "reset-password", &token)))
         }
     })
@@ -36,7 +40,7 @@ pub async fn write(ctx: &Context, errand: Uuid, payload: &Value) -> Result<Optio
 
 async fn issue(
     ctx: &Context,
-    errand: Uuid,
+    job: OutboundJobId,
     purpose: TokenPurpose,
     to: &str,
 ) -> Result<Option<(User, Secret)>, ServiceError> {
@@ -46,8 +50,8 @@ async fn issue(
     };
     // It was an address when the mail was owed.
     let Ok(email) = to.parse::<Email>() else { return Ok(None) };
-    let token = chance::secret()?;
-    let user = ctx.store.token_issue(errand, purpose, &email, &token.hash(), keep).await?;
+    let token = random::secret()?;
+    let user = ctx.store.token_issue(job, purpose, &email, &token.hash(), keep).await?;
     Ok(user.map(|user| (user, token)))
 }
 

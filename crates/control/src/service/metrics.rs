@@ -1,18 +1,16 @@
 //! What a sandbox used lately, as its host measured it.
 
-use std::collections::HashMap;
-use std::sync::Mutex;
-use std::time::Instant;
-
 use connectrpc::ErrorCode;
 use wrenn_domain::failure::Failure;
 use wrenn_domain::ids::SandboxId;
-use wrenn_domain::limits::{DISK_USED_AGE_MAX, DISK_USED_ENTRIES_MAX, DISK_USED_WAIT_MAX};
+use wrenn_domain::limits::DISK_USED_WAIT_MAX;
 use wrenn_domain::sandbox::SandboxState;
 use wrenn_store::pg::{PlacedSandbox, Sandbox};
 
-use super::{Actor, ServiceError, guest_error, sandboxes};
+use super::lookup;
+use crate::actor::Actor;
 use crate::context::Context;
+use crate::error::{ServiceError, guest_error};
 use crate::fleet::{FleetError, MetricPoint};
 
 /// How far back.
@@ -56,6 +54,9 @@ impl MetricsRange {
     }
 
     /// Reads the word of the API; ten minutes when there is none.
+    ///
+    /// # Errors
+    /// When the text is none of the ranges.
     pub fn parse(text: Option<&str>) -> Result<Self, Failure> {
         let Some(text) = text else { return Ok(Self::M10) };
         Self::ALL
@@ -66,6 +67,9 @@ impl MetricsRange {
 }
 
 /// A sandbox's points within a range, oldest first. Of one that is over nothing is kept.
+///
+/// # Errors
+/// When the team has no such sandbox or its state does not allow this, or the database or its host is away.
 pub async fn get(
     ctx: &Context,
     actor: &Actor,
@@ -73,13 +77,13 @@ pub async fn get(
     range: MetricsRange,
 ) -> Result<Vec<MetricPoint>, ServiceError> {
     let PlacedSandbox { sandbox, host_address } =
-        ctx.store.sandbox_get_placed(actor.team, id).await?.ok_or_else(|| sandboxes::not_found(id))?;
+        ctx.store.sandbox_get_placed(actor.team, id).await?.ok_or_else(|| lookup::not_found(id))?;
     if matches!(sandbox.state, SandboxState::Stopped | SandboxState::Stopping)
         || (sandbox.state == SandboxState::Error && !sandbox.disk_kept)
     {
         return Err(Failure::not_found(format!("the capsule {id} is over; its metrics are gone with it")).into());
     }
-    let Some(address) = host_address else { return Err(sandboxes::host_away().into()) };
+    let Some(address) = host_address else { return Err(lookup::host_away().into()) };
     let host = ctx.fleet.host(&address).map_err(guest_error)?;
     match host.metrics(id, range.secs()).await {
         Ok(answer) => Ok(answer.points),
@@ -94,42 +98,16 @@ pub async fn get(
     }
 }
 
-/// What disks used when their hosts were asked last. Many looks at one sandbox cause one question.
-#[derive(Default)]
-pub struct DiskUses(Mutex<HashMap<SandboxId, (Option<u32>, Instant)>>);
-
-impl DiskUses {
-    /// The remembered answer; else the caller is to ask, and others are answered what was known before.
-    fn known(&self, id: SandboxId) -> Option<Option<u32>> {
-        let mut uses = self.0.lock().expect("no holder of this lock can panic");
-        let before = uses.get(&id).copied();
-        if let Some((used, at)) = before
-            && at.elapsed() < DISK_USED_AGE_MAX
-        {
-            return Some(used);
-        }
-        if uses.len() >= DISK_USED_ENTRIES_MAX {
-            uses.clear();
-        }
-        uses.insert(id, (before.and_then(|(used, _)| used), Instant::now()));
-        None
-    }
-
-    fn put(&self, id: SandboxId, used: Option<u32>) {
-        self.0.lock().expect("no holder of this lock can panic").insert(id, (used, Instant::now()));
-    }
-}
-
 /// MiB of its disk a sandbox used a moment ago; none when its host does not say so at once.
 pub async fn disk_used_mib(ctx: &Context, sandbox: &Sandbox, host_address: Option<&str>) -> Option<u32> {
     if !matches!(sandbox.state, SandboxState::Running | SandboxState::Paused) {
         return None;
     }
-    if let Some(known) = ctx.disk_uses.known(sandbox.id) {
+    if let Some(known) = ctx.disk_usage.get_or_begin(sandbox.id) {
         return known;
     }
     let used = ask_disk_used(ctx, sandbox.id, host_address?).await;
-    ctx.disk_uses.put(sandbox.id, used);
+    ctx.disk_usage.put(sandbox.id, used);
     used
 }
 

@@ -3,42 +3,37 @@
 //!
 //! Must never: know HTTP, or call rest or tasks.
 
+pub mod account_deletion;
 pub mod accounts;
-mod actor;
 pub mod admin;
 pub mod audit;
-pub mod chance;
-pub mod channels;
+pub mod credential_watch;
 pub mod credentials;
-pub mod departures;
 pub mod devices;
-mod error;
 pub mod events;
 pub mod exec;
 pub mod files;
 pub mod forks;
 pub mod health;
 pub mod keys;
+pub mod lookup;
 pub mod mails;
 pub mod metrics;
-mod news;
+pub mod notification_channels;
 pub mod oauth;
-pub mod passwords;
 pub mod pauses;
 pub mod ports;
 pub mod processes;
 pub mod rates;
+pub(crate) mod redis_entries;
 pub mod reports;
+pub mod revocation;
+mod sandbox_events;
 pub mod sandboxes;
 pub mod sessions;
 pub mod snapshots;
-pub mod standing;
 pub mod stats;
 pub mod streams;
 pub mod teams;
 pub mod templates;
-pub mod touches;
 pub mod usage;
-
-pub use actor::{Actor, Credential, Person, UsedKey, Who};
-pub use error::{ServiceError, guest_error};

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha256};
+use wrenn_domain::ErrorCode;
 use wrenn_domain::account::{Email, PersonName};
 use wrenn_domain::failure::{Failure, FailureKind};
 use wrenn_domain::ids::{PLATFORM_TEAM, TeamId, UserId};
@@ -14,14 +15,18 @@ use wrenn_store::pg::{
     Author, Identity, Linked, NewAudit, OAuthIntent, OAuthSignedUp, OAuthState, Unlinked, UserStatus,
 };
 
-use super::accounts::activation_audit;
+use super::accounts::{self, activation_audit};
 use super::rates::{self, Limited};
-use super::{Person, ServiceError, chance, sessions};
-use crate::auth::address::ClientAddress;
-use crate::causes::chain;
+use super::sessions;
+use crate::actor::Person;
+use crate::client_address::ClientAddress;
 use crate::context::Context;
-use crate::extension::hooks::{self, NewAccount};
+use crate::error::ServiceError;
+use crate::error_chain::chain;
+use crate::extension::hooks;
+use crate::extension::plugin::NewAccount;
 use crate::oauth::{AuthorizeRequest, CodeGrant, OAuthProvider, Profile};
+use crate::random;
 
 /// A round trip that begins: where to send the browser, and what it must bring back.
 #[derive(Debug)]
@@ -31,7 +36,7 @@ pub struct Begun {
     pub browser: Secret,
 }
 
-/// What the provider sent back, and what the browser had kept.
+/// Parts of the return from a provider: what it sent back, and what the browser had kept.
 #[derive(Debug, Clone, Default)]
 pub struct Returned {
     pub code: Option<String>,
@@ -55,12 +60,20 @@ pub enum Ended {
     },
 }
 
+/// Word for the frontend: the round trip is not one that was begun here. It is spelt like the error code.
+const INVALID_STATE: &str = ErrorCode::InvalidState.as_str();
+/// Word for the frontend: a part of the distribution refused the account. It is spelt like the error code.
+const SIGNUP_HOOK_FAILED: &str = ErrorCode::SignupHookFailed.as_str();
+
 /// The provider of this name.
 fn provider(ctx: &Context, name: &str) -> Result<Arc<dyn OAuthProvider>, Failure> {
     ctx.oauth.get(name).ok_or_else(|| Failure::not_found("there is no such login provider"))
 }
 
 /// Begins a login or sign-up.
+///
+/// # Errors
+/// When there is no such provider, it is tried too often, or the database is away.
 pub async fn begin(
     ctx: &Context,
     from: ClientAddress,
@@ -78,6 +91,9 @@ pub async fn begin(
 }
 
 /// Begins to link the caller's account; only this session, in this browser, can end it.
+///
+/// # Errors
+/// When there is no such provider, it is tried too often, or the database is away.
 pub async fn begin_link(
     ctx: &Context,
     person: &Person,
@@ -95,7 +111,7 @@ async fn start(
     intent: OAuthIntent,
     link: Option<(UserId, SecretHash)>,
 ) -> Result<Begun, ServiceError> {
-    let (state, browser, verifier) = (chance::secret()?, chance::secret()?, chance::secret()?.reveal());
+    let (state, browser, verifier) = (random::secret()?, random::secret()?, random::secret()?.reveal());
     let challenge = URL_SAFE_NO_PAD.encode(Sha256::digest(verifier.as_bytes()));
     let (link_user, session) = link.unzip();
     let stored = OAuthState {
@@ -121,15 +137,18 @@ fn redirect_uri(ctx: &Context, provider: &str) -> String {
 }
 
 /// Ends a round trip.
+///
+/// # Errors
+/// When there is no such provider, it is tried too often, or the database is away. A login that is refused is no error but an end.
 pub async fn finish(ctx: &Context, from: ClientAddress, name: &str, returned: Returned) -> Result<Ended, ServiceError> {
     let failed = |word| Ok(Ended::Failed { link: false, word });
     let provider = provider(ctx, name)?;
     rates::take_address(ctx, Limited::OAuth, from).await?;
     // State first: nothing else in the query is believed without it.
     let state = returned.state.and_then(|text| text.parse::<Secret>().ok());
-    let Some((state, browser)) = state.zip(returned.browser) else { return failed("invalid_state") };
+    let Some((state, browser)) = state.zip(returned.browser) else { return failed(INVALID_STATE) };
     let Some(state) = ctx.store.oauth_state_take(&state.hash(), &browser.hash(), name).await? else {
-        return failed("invalid_state");
+        return failed(INVALID_STATE);
     };
     let link = state.intent == OAuthIntent::Link;
     let failed = |word| Ok(Ended::Failed { link, word });
@@ -149,7 +168,7 @@ pub async fn finish(ctx: &Context, from: ClientAddress, name: &str, returned: Re
     };
     match (state.intent, state.link_user.zip(state.session)) {
         (OAuthIntent::Link, Some((user, session))) => finish_link(ctx, name, user, &session, profile).await,
-        (OAuthIntent::Link, None) => failed("invalid_state"),
+        (OAuthIntent::Link, None) => failed(INVALID_STATE),
         (intent, _) => finish_login(ctx, name, intent, profile).await,
     }
 }
@@ -173,17 +192,20 @@ async fn finish_login(ctx: &Context, name: &str, intent: OAuthIntent, profile: P
     if intent == OAuthIntent::Login {
         return failed("no_account");
     }
+    if accounts::admit_strangers(ctx).is_err() {
+        return failed("signup_closed");
+    }
     let person = person_name(&profile.name, &email)?;
-    let (user, team) = (UserId::from_uuid(chance::id()), TeamId::from_uuid(chance::id()));
+    let (user, team) = (UserId::from_uuid(random::id()), TeamId::from_uuid(random::id()));
     let account = NewAccount { user, team, email: email.to_string(), name: person.to_string() };
     if hooks::on_signup(ctx, &account).await.is_err() {
-        return failed("signup_hook_failed");
+        return failed(SIGNUP_HOOK_FAILED);
     }
     let author =
         Author { kind: wrenn_domain::event::ActorType::User, id: Some(user.to_string()), name: email.to_string() };
     let identity = Identity { provider: name.to_owned(), id: profile.id, email };
     let audit = activation_audit(team, &author, name);
-    let made = ctx.store.oauth_sign_up((user, team), &identity, &person, &chance::slug()?, &audit).await?;
+    let made = ctx.store.oauth_sign_up((user, team), &identity, &person, &random::slug()?, &audit).await?;
     match made {
         OAuthSignedUp::Done(made) => Ok(Ended::LoggedIn { user: made.user, new: true }),
         OAuthSignedUp::EmailTaken => failed("email_taken"),
@@ -205,9 +227,9 @@ async fn finish_link(
     let failed = |word| Ok(Ended::Failed { link: true, word });
     let living = sessions::authenticate(ctx, session).await?.is_some_and(|known| known.facts.user == user);
     if !living {
-        return failed("invalid_state");
+        return failed(INVALID_STATE);
     }
-    let Some(account) = ctx.store.user_get(user).await? else { return failed("invalid_state") };
+    let Some(account) = ctx.store.user_get(user).await? else { return failed(INVALID_STATE) };
     let email = profile.verified_email.as_deref().unwrap_or(&account.email);
     let Ok(email) = email.parse::<Email>() else { return failed("invalid_email") };
     let identity = Identity { provider: name.to_owned(), id: profile.id, email };
@@ -215,11 +237,14 @@ async fn finish_link(
     Ok(match ctx.store.oauth_link(user, &identity, &[audit]).await? {
         Linked::Done => Ended::Linked,
         Linked::Already => Ended::Failed { link: true, word: "already_linked" },
-        Linked::Gone => Ended::Failed { link: true, word: "invalid_state" },
+        Linked::Gone => Ended::Failed { link: true, word: INVALID_STATE },
     })
 }
 
 /// Unlinks a provider from the caller's account.
+///
+/// # Errors
+/// When it is not linked, is the only way into the account, or the database is away.
 pub async fn unlink(ctx: &Context, person: &Person, name: &str) -> Result<(), ServiceError> {
     let audit = link_audit(&person.author(), person.user, "unlink", name);
     match ctx.store.oauth_unlink(person.user, name, &[audit]).await? {

@@ -8,105 +8,89 @@
 //! What is remembered may be stale: the agent refuses what is not running, and then it is forgotten. Anybody may ask for anything
 //! here, so look-ups are few at a time and held requests are counted.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hyper::upgrade::Upgraded;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use wrenn_contract::guest::PORT as ENVD_PORT;
 use wrenn_contract::host::RelayError;
 use wrenn_domain::failure::{Failure, FailureKind};
 use wrenn_domain::ids::{SandboxId, TeamId};
-use wrenn_domain::limits::{
-    DATABASE_WAIT_MAX, HELD_REQUESTS_MAX, PROXY_LOOKUPS_MAX, RESUME_HOLD_MAX, ROUTE_AGE_MAX, ROUTES_MAX,
-};
+use wrenn_domain::limits::{DATABASE_WAIT_MAX, RESUME_HOLD_MAX};
 use wrenn_domain::sandbox::SandboxState;
-use wrenn_store::pg::{Author, Sandbox, Traffic};
+use wrenn_store::pg::{Author, Sandbox};
 
-use super::{Actor, ServiceError, guest_error, keys, pauses, sandboxes};
-use crate::causes::chain;
+use super::{keys, lookup, pauses};
+use crate::actor::Actor;
 use crate::context::Context;
+use crate::error::{ServiceError, guest_error};
+use crate::error_chain::chain;
 use crate::fleet::FleetError;
+use crate::state::permits::TunnelPermit;
+use crate::state::pool::Full;
+use crate::state::port_routes::{Route, WaitOutcome};
 
 /// Between two looks at a sandbox that is on its way.
-const LOOK_MIN: Duration = Duration::from_millis(25);
-const LOOK_MAX: Duration = Duration::from_millis(200);
+const POLL_MIN: Duration = Duration::from_millis(25);
+const POLL_MAX: Duration = Duration::from_millis(200);
 
-/// How a wait ended; none while it lasts.
-type Waited = Option<Result<(), Failure>>;
-
-/// What is known of the way to sandboxes, and who waits for one.
-pub struct Ports {
-    known: Mutex<HashMap<SandboxId, (Instant, Arc<Route>)>>,
-    lookups: Semaphore,
-    held: Semaphore,
-    /// Waits under way: one for each sandbox, however many wait in it.
-    waits: Mutex<HashMap<SandboxId, watch::Receiver<Waited>>>,
-}
-
-/// The way to one sandbox.
-#[derive(Debug)]
-pub struct Route {
-    pub team: TeamId,
-    pub traffic: Traffic,
-    /// Its host's agent.
-    pub address: String,
-}
-
-impl Default for Ports {
-    fn default() -> Self {
-        Self {
-            known: Mutex::default(),
-            lookups: Semaphore::new(PROXY_LOOKUPS_MAX),
-            held: Semaphore::new(HELD_REQUESTS_MAX),
-            waits: Mutex::default(),
-        }
-    }
-}
-
-impl Ports {
-    /// What is remembered did not hold.
-    pub fn forget(&self, id: SandboxId) {
-        self.known.lock().expect("no panic while held").remove(&id);
-    }
-
-    fn recall(&self, id: SandboxId) -> Option<Arc<Route>> {
-        let known = self.known.lock().expect("no panic while held");
-        known.get(&id).filter(|(at, _)| at.elapsed() < ROUTE_AGE_MAX).map(|(_, route)| route.clone())
-    }
-
-    fn remember(&self, id: SandboxId, route: Arc<Route>) {
-        let mut known = self.known.lock().expect("no panic while held");
-        if known.len() >= ROUTES_MAX {
-            known.retain(|_, (at, _)| at.elapsed() < ROUTE_AGE_MAX);
-            if known.len() >= ROUTES_MAX {
-                known.clear();
-            }
-        }
-        known.insert(id, (Instant::now(), route));
-    }
-}
-
-/// Who wants to reach a port.
+/// Visitor who wants to reach a port.
 #[derive(Debug, Clone, Copy)]
 pub enum Visitor<'a> {
     /// Somebody known, of this team.
     Team(TeamId),
     /// Anybody, perhaps with a key that was not looked at yet.
-    Anybody { key: Option<&'a str> },
+    Anybody {
+        key: Option<&'a str>,
+        /// Network the visitor comes from.
+        network: &'a str,
+    },
+}
+
+impl Visitor<'_> {
+    /// Party that look-ups for this visitor are counted for.
+    fn party(self) -> String {
+        match self {
+            Self::Team(team) => team.to_string(),
+            Self::Anybody { network, .. } => network.to_owned(),
+        }
+    }
 }
 
 /// A raw connection of the caller's team to a port. Traffic like any other: it may resume the sandbox.
-pub async fn tunnel(ctx: &Arc<Context>, actor: &Actor, id: SandboxId, port: u16) -> Result<Upgraded, ServiceError> {
+///
+/// # Errors
+/// When the visitor may not come in, the sandbox does not run and does not come to run, or its host is away.
+pub(crate) async fn tunnel(
+    ctx: &Arc<Context>,
+    actor: &Actor,
+    id: SandboxId,
+    port: u16,
+) -> Result<(Upgraded, TunnelPermit), ServiceError> {
     if port == ENVD_PORT {
         let text = format!("port {ENVD_PORT} belongs to the capsule's own agent; the API offers what it does");
         return Err(Failure::new(FailureKind::Invalid, text).into());
     }
-    connect(ctx, Visitor::Team(actor.team), id, port).await
+    let visitor = Visitor::Team(actor.team);
+    // Only of a sandbox of the team's own: nobody may use up another team's permits.
+    let (route, _) = locate(ctx, visitor, id).await?;
+    let permit = ctx.permits.tunnel(id, route.team).map_err(|full| tunnels_full(full, id))?;
+    Ok((connect(ctx, visitor, id, port).await?, permit))
+}
+
+/// Refusal of a connection to a port for which there is no permit.
+pub(crate) fn tunnels_full(full: Full, id: SandboxId) -> ServiceError {
+    ServiceError::Busy(match full {
+        Full::Total => "too many connections to capsules are open; try again".to_owned(),
+        Full::Share => format!("too many connections to capsule {id}, or to its team's capsules, are open; close some"),
+    })
 }
 
 /// A raw connection to a port.
+///
+/// # Errors
+/// When the visitor may not come in, the sandbox does not run and does not come to run, or its host is away.
 pub async fn connect(
     ctx: &Arc<Context>,
     visitor: Visitor<'_>,
@@ -116,14 +100,14 @@ pub async fn connect(
     let until = Instant::now() + RESUME_HOLD_MAX;
     let mut tries = 0;
     loop {
-        let route = locate(ctx, visitor, id).await?;
+        let (route, _) = locate(ctx, visitor, id).await?;
         let error = match ctx.fleet.tunnel(&route.address, &id, port).await {
             Ok(tunnel) => return Ok(tunnel),
             Err(error) => error,
         };
         let not_running = matches!(error, FleetError::Relay(RelayError::NotRunning | RelayError::NotFound));
         if not_running || error.is_away() {
-            ctx.ports.forget(id);
+            ctx.port_routes.forget(id);
         }
         // What was remembered may be old. Else the host is ahead of what it has reported: it paused the sandbox by itself.
         let again = not_running && (tries == 0 || route.traffic.auto_resume && Instant::now() < until);
@@ -131,28 +115,35 @@ pub async fn connect(
             return Err(guest_error(error));
         }
         if tries > 0 {
-            tokio::time::sleep(LOOK_MAX).await;
+            tokio::time::sleep(POLL_MAX).await;
         }
         tries += 1;
     }
 }
 
 /// The way to a sandbox that runs, or that comes to run while this waits.
-pub async fn locate(ctx: &Arc<Context>, visitor: Visitor<'_>, id: SandboxId) -> Result<Arc<Route>, ServiceError> {
+///
+/// # Errors
+/// When the visitor may not come in, the sandbox does not run and does not come to run, or its host is away.
+pub async fn locate(
+    ctx: &Arc<Context>,
+    visitor: Visitor<'_>,
+    id: SandboxId,
+) -> Result<(Arc<Route>, Option<Arc<Actor>>), ServiceError> {
     let until = Instant::now() + RESUME_HOLD_MAX;
     loop {
-        if let Some(route) = ctx.ports.recall(id) {
-            admit(ctx, visitor, id, &route).await?;
-            return Ok(route);
+        if let Some(route) = ctx.port_routes.get(id) {
+            let actor = admit(ctx, visitor, id, &route).await?;
+            return Ok((route, actor));
         }
         let found = {
-            let turn = tokio::time::timeout(DATABASE_WAIT_MAX, ctx.ports.lookups.acquire()).await;
+            let turn = ctx.permits.lookups.wait(visitor.party(), DATABASE_WAIT_MAX).await;
             let _turn = turn.map_err(|_| ServiceError::Busy("too many look-ups; try again".to_owned()))?;
             // Somebody who was before us may have asked for the same.
-            if ctx.ports.recall(id).is_some() {
+            if ctx.port_routes.get(id).is_some() {
                 continue;
             }
-            ctx.store.sandbox_get_for_traffic(id).await?.ok_or_else(|| sandboxes::not_found(id))?
+            ctx.store.sandbox_get_for_traffic(id).await?.ok_or_else(|| lookup::not_found(id))?
         };
         let route = Arc::new(Route {
             team: found.sandbox.team,
@@ -160,12 +151,12 @@ pub async fn locate(ctx: &Arc<Context>, visitor: Visitor<'_>, id: SandboxId) -> 
             address: found.host_address.unwrap_or_default(),
         });
         // First who may know anything, then what there is to know.
-        admit(ctx, visitor, id, &route).await?;
+        let actor = admit(ctx, visitor, id, &route).await?;
         match judge(&found.sandbox)? {
-            Next::Go if route.address.is_empty() => return Err(sandboxes::host_away().into()),
+            Next::Go if route.address.is_empty() => return Err(lookup::host_away().into()),
             Next::Go => {
-                ctx.ports.remember(id, route.clone());
-                return Ok(route);
+                ctx.port_routes.put(id, route.clone());
+                return Ok((route, actor));
             }
             Next::Wait if Instant::now() < until => hold(ctx, id).await?,
             Next::Wait => return Err(too_long(id)),
@@ -173,17 +164,26 @@ pub async fn locate(ctx: &Arc<Context>, visitor: Visitor<'_>, id: SandboxId) -> 
     }
 }
 
-async fn admit(ctx: &Context, visitor: Visitor<'_>, id: SandboxId, route: &Route) -> Result<(), ServiceError> {
-    let team = match visitor {
-        Visitor::Team(team) => team,
-        Visitor::Anybody { .. } if route.traffic.public_ports => return Ok(()),
-        Visitor::Anybody { key: Some(key) } => keys::authenticate(ctx, key).await?.team,
-        Visitor::Anybody { key: None } => {
+/// Judges whether a visitor may come in. Answers the actor of the key that was needed for it.
+async fn admit(
+    ctx: &Context,
+    visitor: Visitor<'_>,
+    id: SandboxId,
+    route: &Route,
+) -> Result<Option<Arc<Actor>>, ServiceError> {
+    let (team, actor) = match visitor {
+        Visitor::Team(team) => (team, None),
+        Visitor::Anybody { .. } if route.traffic.public_ports => return Ok(None),
+        Visitor::Anybody { key: Some(key), network } => {
+            let actor = keys::authenticate(ctx, network, key).await?;
+            (actor.team, Some(actor))
+        }
+        Visitor::Anybody { key: None, .. } => {
             let text = "the ports of this capsule are not public; send an API key of its team in X-API-Key";
             return Err(Failure::new(FailureKind::Unauthorized, text).into());
         }
     };
-    if team == route.team { Ok(()) } else { Err(sandboxes::not_found(id).into()) }
+    if team == route.team { Ok(actor) } else { Err(lookup::not_found(id).into()) }
 }
 
 enum Next {
@@ -191,7 +191,7 @@ enum Next {
     Wait,
 }
 
-/// What its state means for traffic.
+/// Judges what a sandbox's state means for traffic.
 fn judge(sandbox: &Sandbox) -> Result<Next, ServiceError> {
     match sandbox.state {
         // One that stands still for a snapshot does so for an instant; whether it runs, its host knows.
@@ -205,7 +205,7 @@ fn judge(sandbox: &Sandbox) -> Result<Next, ServiceError> {
             );
             Err(Failure::new(FailureKind::NotRunning, text).into())
         }
-        SandboxState::Missing => Err(sandboxes::host_away().into()),
+        SandboxState::Missing => Err(lookup::host_away().into()),
         state @ (SandboxState::Stopping | SandboxState::Stopped | SandboxState::Error) => Err(over(state).into()),
     }
 }
@@ -221,23 +221,24 @@ fn too_long(id: SandboxId) -> ServiceError {
 
 /// Returns when the sandbox runs, or says why it will not. Whoever comes while somebody waits already waits with him.
 async fn hold(ctx: &Arc<Context>, id: SandboxId) -> Result<(), ServiceError> {
-    let place = ctx.ports.held.try_acquire();
-    let _place = place.map_err(|_| ServiceError::Busy("too many requests wait for capsules; try again".to_owned()))?;
-    let mut wait = {
-        let mut waits = ctx.ports.waits.lock().expect("no panic while held");
-        waits.entry(id).or_insert_with(|| begin(ctx, id)).clone()
-    };
+    let _permit = ctx.permits.held.take(id).map_err(|full| {
+        ServiceError::Busy(match full {
+            Full::Total => "too many requests wait for capsules; try again".to_owned(),
+            Full::Share => format!("too many requests wait for capsule {id}; try again"),
+        })
+    })?;
+    let mut wait = ctx.port_routes.join_wait(id, || begin(ctx, id));
     let outcome = match wait.wait_for(Option::is_some).await {
         Ok(outcome) => outcome.clone(),
         // Its task ended without a word: the server ends.
         Err(_) => None,
     };
-    outcome.unwrap_or_else(|| Err(sandboxes::host_away())).map_err(ServiceError::from)
+    outcome.unwrap_or_else(|| Err(lookup::host_away())).map_err(ServiceError::from)
 }
 
 /// In a task of its own: a caller who hangs up must not stop a resume others wait for.
-fn begin(ctx: &Arc<Context>, id: SandboxId) -> watch::Receiver<Waited> {
-    let (tell, wait) = watch::channel(None);
+fn begin(ctx: &Arc<Context>, id: SandboxId) -> watch::Receiver<WaitOutcome> {
+    let (sender, wait) = watch::channel(None);
     let ctx = ctx.clone();
     ctx.clone().tasks.spawn(async move {
         let outcome = tokio::select! {
@@ -248,9 +249,9 @@ fn begin(ctx: &Arc<Context>, id: SandboxId) -> watch::Receiver<Waited> {
             }
         };
         // Gone before it is told, so that whoever comes after looks anew.
-        ctx.ports.waits.lock().expect("no panic while held").remove(&id);
+        ctx.port_routes.end_wait(id);
         if let Some(outcome) = outcome {
-            tell.send_replace(Some(outcome.map_err(shown)));
+            sender.send_replace(Some(outcome.map_err(shown)));
         }
     });
     wait
@@ -271,10 +272,10 @@ fn shown(error: ServiceError) -> Failure {
 }
 
 async fn come_up(ctx: &Arc<Context>, id: SandboxId) -> Result<(), ServiceError> {
-    let mut pause = LOOK_MIN;
+    let mut pause = POLL_MIN;
     let mut asked = false;
     loop {
-        let found = ctx.store.sandbox_get_for_traffic(id).await?.ok_or_else(|| sandboxes::not_found(id))?;
+        let found = ctx.store.sandbox_get_for_traffic(id).await?.ok_or_else(|| lookup::not_found(id))?;
         let sandbox = found.sandbox;
         match judge(&sandbox)? {
             Next::Go => return Ok(()),
@@ -290,6 +291,6 @@ async fn come_up(ctx: &Arc<Context>, id: SandboxId) -> Result<(), ServiceError> 
             Next::Wait => {}
         }
         tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(LOOK_MAX);
+        pause = (pause * 2).min(POLL_MAX);
     }
 }

@@ -6,9 +6,9 @@ use std::time::Duration;
 use wrenn_domain::failure::Failure;
 use wrenn_store::pg::Rate;
 
-use super::ServiceError;
-use crate::auth::address::ClientAddress;
+use crate::client_address::ClientAddress;
 use crate::context::Context;
+use crate::error::ServiceError;
 
 /// An act that is limited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +16,8 @@ pub enum Limited {
     SignUp,
     Activate,
     Login,
+    /// Logins to one account from all networks together.
+    LoginAnywhere,
     AskReset,
     ConfirmReset,
     ChangePassword,
@@ -37,6 +39,7 @@ impl Limited {
             Self::SignUp => "signup",
             Self::Activate => "activate",
             Self::Login => "login",
+            Self::LoginAnywhere => "login-anywhere",
             Self::AskReset => "reset",
             Self::ConfirmReset => "reset-confirm",
             Self::ChangePassword => "password",
@@ -57,7 +60,7 @@ impl Limited {
     fn per_address(self) -> Rate {
         match self {
             Self::SignUp | Self::AskReset => rate(10, 60),
-            Self::Login => rate(30, 4),
+            Self::Login | Self::LoginAnywhere => rate(30, 4),
             Self::Activate | Self::ConfirmReset | Self::OAuth => rate(30, 10),
             Self::BeginDevice => rate(20, 30),
             Self::AskDevice => rate(60, 1),
@@ -78,6 +81,8 @@ impl Limited {
             // Each may send a mail.
             Self::SignUp | Self::AskReset => rate(3, 600),
             Self::Login => rate(10, 30),
+            // Room for a flood of wrong tries beside its owner's; Argon2 and this bound what guessing from many networks gets.
+            Self::LoginAnywhere => rate(200, 1),
             Self::ChangePassword | Self::DeleteAccount => rate(10, 60),
             Self::ApproveDevice => rate(10, 30),
             Self::Activate | Self::ConfirmReset | Self::OAuth | Self::BeginDevice | Self::AskDevice => rate(30, 10),
@@ -96,16 +101,25 @@ const fn rate(burst: u32, every_secs: u64) -> Rate {
 }
 
 /// Counts one try of an address.
+///
+/// # Errors
+/// When it was tried too often, or the database is away.
 pub async fn take_address(ctx: &Context, act: Limited, from: ClientAddress) -> Result<(), ServiceError> {
     take(ctx, &format!("{}:addr:{}", act.word(), from.network()), act.per_address()).await
 }
 
 /// Counts one try on an account, named by address or id.
+///
+/// # Errors
+/// When it was tried too often, or the database is away.
 pub async fn take_account(ctx: &Context, act: Limited, account: &str) -> Result<(), ServiceError> {
     take(ctx, &account_key(act, account), act.per_account()).await
 }
 
 /// The account proved itself: its tries so far are forgiven.
+///
+/// # Errors
+/// When the database cannot be asked.
 pub async fn forgive_account(ctx: &Context, act: Limited, account: &str) -> Result<(), ServiceError> {
     Ok(ctx.store.rate_forgive(&account_key(act, account)).await?)
 }
@@ -125,6 +139,6 @@ async fn take(ctx: &Context, key: &str, rate: Rate) -> Result<(), ServiceError> 
 }
 
 /// Whole seconds, never too few.
-pub fn secs_up(wait: Duration) -> u64 {
+fn secs_up(wait: Duration) -> u64 {
     wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
 }

@@ -4,18 +4,22 @@
 //! it is to pause, paused or crashed while it is to resume) counts only as the answer to that wish, told by its operation: a
 //! late word on an older wish never touches a newer one.
 
+use wrenn_domain::SandboxErrorCode;
 use wrenn_domain::ids::SandboxId;
 use wrenn_domain::sandbox::{SandboxEvent, SandboxState};
 use wrenn_store::StoreError;
-use wrenn_store::pg::{Capture, Change, Changed, Desired, Sandbox};
+use wrenn_store::pg::{Capture, Change, Changed, Desired, Sandbox, SandboxError};
 
-use super::news;
+use super::sandbox_events;
 
 use crate::context::Context;
 use crate::fault::FaultPoint;
 use crate::fleet::{HostPhase, HostReport};
 
 /// Takes a report. Answers the row as it is afterwards; none when there is no such row.
+///
+/// # Errors
+/// When the database cannot be asked.
 pub async fn take(ctx: &Context, sandbox: Sandbox, report: &HostReport) -> Result<Option<Sandbox>, StoreError> {
     let mut sandbox = sandbox;
     loop {
@@ -36,15 +40,18 @@ pub async fn take(ctx: &Context, sandbox: Sandbox, report: &HostReport) -> Resul
 }
 
 /// Takes an event that no host reported: given up, or gone with its host's memory of it.
+///
+/// # Errors
+/// When the database cannot be asked.
 pub async fn take_event(
     ctx: &Context,
     id: SandboxId,
     seen: &Sandbox,
     event: SandboxEvent,
-    error: Option<(String, String)>,
+    error: Option<SandboxError>,
 ) -> Result<bool, StoreError> {
     let Ok(next) = seen.state.after(event) else { return Ok(false) };
-    let change = news::told(seen, Change { state: Some(next), error, ..consequences(event) });
+    let change = sandbox_events::with_event(seen, Change { state: Some(next), error, ..consequences(event) });
     match ctx.store.sandbox_change(id, seen.generation, &change).await? {
         Changed::Applied(now) => {
             ctx.outbox.notify_one();
@@ -63,24 +70,28 @@ fn change_for(sandbox: &Sandbox, report: &HostReport) -> Option<Change> {
     }
     let event = event_of(sandbox, report)?;
     let next = sandbox.state.after(event).ok()?;
-    let told = Change { state: Some(next), report: Some(report.mark.clone()), ..consequences(event) };
-    let told = match (event, next) {
-        (SandboxEvent::PauseFailed, _) => Change { error: Some(refusal(report, "pause")), ..told },
-        (SandboxEvent::ResumeFailed, _) => Change { error: Some(refusal(report, "resume")), ..told },
+    let change = Change { state: Some(next), report: Some(report.mark.clone()), ..consequences(event) };
+    let change = match (event, next) {
+        (SandboxEvent::PauseFailed, _) => {
+            Change { error: Some(refusal(report, "pause", SandboxErrorCode::PauseFailed)), ..change }
+        }
+        (SandboxEvent::ResumeFailed, _) => {
+            Change { error: Some(refusal(report, "resume", SandboxErrorCode::ResumeFailed)), ..change }
+        }
         (SandboxEvent::Crashed | SandboxEvent::Failed, SandboxState::Error) => {
-            Change { error: Some(end(sandbox, report)), disk_kept: Some(report.phase == HostPhase::Crashed), ..told }
+            Change { error: Some(end(sandbox, report)), disk_kept: Some(report.phase == HostPhase::Crashed), ..change }
         }
         // Where it goes back to when it is captured.
         (SandboxEvent::Ready | SandboxEvent::PauseDone, SandboxState::Snapshotting) => Change {
             capture: sandbox.capture.map(|c| Capture { from_paused: event == SandboxEvent::PauseDone, ..c }),
-            ..told
+            ..change
         },
-        _ => told,
+        _ => change,
     };
-    Some(news::told(sandbox, told))
+    Some(sandbox_events::with_event(sandbox, change))
 }
 
-/// What a report means for a sandbox in its present state; nothing while the host is on its way.
+/// Judges what a report means for a sandbox in its present state; nothing while the host is on its way.
 fn event_of(sandbox: &Sandbox, report: &HostReport) -> Option<SandboxEvent> {
     let answered = report.operation >= sandbox.operation;
     Some(match (report.phase, sandbox.state) {
@@ -98,7 +109,7 @@ fn event_of(sandbox: &Sandbox, report: &HostReport) -> Option<SandboxEvent> {
     })
 }
 
-/// What an event changes beside the state.
+/// Lists what an event changes beside the state.
 fn consequences(event: SandboxEvent) -> Change {
     match event {
         SandboxEvent::Ready | SandboxEvent::PauseFailed => {
@@ -119,24 +130,24 @@ fn consequences(event: SandboxEvent) -> Change {
     }
 }
 
-fn refusal(report: &HostReport, act: &str) -> (String, String) {
-    let text = match report.operation_error.as_str() {
+fn refusal(report: &HostReport, act: &str, code: SandboxErrorCode) -> SandboxError {
+    let message = match report.operation_error.as_str() {
         "" => format!("the host could not {act} the capsule"),
         why => format!("the {act} did not work: {why}"),
     };
-    (text, format!("{act}_failed"))
+    SandboxError::new(message, code)
 }
 
 /// Why a sandbox is over: the reason of its end, or why booting its kept disk did not work.
-fn end(sandbox: &Sandbox, report: &HostReport) -> (String, String) {
+fn end(sandbox: &Sandbox, report: &HostReport) -> SandboxError {
     if sandbox.state == SandboxState::Resuming && !report.operation_error.is_empty() {
-        return refusal(report, "resume");
+        return refusal(report, "resume", SandboxErrorCode::ResumeFailed);
     }
-    let text = match report.reason.as_str() {
+    let message = match report.reason.as_str() {
         "" => "the capsule ended by itself".to_owned(),
         reason => reason.to_owned(),
     };
-    (text, report.reason_code.clone())
+    SandboxError { message, code: report.reason_code.map(SandboxErrorCode::Ended) }
 }
 
 fn note(was: SandboxState, now: &Sandbox, report: &HostReport) {
@@ -147,7 +158,7 @@ fn note(was: SandboxState, now: &Sandbox, report: &HostReport) {
     if !report.operation_error.is_empty() && report.operation == now.operation {
         tracing::warn!(sandbox = %id, %was, now = %now.state, why = %report.operation_error, "{id} stays {}", now.state);
     } else if now.state == SandboxState::Error {
-        tracing::warn!(sandbox = %id, %was, reason = %report.reason, code = %report.reason_code, "{id} failed");
+        tracing::warn!(sandbox = %id, %was, reason = %report.reason, code = ?report.reason_code, "{id} failed");
     } else {
         tracing::info!(sandbox = %id, %was, now = %now.state, "{id} is {}", now.state);
     }

@@ -1,36 +1,29 @@
 //! Sessions: made, looked up, ended. Truth is in the database; this process remembers it for a second, Redis for all
 //! processes a little longer, by generation, so that an end is known everywhere at once.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use tokio::sync::OnceCell;
 use wrenn_domain::ids::{TeamId, UserId};
-use wrenn_domain::limits::{SESSION_CACHE_AGE_MAX, SESSION_CACHE_ENTRIES_MAX, USER_AGENT_BYTES_MAX};
+use wrenn_domain::limits::{SESSION_SHARED_AGE_MAX, USER_AGENT_BYTES_MAX};
 use wrenn_domain::secret::{Secret, SecretHash};
-use wrenn_store::pg::{Ended, NewSession, SessionFacts, SessionRow};
+use wrenn_store::pg::{NewSession, SessionFacts, SessionRow};
 
-use super::{Actor, ServiceError, chance, keys};
-use crate::auth::address::ClientAddress;
-use crate::causes::chain;
+use super::{redis_entries, revocation};
+use crate::actor::Actor;
+use crate::client_address::ClientAddress;
 use crate::context::Context;
+use crate::error::ServiceError;
+use crate::random;
+use crate::state::session_cache::KnownSession;
 
 /// Longest wait for Redis before the database is asked instead.
 const SHARED_WAIT_MAX: Duration = Duration::from_millis(50);
-/// How long Redis is left alone after it failed.
-const SHARED_REST: Duration = Duration::from_secs(2);
 
-/// A session that is good.
-#[derive(Debug)]
-pub struct Known {
-    pub facts: SessionFacts,
-    /// None while the user is in no team.
-    pub actor: Option<Arc<Actor>>,
-}
+/// Difference between the clocks of two control planes that is put up with.
+const CLOCKS_APART_MAX: Duration = Duration::from_secs(30);
 
 /// Where a session is made for.
 #[derive(Debug, Clone)]
@@ -39,68 +32,11 @@ pub struct Browser {
     pub address: ClientAddress,
 }
 
-/// What this process remembers of sessions. Many requests of one session cause one look.
-pub struct SessionCache {
-    entries: Mutex<HashMap<SecretHash, Arc<Looked>>>,
-    began: Instant,
-    /// Milliseconds since `began` until which Redis is left alone.
-    rest_until: AtomicU64,
-}
-
-struct Looked {
-    at: Instant,
-    known: OnceCell<Option<Arc<Known>>>,
-}
-
-impl Default for SessionCache {
-    fn default() -> Self {
-        Self { entries: Mutex::default(), began: Instant::now(), rest_until: AtomicU64::new(0) }
-    }
-}
-
-impl SessionCache {
-    /// Forgets every session of a user.
-    pub fn forget(&self, user: &str) {
-        let gone = |looked: &Arc<Looked>| match looked.known.get() {
-            Some(Some(known)) => known.facts.user.to_string() == user,
-            Some(None) => false,
-            // Being looked up: what it will find may be older than the news.
-            None => true,
-        };
-        self.entries.lock().expect("no panic while held").retain(|_, looked| !gone(looked));
-    }
-
-    fn entry(&self, hash: &SecretHash) -> Arc<Looked> {
-        let mut entries = self.entries.lock().expect("no panic while held");
-        if let Some(fresh) = entries.get(hash).filter(|e| e.at.elapsed() < SESSION_CACHE_AGE_MAX) {
-            return fresh.clone();
-        }
-        if entries.len() >= SESSION_CACHE_ENTRIES_MAX {
-            entries.retain(|_, e| e.at.elapsed() < SESSION_CACHE_AGE_MAX);
-            if entries.len() >= SESSION_CACHE_ENTRIES_MAX {
-                entries.clear();
-            }
-        }
-        let entry = Arc::new(Looked { at: Instant::now(), known: OnceCell::new() });
-        entries.insert(hash.clone(), entry.clone());
-        entry
-    }
-
-    fn now_ms(&self) -> u64 {
-        self.began.elapsed().as_millis() as u64
-    }
-
-    fn redis_rests(&self) -> bool {
-        self.now_ms() < self.rest_until.load(Ordering::Relaxed)
-    }
-
-    fn let_redis_rest(&self) {
-        self.rest_until.store(self.now_ms() + SHARED_REST.as_millis() as u64, Ordering::Relaxed);
-    }
-}
-
 /// The session with this hash, if it is good.
-pub async fn authenticate(ctx: &Context, hash: &SecretHash) -> Result<Option<Arc<Known>>, ServiceError> {
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn authenticate(ctx: &Context, hash: &SecretHash) -> Result<Option<Arc<KnownSession>>, ServiceError> {
     let entry = ctx.sessions.entry(hash);
     let look_up = || async {
         let facts = match shared(ctx, hash).await {
@@ -116,19 +52,25 @@ pub async fn authenticate(ctx: &Context, hash: &SecretHash) -> Result<Option<Arc
         Ok::<_, ServiceError>(facts.map(|facts| {
             ctx.touches.session(hash);
             let actor = Actor::of_session(hash, &facts).map(Arc::new);
-            Arc::new(Known { facts, actor })
+            Arc::new(KnownSession { facts, actor })
         }))
     };
-    let known = entry.known.get_or_try_init(look_up).await?.clone();
+    let known = entry.get_or_try_init(look_up).await?.clone();
     Ok(known.filter(|known| known.facts.expires_at > Utc::now()))
 }
 
 /// Whether an account is a platform admin now.
+///
+/// # Errors
+/// When the database cannot be asked.
 pub async fn is_admin(ctx: &Context, user: UserId) -> Result<bool, ServiceError> {
     Ok(ctx.store.user_is_admin(user).await?)
 }
 
 /// Makes a session for an active account; the one before ends. None when the account is not active.
+///
+/// # Errors
+/// When the system gives no random numbers or the database is away.
 pub async fn issue(
     ctx: &Context,
     browser: &Browser,
@@ -136,7 +78,7 @@ pub async fn issue(
     team: Option<TeamId>,
     before: Option<&SecretHash>,
 ) -> Result<Option<(Secret, SessionFacts)>, ServiceError> {
-    let secret = chance::secret()?;
+    let secret = random::secret()?;
     let new = NewSession {
         hash: secret.hash(),
         user,
@@ -155,51 +97,31 @@ pub async fn issue(
 }
 
 /// Ends one session of a user. Ending one that is over is no error.
+///
+/// # Errors
+/// When the database cannot be asked.
 pub async fn end(ctx: &Context, user: UserId, hash: &SecretHash) -> Result<(), ServiceError> {
     let generation = ctx.store.session_end(user, hash).await?;
-    tell(ctx, user, generation).await;
+    revocation::forget_sessions(ctx, user, generation).await;
     Ok(())
 }
 
 /// Ends all sessions of a user.
+///
+/// # Errors
+/// When the database cannot be asked.
 pub async fn end_all(ctx: &Context, user: UserId) -> Result<(), ServiceError> {
     let generation = ctx.store.session_end_all(user).await?;
-    tell(ctx, user, generation).await;
+    revocation::forget_sessions(ctx, user, generation).await;
     Ok(())
 }
 
 /// A user's sessions, newest use first.
+///
+/// # Errors
+/// When the database cannot be asked.
 pub async fn list(ctx: &Context, user: UserId) -> Result<Vec<SessionRow>, ServiceError> {
     Ok(ctx.store.session_list(user).await?)
-}
-
-/// Makes every cache forget what it knows of these users and keys. The database has it already; this only makes it sooner.
-pub async fn forget(ctx: &Context, ended: &Ended) {
-    for user in &ended.users {
-        match ctx.store.session_generation(*user).await {
-            // Purged: nothing of it can be found any more.
-            Ok(None) => ctx.sessions.forget(&user.to_string()),
-            Ok(Some(generation)) => tell(ctx, *user, generation).await,
-            Err(error) => {
-                ctx.sessions.forget(&user.to_string());
-                tracing::warn!(%user, error = %chain(&error), "other control planes learn of an ended session by age only");
-            }
-        }
-    }
-    keys::forget(ctx, &ended.keys).await;
-}
-
-/// The same for one user whose cached facts are old.
-pub async fn forget_user(ctx: &Context, user: UserId) {
-    forget(ctx, &Ended { keys: Vec::new(), users: vec![user] }).await;
-}
-
-async fn tell(ctx: &Context, user: UserId, generation: i64) {
-    let user = user.to_string();
-    ctx.sessions.forget(&user);
-    if let Err(error) = ctx.haste.sessions_changed(&user, generation).await {
-        tracing::warn!(user, error = %chain(&error), "other control planes learn of an ended session by age only");
-    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -211,17 +133,30 @@ struct Shared {
     team: Option<(TeamId, String)>,
     generation: i64,
     expires_at: DateTime<Utc>,
+    shared_at: DateTime<Utc>,
+}
+
+/// Key that the code of a session's entry is bound to.
+fn entry_key(hash: &SecretHash) -> String {
+    format!("session:{hash}")
 }
 
 async fn shared(ctx: &Context, hash: &SecretHash) -> Option<SessionFacts> {
     if ctx.sessions.redis_rests() {
         return None;
     }
-    let Ok(Ok(found)) = tokio::time::timeout(SHARED_WAIT_MAX, ctx.haste.session_get(hash)).await else {
+    let Ok(Ok(found)) = tokio::time::timeout(SHARED_WAIT_MAX, ctx.redis.session_get(hash)).await else {
         ctx.sessions.let_redis_rest();
         return None;
     };
-    let shared: Shared = serde_json::from_str(&found?).ok()?;
+    let found = found?;
+    let text = redis_entries::verify(ctx, &entry_key(hash), &found).await.ok()??;
+    let shared: Shared = serde_json::from_str(text).ok()?;
+    // One that is older than any entry lives was put back by somebody.
+    let age = Utc::now().signed_duration_since(shared.shared_at).abs().to_std().ok()?;
+    if age > SESSION_SHARED_AGE_MAX + CLOCKS_APART_MAX {
+        return None;
+    }
     let team = match shared.team {
         None => None,
         Some((team, role)) => Some((team, role.parse().ok()?)),
@@ -249,10 +184,12 @@ async fn share(ctx: &Context, hash: &SecretHash, facts: &SessionFacts) {
         team: facts.team.map(|(team, role)| (team, role.as_str().to_owned())),
         generation: facts.generation,
         expires_at: facts.expires_at,
+        shared_at: Utc::now(),
     };
     let Ok(body) = serde_json::to_string(&shared) else { return };
+    let Ok(body) = redis_entries::sign(ctx, &entry_key(hash), &body).await else { return };
     let user = facts.user.to_string();
-    let put = ctx.haste.session_put(hash, &user, facts.generation, &body);
+    let put = ctx.redis.session_put(hash, &user, facts.generation, &body);
     if !matches!(tokio::time::timeout(SHARED_WAIT_MAX, put).await, Ok(Ok(()))) {
         ctx.sessions.let_redis_rest();
     }

@@ -4,8 +4,9 @@ use wrenn_domain::failure::Failure;
 use wrenn_domain::limits::STATS_DAYS;
 use wrenn_store::pg::Series;
 
-use super::{Actor, ServiceError};
+use crate::actor::Actor;
 use crate::context::Context;
+use crate::error::ServiceError;
 
 /// How far back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +44,9 @@ impl StatsRange {
     }
 
     /// Reads the word of the API; one hour when there is none.
+    ///
+    /// # Errors
+    /// When the text is none of the ranges.
     pub fn parse(text: Option<&str>) -> Result<Self, Failure> {
         let Some(text) = text else { return Ok(Self::H1) };
         Self::ALL
@@ -53,6 +57,9 @@ impl StatsRange {
 }
 
 /// The caller's team's levels.
+///
+/// # Errors
+/// When the database cannot be asked.
 pub async fn get(ctx: &Context, actor: &Actor, range: StatsRange) -> Result<Series, ServiceError> {
     let (width, count) = range.buckets();
     Ok(ctx.store.team_levels(actor.team, width, count, STATS_DAYS).await?)

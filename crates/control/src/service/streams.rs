@@ -2,106 +2,49 @@
 //!
 //! Calls are boxed here: a stream that lasts must not hold the room of every call it may make.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
-use std::hash::Hash;
-use std::sync::{Arc, Mutex};
-
 use bytes::Bytes;
 use connectrpc::ErrorCode;
 use futures::Stream;
 use wrenn_contract::host::RelayError;
 use wrenn_contract::proto::process::{ProcessConfig, Signal};
+use wrenn_domain::command::Command;
 use wrenn_domain::ids::SandboxId;
 use wrenn_domain::limits::{PROCESS_START_MAX, STREAMS_PER_SANDBOX_MAX};
 use wrenn_domain::names::ProcessTag;
 
-use super::exec::{self, Command};
-use super::{Actor, Credential, ServiceError, guest_error, sandboxes};
+use super::exec;
+use super::lookup;
+use crate::actor::{Actor, Credential};
 use crate::context::Context;
-pub use crate::fleet::guest::{Ended, InputKind, ProcessNews, Selector, Size};
+use crate::error::{ServiceError, guest_error};
+pub use crate::fleet::guest::{Ended, InputKind, ProcessEvent, Selector, Size};
 use crate::fleet::guest::{ProcessStream, Start};
 use crate::fleet::{FleetError, GuestClient};
-
-/// How many streams are open, by credential and by sandbox.
-#[derive(Default)]
-pub struct StreamPlaces {
-    credentials: Mutex<HashMap<Credential, usize>>,
-    sandboxes: Mutex<HashMap<SandboxId, usize>>,
-}
-
-/// One stream's place under its credential and in its sandbox. Given back when dropped.
-struct Places {
-    all: Arc<StreamPlaces>,
-    credential: Credential,
-    sandbox: Option<SandboxId>,
-}
-
-impl Places {
-    fn of(all: &Arc<StreamPlaces>, credential: &Credential, max: usize) -> Result<Self, ServiceError> {
-        if !take(&all.credentials, credential.clone(), max) {
-            return Err(ServiceError::Busy(format!("this key or session has {max} streams open; close some first")));
-        }
-        Ok(Self { all: all.clone(), credential: credential.clone(), sandbox: None })
-    }
-
-    /// Only once the caller is known to have a right to the sandbox: nobody may use up another team's places.
-    fn take_in(&mut self, sandbox: SandboxId) -> Result<(), ServiceError> {
-        if !take(&self.all.sandboxes, sandbox, STREAMS_PER_SANDBOX_MAX) {
-            return Err(ServiceError::Busy(format!(
-                "this capsule has {STREAMS_PER_SANDBOX_MAX} streams open; close some first"
-            )));
-        }
-        self.sandbox = Some(sandbox);
-        Ok(())
-    }
-}
-
-impl Drop for Places {
-    fn drop(&mut self) {
-        give_back(&self.all.credentials, &self.credential);
-        if let Some(sandbox) = &self.sandbox {
-            give_back(&self.all.sandboxes, sandbox);
-        }
-    }
-}
-
-fn take<K: Eq + Hash>(counts: &Mutex<HashMap<K, usize>>, key: K, max: usize) -> bool {
-    let mut counts = counts.lock().expect("no panic while held");
-    match counts.entry(key) {
-        Entry::Occupied(mut count) => {
-            let free = *count.get() < max;
-            *count.get_mut() += usize::from(free);
-            free
-        }
-        Entry::Vacant(none) => {
-            none.insert(1);
-            true
-        }
-    }
-}
-
-fn give_back<K: Eq + Hash>(counts: &Mutex<HashMap<K, usize>>, key: &K) {
-    let mut counts = counts.lock().expect("no panic while held");
-    let Some(count) = counts.get_mut(key) else { return };
-    *count -= 1;
-    if *count == 0 {
-        counts.remove(key);
-    }
-}
+use crate::state::pool::Permit;
 
 /// A running sandbox somebody entered to stay a while.
 pub struct Inside {
     guest: GuestClient,
-    _places: Places,
+    _permits: (Permit<Credential>, Permit<SandboxId>),
 }
 
 /// Enters a running sandbox. Counts as activity.
+///
+/// # Errors
+/// When the sandbox does not run, or too many streams are open.
 pub async fn enter(ctx: &Context, actor: &Actor, id: SandboxId) -> Result<Inside, ServiceError> {
-    let mut places = Places::of(&ctx.streams, &actor.credential, ctx.tuning.streams_per_credential)?;
-    let guest = Box::pin(sandboxes::guest(ctx, actor, id)).await?;
-    places.take_in(id)?;
-    Ok(Inside { guest, _places: places })
+    let max = ctx.tuning.streams_per_credential;
+    let credential = ctx
+        .permits
+        .sockets
+        .take(actor.credential.clone())
+        .map_err(|_| ServiceError::Busy(format!("this key or session has {max} streams open; close some first")))?;
+    let guest = Box::pin(lookup::guest(ctx, actor, id)).await?;
+    // Only now the caller is known to have a right to the sandbox: nobody may use up another team's permits.
+    let sandbox = ctx.permits.sandboxes.take(id).map_err(|_| {
+        ServiceError::Busy(format!("this capsule has {STREAMS_PER_SANDBOX_MAX} streams open; close some first"))
+    })?;
+    Ok(Inside { guest, _permits: (credential, sandbox) })
 }
 
 /// A process whose output is taken as it comes.
@@ -117,13 +60,16 @@ impl Live {
     }
 
     /// The next piece of news. The end of the process is the last one. Cancelling it loses nothing.
-    pub async fn next(&mut self) -> Result<ProcessNews, ServiceError> {
-        let news = self.stream.next().await.map_err(guest_error)?;
-        news.ok_or_else(|| guest_error(FleetError::Nonsense("the stream ended before the process".to_owned())))
+    ///
+    /// # Errors
+    /// When the connection to the guest breaks.
+    pub async fn next(&mut self) -> Result<ProcessEvent, ServiceError> {
+        let event = self.stream.next().await.map_err(guest_error)?;
+        event.ok_or_else(|| guest_error(FleetError::Nonsense("the stream ended before the process".to_owned())))
     }
 }
 
-/// What became of input.
+/// Outcome of feeding input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fed {
     All,
@@ -133,11 +79,17 @@ pub enum Fed {
 
 impl Inside {
     /// Runs a command. Dropping what this returns ends the process with its group.
+    ///
+    /// # Errors
+    /// When the guest cannot be reached or refuses.
     pub async fn run(&self, command: Command, stdin: bool) -> Result<Live, ServiceError> {
         self.start(Start { config: exec::config(command), tag: None, terminal: None, stdin, detach: false }).await
     }
 
     /// Starts a session in a terminal. It goes on when what this returns is dropped.
+    ///
+    /// # Errors
+    /// When the guest cannot be reached or refuses.
     pub async fn open_terminal(&self, command: Command, tag: ProcessTag, size: Size) -> Result<Live, ServiceError> {
         let Command { cmd, args, envs, cwd, user } = command;
         // Unlike elsewhere the user's own shell is asked to run a line, and is what runs when there is none.
@@ -156,11 +108,14 @@ impl Inside {
     }
 
     /// Attaches to a process that runs or ended a moment ago. Dropping what this returns leaves the process alone.
+    ///
+    /// # Errors
+    /// When the guest cannot be reached or refuses.
     pub async fn attach(&self, selector: &Selector) -> Result<Live, ServiceError> {
         let begin = async {
             let mut stream = self.guest.connect(selector).await?;
             match stream.next().await? {
-                Some(ProcessNews::Started { pid }) => Ok(Live { stream, pid }),
+                Some(ProcessEvent::Started { pid }) => Ok(Live { stream, pid }),
                 _ => Err(FleetError::Nonsense("the first event is not the start".to_owned())),
             }
         };
@@ -175,6 +130,9 @@ impl Inside {
 
     /// Feeds a process from a stream, as fast as it reads, and returns when it took all of it. A process that is over is no
     /// failure: what it printed and how it ended tells the story.
+    ///
+    /// # Errors
+    /// When the guest cannot be reached or refuses.
     pub async fn feed<S>(&self, pid: u32, kind: InputKind, bytes: S) -> Result<Fed, ServiceError>
     where
         S: Stream<Item = Bytes> + Send + 'static,
@@ -187,16 +145,25 @@ impl Inside {
     }
 
     /// No more input for a process.
+    ///
+    /// # Errors
+    /// When the guest cannot be reached or refuses.
     pub async fn close_input(&self, pid: u32) -> Result<(), ServiceError> {
         unless_over(Box::pin(self.guest.close_stdin(pid)).await)
     }
 
     /// Resizes a process's terminal.
+    ///
+    /// # Errors
+    /// When the guest cannot be reached or refuses.
     pub async fn resize(&self, pid: u32, size: Size) -> Result<(), ServiceError> {
         unless_over(Box::pin(self.guest.resize(pid, size)).await)
     }
 
     /// Kills a process and its group.
+    ///
+    /// # Errors
+    /// When the guest cannot be reached or refuses.
     pub async fn kill(&self, pid: u32) -> Result<(), ServiceError> {
         unless_over(Box::pin(self.guest.signal(&Selector::Pid(pid), Signal::Sigkill)).await)
     }
@@ -206,22 +173,5 @@ fn unless_over(done: Result<(), FleetError>) -> Result<(), ServiceError> {
     match done {
         Ok(()) | Err(FleetError::Answered { code: ErrorCode::NotFound, .. }) => Ok(()),
         Err(error) => Err(guest_error(error)),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn places_are_bounded_and_given_back() {
-        let counts = Mutex::new(HashMap::new());
-        assert!(take(&counts, 'a', 2) && take(&counts, 'a', 2) && !take(&counts, 'a', 2) && take(&counts, 'b', 2));
-        give_back(&counts, &'a');
-        assert!(take(&counts, 'a', 2) && !take(&counts, 'a', 2));
-        for key in ['a', 'a', 'b'] {
-            give_back(&counts, &key);
-        }
-        assert!(counts.lock().unwrap().is_empty());
     }
 }

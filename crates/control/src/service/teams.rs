@@ -8,11 +8,17 @@ use wrenn_domain::role::Role;
 use wrenn_store::pg::{Ended, Member, NewAudit, NewTeam, Team, TeamAct};
 
 use super::rates::{self, Limited};
-use super::{Person, ServiceError, chance, sessions};
+use super::revocation;
+use crate::actor::Person;
 use crate::context::Context;
+use crate::error::ServiceError;
 use crate::mail::{Letter, Mail};
+use crate::random;
 
 /// The team a request means: the one it names, else the one the caller works in.
+///
+/// # Errors
+/// When it names none and the caller is in none.
 pub fn chosen(person: &Person, named: Option<TeamId>) -> Result<TeamId, Failure> {
     let current = person.team.map(|(team, _)| team);
     named
@@ -20,66 +26,91 @@ pub fn chosen(person: &Person, named: Option<TeamId>) -> Result<TeamId, Failure>
         .ok_or_else(|| Failure::new(FailureKind::Forbidden, "you are in no team; create one or switch to one of yours"))
 }
 
-/// What the team of a caller is called, also for keys that belong to nobody.
+/// Finds the name of a caller's team, also for keys that belong to nobody.
+///
+/// # Errors
+/// When the team is gone, or the database is away.
 pub async fn name(ctx: &Context, id: TeamId) -> Result<String, ServiceError> {
     Ok(ctx.store.team_name(id).await?.ok_or_else(|| not_found(id))?)
 }
 
 /// The caller's teams, oldest membership first.
+///
+/// # Errors
+/// When the database cannot be asked.
 pub async fn list(ctx: &Context, person: &Person) -> Result<Vec<(Team, Role)>, ServiceError> {
     Ok(ctx.store.team_list(person.user).await?)
 }
 
 /// One of the caller's teams.
+///
+/// # Errors
+/// When the caller is not in the team, or the database is away.
 pub async fn get(ctx: &Context, person: &Person, id: TeamId) -> Result<(Team, Role), ServiceError> {
     Ok(ctx.store.team_get(id, person.user).await?.ok_or_else(|| not_found(id))?)
 }
 
 /// Makes a team; the caller owns it.
+///
+/// # Errors
+/// When the caller is in too many teams, or the database is away.
 pub async fn create(ctx: &Context, person: &Person, name: &TeamName) -> Result<(Team, Role), ServiceError> {
-    let id = TeamId::from_uuid(chance::id());
+    let id = TeamId::from_uuid(random::id());
     let audit = NewAudit::new(id, person.author(), "team", "create").on(id).with("name", name);
-    let slug = chance::slug()?;
-    let owed = Mail::Letter(Letter::team_created(&person.email, &person.name, name)).owed();
+    let slug = random::slug()?;
+    let job = Mail::Letter(Letter::team_created(&person.email, &person.name, name)).outbound_job();
     let new = NewTeam { id, name, slug: &slug, owner: person.user, is_default: false };
-    if !ctx.store.team_create(&new, &[audit], std::slice::from_ref(&owed)).await? {
+    if !ctx.store.team_create(&new, &[audit], std::slice::from_ref(&job)).await? {
         let text = format!("one person is in at most {TEAMS_PER_USER_MAX} teams; leave one first");
         return Err(Failure::new(FailureKind::Conflict, text).into());
     }
-    ctx.mails.wake_for(owed.id);
+    ctx.queues.mails.wake_for(job.id);
     get(ctx, person, id).await
 }
 
 /// Changes a team's name.
+///
+/// # Errors
+/// When the caller is not in the team or its role does not allow this, or the database is away.
 pub async fn rename(ctx: &Context, person: &Person, id: TeamId, name: &TeamName) -> Result<(), ServiceError> {
     let audit = NewAudit::new(id, person.author(), "team", "rename").on(id).with("name", name);
     done(ctx.store.team_rename(id, person.user, name, &[audit]).await?, id)
 }
 
 /// Deletes a team with its keys; its capsules are told to end.
+///
+/// # Errors
+/// When the caller is not in the team or its role does not allow this, or the database is away.
 pub async fn delete(ctx: &Context, person: &Person, id: TeamId) -> Result<(), ServiceError> {
     let author = person.author();
     let audit = NewAudit::new(id, author.clone(), "team", "delete").on(id).warning();
     let ended = done(ctx.store.team_delete(id, person.user, &author, &[audit]).await?, id)?;
-    sessions::forget(ctx, &ended).await;
+    revocation::forget(ctx, &ended).await;
     tracing::info!(team = %id, user = %person.user, "{id} is deleted");
     Ok(())
 }
 
 /// A team's members, owner first.
+///
+/// # Errors
+/// When the caller is not in the team, or the database is away.
 pub async fn members(ctx: &Context, person: &Person, id: TeamId) -> Result<Vec<Member>, ServiceError> {
     Ok(ctx.store.member_list(id, person.user).await?.ok_or_else(|| not_found(id))?)
 }
 
 /// Adds an active account as a member. Limited, because it says whether an address has an account.
+///
+/// # Errors
+/// When the caller is not in the team or its role does not allow this, or the database is away.
 pub async fn add_member(ctx: &Context, person: &Person, id: TeamId, email: &Email) -> Result<Member, ServiceError> {
     rates::take_account(ctx, Limited::AddMember, &person.user.to_string()).await?;
     let audit = |user: UserId| member_audit(id, person, "add", user).with("email", email);
-    let owed =
-        |member: &Member, team: &str| Mail::Letter(Letter::added_to_team(&member.email, &member.name, team)).owed();
-    match ctx.store.member_add(id, person.user, email, audit, owed).await? {
+    let job = |member: &Member, team: &str| {
+        Mail::Letter(Letter::added_to_team(&member.email, &member.name, team)).outbound_job()
+    };
+    match ctx.store.member_add(id, person.user, email, audit, job).await? {
         TeamAct::Done(member) => {
-            ctx.mails.wake();
+            ctx.queues.mails.wake();
             Ok(member)
         }
         TeamAct::NoTarget => {
@@ -96,6 +127,9 @@ pub async fn add_member(ctx: &Context, person: &Person, id: TeamId, email: &Emai
 }
 
 /// Changes a member's role.
+///
+/// # Errors
+/// When the caller is not in the team or its role does not allow this, or the database is away.
 pub async fn change_role(
     ctx: &Context,
     person: &Person,
@@ -105,11 +139,14 @@ pub async fn change_role(
 ) -> Result<(), ServiceError> {
     let audit = member_audit(id, person, "role_update", user).with("role", to);
     done(ctx.store.member_set_role(id, person.user, user, to, &[audit]).await?, id)?;
-    sessions::forget_user(ctx, user).await;
+    revocation::forget_user(ctx, user).await;
     Ok(())
 }
 
 /// Removes a member with the keys it made in the team.
+///
+/// # Errors
+/// When the caller is not in the team or its role does not allow this, or the database is away.
 pub async fn remove_member(ctx: &Context, person: &Person, id: TeamId, user: UserId) -> Result<(), ServiceError> {
     let action = if user == person.user { "leave" } else { "remove" };
     let audit = member_audit(id, person, action, user).warning();
@@ -120,18 +157,21 @@ pub async fn remove_member(ctx: &Context, person: &Person, id: TeamId, user: Use
         }
         act => done(act, id)?,
     };
-    sessions::forget(ctx, &Ended { keys, users: vec![user] }).await;
+    revocation::forget(ctx, &Ended { keys, users: vec![user] }).await;
     Ok(())
 }
 
 /// Makes another member the owner; the owner becomes an admin.
+///
+/// # Errors
+/// When the caller is not in the team or its role does not allow this, or the database is away.
 pub async fn transfer(ctx: &Context, person: &Person, id: TeamId, user: UserId) -> Result<(), ServiceError> {
     let audit = member_audit(id, person, "transfer", user).warning();
     match ctx.store.team_transfer(id, person.user, user, &[audit]).await? {
         TeamAct::Already => return Err(Failure::new(FailureKind::Conflict, "you own the team already").into()),
         act => done(act, id)?,
     }
-    sessions::forget(ctx, &Ended { keys: Vec::new(), users: vec![person.user, user] }).await;
+    revocation::forget(ctx, &Ended { keys: Vec::new(), users: vec![person.user, user] }).await;
     Ok(())
 }
 
@@ -146,7 +186,7 @@ fn done<T>(act: TeamAct<T>, team: TeamId) -> Result<T, ServiceError> {
     }
 }
 
-/// What a refused act says to the caller. Another's team is not there.
+/// Words a refused act for the caller. Another's team is not there.
 pub(super) fn refusal<T>(act: &TeamAct<T>, team: TeamId) -> ServiceError {
     let failure = match act {
         TeamAct::NotThere => not_found(team),

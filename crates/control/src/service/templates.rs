@@ -9,16 +9,24 @@ use wrenn_domain::ids::{EventId, PLATFORM_TEAM, TeamId};
 use wrenn_domain::names::TemplateName;
 use wrenn_store::pg::{Author, NewAudit, NewEvent, Template, TemplateKind};
 
-use super::{Actor, Person, ServiceError, chance};
+use crate::actor::{Actor, Person};
 use crate::context::Context;
+use crate::error::ServiceError;
 use crate::fault::FaultPoint;
+use crate::random;
 
 /// The team's own and the platform's, newest first.
+///
+/// # Errors
+/// When the database cannot be asked.
 pub async fn list(ctx: &Context, actor: &Actor, kind: Option<TemplateKind>) -> Result<Vec<Template>, ServiceError> {
     Ok(ctx.store.template_list(actor.team, kind).await?)
 }
 
 /// Removes one of the team's own. Its files at the host follow, whenever that host can be reached.
+///
+/// # Errors
+/// When there is no such template, it is protected, or the database is away.
 pub async fn delete(ctx: &Arc<Context>, actor: &Actor, name: &TemplateName) -> Result<(), ServiceError> {
     let template = find(ctx, actor.team, name).await?;
     if template.platform || template.protected {
@@ -47,6 +55,9 @@ fn protected(name: &TemplateName) -> Failure {
 }
 
 /// Removes a platform template or, for a platform admin, any team's.
+///
+/// # Errors
+/// When there is no such template, it is protected, or the database is away.
 pub async fn delete_any(
     ctx: &Arc<Context>,
     admin: &Person,
@@ -79,7 +90,7 @@ async fn remove(
     ctx.faults.reach(FaultPoint::TemplateDeleteAccepted).await;
     let name = &template.name;
     let event = NewEvent {
-        id: EventId::from_uuid(chance::id()),
+        id: EventId::from_uuid(random::id()),
         kind: EventType::SnapshotDelete,
         outcome: Some(Outcome::Success),
         team,
@@ -92,7 +103,7 @@ async fn remove(
     ctx.store.template_delete(template.id, &[event], audit).await?;
     ctx.outbox.notify_one();
     ctx.faults.reach(FaultPoint::TemplateDeleteStored).await;
-    ctx.discards.wake_for(template.id);
+    ctx.queues.discards.wake_for(template.id.snapshot().job());
     tracing::info!(template = %template.id, %team, "the template {name} is deleted");
     Ok(())
 }

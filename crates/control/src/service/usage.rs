@@ -5,8 +5,9 @@ use wrenn_domain::failure::Failure;
 use wrenn_domain::limits::{USAGE_DAYS_DEFAULT, USAGE_DAYS_MAX};
 use wrenn_store::pg::UsageDay;
 
-use super::{Actor, ServiceError};
+use crate::actor::Actor;
 use crate::context::Context;
+use crate::error::ServiceError;
 
 /// Days, both included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +18,9 @@ pub struct UsageRange {
 
 impl UsageRange {
     /// Reads two dates of the API: the last 30 days when there are none.
+    ///
+    /// # Errors
+    /// When a text is no date, or the range is not one that is kept.
     pub fn parse(from: Option<&str>, to: Option<&str>, today: NaiveDate) -> Result<Self, Failure> {
         let to = to.map_or(Ok(today), |text| day("to", text))?;
         let from = from.map_or(Ok(to - Days::new(USAGE_DAYS_DEFAULT - 1)), |text| day("from", text))?;
@@ -46,6 +50,9 @@ fn day(name: &str, text: &str) -> Result<NaiveDate, Failure> {
 }
 
 /// The caller's team's use on each of these days.
+///
+/// # Errors
+/// When the database cannot be asked.
 pub async fn get(ctx: &Context, actor: &Actor, range: UsageRange) -> Result<Vec<UsageDay>, ServiceError> {
     Ok(ctx.store.usage_days(actor.team, range.from, range.to).await?)
 }

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use wrenn_domain::limits::{ERRAND_KEPT, EVENT_KEPT};
+use wrenn_domain::limits::{EVENT_KEPT, OUTBOUND_JOB_KEPT};
 
-use crate::causes::chain;
 use crate::context::Context;
-use crate::service::{ServiceError, departures};
+use crate::error::ServiceError;
+use crate::error_chain::chain;
+use crate::service::account_deletion;
 
 const SWEEP_EVERY: Duration = Duration::from_secs(300);
 
@@ -17,8 +18,8 @@ pub(super) async fn run(ctx: Arc<Context>) {
             ctx.store.account_sweep().await?;
             ctx.store.rate_sweep().await?;
             ctx.store.outbox_sweep(EVENT_KEPT).await?;
-            ctx.store.errand_sweep(ERRAND_KEPT).await?;
-            departures::purge(&ctx).await?;
+            ctx.store.outbound_job_sweep(OUTBOUND_JOB_KEPT).await?;
+            account_deletion::purge(&ctx).await?;
             Ok(())
         }
         .await;

@@ -15,15 +15,17 @@ use wrenn_domain::event::{EventType, Outcome};
 use wrenn_domain::ids::EventId;
 use wrenn_domain::limits::{EVENT_BATCH_MAX, EVENT_TRIES_MAX, HOOK_WAIT_MAX};
 use wrenn_store::StoreError;
-use wrenn_store::haste::HasteError;
-use wrenn_store::haste::stream::Reader;
 use wrenn_store::pg::{Begun, Event, Settled};
+use wrenn_store::redis::RedisError;
+use wrenn_store::redis::stream::Reader;
 
-use crate::causes::chain;
+use super::event_relayer::EVENTS_KEY;
 use crate::context::Context;
+use crate::error_chain::chain;
 use crate::extension::hooks;
-use crate::extension::{SandboxEvent, SandboxEventKind};
+use crate::extension::plugin::{SandboxEvent, SandboxEventKind};
 use crate::fault::FaultPoint;
+use crate::service::redis_entries;
 
 /// The group of the stream, and of the deliveries.
 const GROUP: &str = "wrenn-sandbox-hooks-v1";
@@ -75,7 +77,7 @@ type Broken = Box<dyn std::error::Error + Send + Sync>;
 impl Deliverer {
     /// Follows the stream until something breaks.
     async fn follow(&self, swept: &mut Option<Instant>) -> Result<(), Broken> {
-        let mut reader = self.ctx.haste.events_reader(GROUP, &self.ctx.owner.to_string(), BLOCK).await?;
+        let mut reader = self.ctx.redis.events_reader(GROUP, &self.ctx.owner.to_string(), BLOCK).await?;
         let mut tidied = Instant::now();
         loop {
             for entry in reader.reclaim(self.ctx.tuning.event_retry_min).await? {
@@ -93,17 +95,18 @@ impl Deliverer {
     }
 
     async fn take(&self, reader: &mut Reader, entry: &str, payload: &str) -> Result<(), Broken> {
-        let over = match Event::read(payload) {
+        let payload = redis_entries::verify(&self.ctx, EVENTS_KEY, payload).await?;
+        let over = match payload.and_then(Event::read) {
             Some(event) => {
                 let over = self.deliver(&event).await?;
                 self.ctx.faults.reach(FaultPoint::DeliverySettled).await;
                 over
             }
-            // Not ours, or trimmed away while it was pending; if it was an event the outbox has it.
+            // Not written by us, or trimmed away while it was pending; if it was an event the outbox has it.
             None => true,
         };
         if over {
-            let acknowledged: Result<(), HasteError> = reader.acknowledge(entry).await;
+            let acknowledged: Result<(), RedisError> = reader.acknowledge(entry).await;
             acknowledged?;
         }
         Ok(())
@@ -122,7 +125,7 @@ impl Deliverer {
                     Some(event) => {
                         self.deliver(&event).await?;
                     }
-                    None => self.bury(waiting.id, "it is not an event this version knows").await?,
+                    None => self.give_up(waiting.id, "it is not an event this version knows").await?,
                 }
             }
             Ok(())
@@ -145,11 +148,11 @@ impl Deliverer {
             self.settle(event.id, Settled::Dead("its process died in every try".to_owned()), attempt).await?;
             return Ok(true);
         }
-        let Some(news) = sandbox_event(event) else {
+        let Some(hook_event) = sandbox_event(event) else {
             self.settle(event.id, Settled::Done, attempt).await?;
             return Ok(true);
         };
-        let taken = hooks::on_sandbox_event(&self.ctx, &news).await;
+        let taken = hooks::on_sandbox_event(&self.ctx, &hook_event).await;
         self.ctx.faults.reach(FaultPoint::DeliveryMade).await;
         let Err(error) = taken else {
             self.settle(event.id, Settled::Done, attempt).await?;
@@ -166,7 +169,7 @@ impl Deliverer {
         Ok(dead)
     }
 
-    async fn bury(&self, id: EventId, why: &str) -> Result<(), StoreError> {
+    async fn give_up(&self, id: EventId, why: &str) -> Result<(), StoreError> {
         if let Begun::Try(attempt) = self.ctx.store.delivery_begin(GROUP, id, self.busy).await? {
             self.settle(id, Settled::Dead(why.to_owned()), attempt).await?;
         }
@@ -180,7 +183,7 @@ impl Deliverer {
     }
 }
 
-/// What hooks hear of: what worked, of sandboxes.
+/// Makes the event that hooks hear of: what worked, of sandboxes.
 fn sandbox_event(event: &Event) -> Option<SandboxEvent> {
     if event.outcome != Some(Outcome::Success) {
         return None;

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 
-use super::spawn;
+use super::spawn::spawn;
 use crate::context::Context;
-use crate::extension::hooks::panic_text;
-use crate::extension::{ServerContext, Worker};
+use crate::extension::context::ServerContext;
+use crate::extension::plugin::Worker;
+use crate::panics;
 
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(60);
@@ -26,7 +27,7 @@ pub(super) fn spawn_all(ctx: &Arc<Context>) {
                 }
             }
             Err(panic) => {
-                let what = panic_text(&*panic);
+                let what = panics::message(&*panic);
                 tracing::error!(extension = extension.name(), what, "its workers cannot be made: it panicked");
             }
         }
@@ -44,7 +45,7 @@ async fn keep(server: ServerContext, worker: Worker) {
             Err(panic) => {
                 tracing::error!(
                     worker = worker.name,
-                    what = panic_text(&*panic),
+                    what = panics::message(&*panic),
                     "a worker panicked; it is started again"
                 );
             }

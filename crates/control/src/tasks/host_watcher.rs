@@ -7,13 +7,15 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio_util::sync::CancellationToken;
+use wrenn_domain::ErrorCode;
 use wrenn_domain::ids::{HostId, SandboxId};
 use wrenn_domain::sandbox::{SandboxEvent, SandboxState};
 use wrenn_store::StoreError;
-use wrenn_store::pg::{Desired, Host, Sandbox};
+use wrenn_store::pg::{Desired, Host, Sandbox, SandboxError};
 
-use crate::causes::chain;
 use crate::context::Context;
+use crate::error_chain::chain;
 use crate::fleet::{FleetError, HostClient, HostPhase, HostReport, HostReports};
 use crate::service::reports;
 
@@ -22,16 +24,13 @@ const SEEN_EVERY: Duration = Duration::from_secs(5);
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 
-/// Keeps one watch per host row.
+/// Keeps one watch per host row: one is begun for a new row, ended with a removed one, and begun anew where an address changed.
 pub(super) async fn run(ctx: Arc<Context>) {
-    let mut watches: HashMap<HostId, tokio::task::JoinHandle<()>> = HashMap::new();
+    let mut watches: HashMap<HostId, Watch> = HashMap::new();
     loop {
         match ctx.store.host_list().await {
             Ok(hosts) => {
-                watches.retain(|_, watch| !watch.is_finished());
-                for host in hosts {
-                    watches.entry(host.id).or_insert_with(|| begin(&ctx, host));
-                }
+                update(&ctx, &mut watches, hosts);
                 let pause = if watches.is_empty() { PAUSE_MIN } else { HOSTS_EVERY };
                 tokio::time::sleep(pause).await;
             }
@@ -43,15 +42,39 @@ pub(super) async fn run(ctx: Arc<Context>) {
     }
 }
 
-fn begin(ctx: &Arc<Context>, host: Host) -> tokio::task::JoinHandle<()> {
-    let (ctx, stop) = (ctx.clone(), ctx.stop.clone());
-    ctx.tasks.clone().spawn(async move {
+/// The task that listens to one host at one address.
+struct Watch {
+    address: String,
+    end: CancellationToken,
+    task: tokio::task::JoinHandle<()>,
+}
+
+fn update(ctx: &Arc<Context>, watches: &mut HashMap<HostId, Watch>, hosts: Vec<Host>) {
+    let addresses: HashMap<HostId, String> = hosts.iter().map(|host| (host.id, host.address.clone())).collect();
+    watches.retain(|id, watch| {
+        let stays = addresses.get(id).is_some_and(|address| *address == watch.address);
+        if !stays {
+            tracing::info!(host = %id, address = watch.address, "the watch of {id} ends: the host is removed or has another address");
+            watch.end.cancel();
+        }
+        stays && !watch.task.is_finished()
+    });
+    for host in hosts {
+        watches.entry(host.id).or_insert_with(|| begin(ctx, host));
+    }
+}
+
+fn begin(ctx: &Arc<Context>, host: Host) -> Watch {
+    let (ctx, end, address) = (ctx.clone(), ctx.stop.child_token(), host.address.clone());
+    let ended = end.clone();
+    let task = ctx.tasks.clone().spawn(async move {
         tokio::select! {
             biased;
-            () = stop.cancelled() => {}
+            () = ended.cancelled() => {}
             () = watch(&ctx, &host) => {}
         }
-    })
+    });
+    Watch { address, end, task }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -62,7 +85,7 @@ enum WatchError {
     Store(#[from] StoreError),
 }
 
-/// What one watch remembers between two polls.
+/// Memory of one watch between two polls.
 struct Memory {
     revision: u64,
     /// Newest report taken or found useless, per sandbox. What was useless may be of use later, so the full comparisons forget this.
@@ -113,7 +136,7 @@ async fn watch(ctx: &Arc<Context>, host: &Host) {
                     if let Err(error) = ctx.store.work_hurry(host.id).await {
                         tracing::warn!(host = %host.id, error = %chain(&error), "cannot hurry the work of {}", host.id);
                     }
-                    ctx.wake_all();
+                    ctx.queues.wake_all();
                 }
                 memory.silent = false;
                 pause = PAUSE_MIN;
@@ -147,7 +170,7 @@ async fn poll(ctx: &Arc<Context>, host: &Host, memory: &mut Memory) -> Result<()
         false => None,
     };
     let since = if before.is_some() { 0 } else { memory.revision };
-    let heard = client.list_sandboxes(since, ctx.tuning.watch_wait).await?;
+    let listed = client.list_sandboxes(since, ctx.tuning.watch_wait).await?;
     if is_over(memory.seen_at, SEEN_EVERY) {
         ctx.store.host_seen(host.id, None).await?;
         memory.seen_at = Some(Instant::now());
@@ -155,30 +178,37 @@ async fn poll(ctx: &Arc<Context>, host: &Host, memory: &mut Memory) -> Result<()
     if before.is_some() {
         memory.taken.clear();
     }
-    take_news(ctx, &client, memory, &heard).await?;
+    take_reports(ctx, host.id, &client, memory, &listed).await?;
     if let Some(rows) = before {
-        take_absence(ctx, rows, &heard).await?;
+        take_absences(ctx, rows, &listed).await?;
         memory.compared_at = Some(Instant::now());
     }
-    memory.revision = heard.revision;
+    memory.revision = listed.revision;
     Ok(())
 }
 
-async fn take_news(
+async fn take_reports(
     ctx: &Arc<Context>,
+    host: HostId,
     client: &HostClient,
     memory: &mut Memory,
-    heard: &HostReports,
+    listed: &HostReports,
 ) -> Result<(), WatchError> {
     let key = |report: &HostReport| (report.mark.generation, report.phase);
     let fresh: Vec<&HostReport> =
-        heard.reports.iter().filter(|report| memory.taken.get(&report.id) != Some(&key(report))).collect();
+        listed.reports.iter().filter(|report| memory.taken.get(&report.id) != Some(&key(report))).collect();
     if !fresh.is_empty() {
         let ids: Vec<SandboxId> = fresh.iter().map(|report| report.id).collect();
         let mut rows: HashMap<SandboxId, Sandbox> =
             ctx.store.sandbox_list_by_id(&ids).await?.into_iter().map(|row| (row.id, row)).collect();
         for report in fresh {
             match rows.remove(&report.id) {
+                // A host speaks for its own sandboxes alone: whoever took one over would else stop those of all others.
+                Some(row) if row.host != Some(host) => {
+                    if memory.strange.insert(report.id) {
+                        tracing::warn!(sandbox = %report.id, %host, "{host} reports {}, which is not one of its own; the report counts for nothing", report.id);
+                    }
+                }
                 Some(row) => {
                     let row = reports::take(ctx, row, report).await?;
                     if row.is_some_and(|row| is_leftover(&row, report.phase)) {
@@ -194,7 +224,7 @@ async fn take_news(
             memory.taken.insert(report.id, key(report));
         }
     }
-    let known: HashSet<SandboxId> = heard.reports.iter().map(|report| report.id).collect();
+    let known: HashSet<SandboxId> = listed.reports.iter().map(|report| report.id).collect();
     memory.taken.retain(|id, _| known.contains(id));
     memory.strange.retain(|id| known.contains(id));
     Ok(())
@@ -222,14 +252,14 @@ async fn delete_leftover(client: &HostClient, id: SandboxId) -> Result<(), Watch
 }
 
 /// Rows the host no longer knows. A starting one is left to the starter, which asks for it again, or to its fork until that is over.
-async fn take_absence(ctx: &Arc<Context>, rows: Vec<Sandbox>, heard: &HostReports) -> Result<(), WatchError> {
+async fn take_absences(ctx: &Arc<Context>, rows: Vec<Sandbox>, listed: &HostReports) -> Result<(), WatchError> {
     for row in rows {
         let is_coming = row.state == SandboxState::Starting && (row.parent.is_none() || row.fork.is_some());
-        if is_coming || heard.reports.iter().any(|report| report.id == row.id) {
+        if is_coming || listed.reports.iter().any(|report| report.id == row.id) {
             continue;
         }
         let lost = row.state != SandboxState::Stopping;
-        let why = lost.then(|| ("its host no longer has it".to_owned(), "host_unavailable".to_owned()));
+        let why = lost.then(|| SandboxError::ended("its host no longer has it", ErrorCode::HostUnavailable));
         if lost {
             tracing::warn!(sandbox = %row.id, state = %row.state, "the host of {} no longer has it", row.id);
         }

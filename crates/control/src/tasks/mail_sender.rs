@@ -6,14 +6,15 @@ use std::sync::Arc;
 
 use wrenn_domain::limits::MAIL_TRIES_MAX;
 use wrenn_store::StoreError;
-use wrenn_store::pg::{Errand, ErrandKind};
+use wrenn_store::pg::{OutboundJob, OutboundJobKind};
 
-use super::work::{self, Next, hold, settle};
-use crate::causes::chain;
+use super::work::{self, Next, renew_while, settle};
 use crate::context::Context;
+use crate::error::ServiceError;
+use crate::error_chain::chain;
 use crate::fault::FaultPoint;
 use crate::mail::{Delivery, DeliveryError};
-use crate::service::{ServiceError, mails};
+use crate::service::mails;
 
 pub(super) async fn run(ctx: Arc<Context>) {
     let delivery = match Delivery::new(&ctx.config.accounts, ctx.tuning.mail_send) {
@@ -24,13 +25,13 @@ pub(super) async fn run(ctx: Arc<Context>) {
         }
     };
     tracing::info!("mails go {}", delivery.describe());
-    work::run(ctx, ErrandKind::Mail, move |ctx, errand| drive(ctx, errand, delivery.clone())).await;
+    work::run(ctx, OutboundJobKind::Mail, move |ctx, job| drive(ctx, job, delivery.clone())).await;
 }
 
-async fn drive(ctx: Arc<Context>, errand: Errand, delivery: Arc<Delivery>) {
+async fn drive(ctx: Arc<Context>, job: OutboundJob, delivery: Arc<Delivery>) {
     ctx.faults.reach(FaultPoint::MailClaimed).await;
-    if let Some(next) = hold(&ctx, ErrandKind::Mail, errand.id, step(&ctx, &errand, &delivery)).await {
-        settle(&ctx, ErrandKind::Mail, errand.id, next).await;
+    if let Some(next) = renew_while(&ctx, OutboundJobKind::Mail, job.id, step(&ctx, &job, &delivery)).await {
+        settle(&ctx, OutboundJobKind::Mail, job.id, next).await;
     }
 }
 
@@ -45,20 +46,20 @@ enum TryError {
     Deadly,
 }
 
-async fn step(ctx: &Context, errand: &Errand, delivery: &Delivery) -> Result<Next, StoreError> {
-    let id = errand.id;
-    let sent = if errand.attempts > MAIL_TRIES_MAX { Err(TryError::Deadly) } else { send(ctx, errand, delivery).await };
+async fn step(ctx: &Context, job: &OutboundJob, delivery: &Delivery) -> Result<Next, StoreError> {
+    let id = job.id;
+    let sent = if job.attempts > MAIL_TRIES_MAX { Err(TryError::Deadly) } else { send(ctx, job, delivery).await };
     match sent {
         Ok(()) => {
-            ctx.store.errand_finish(id).await?;
+            ctx.store.outbound_job_finish(id).await?;
             Ok(Next::Over)
         }
         Err(error) => {
             let is_final = matches!(&error, TryError::Deliver(error) if error.is_final());
-            let (attempt, error) = (errand.attempts, chain(&error));
+            let (attempt, error) = (job.attempts, chain(&error));
             if is_final || attempt >= MAIL_TRIES_MAX {
                 tracing::error!(mail = %id, attempt, error, "the mail {id} is given up");
-                ctx.store.errand_bury(id, &error).await?;
+                ctx.store.outbound_job_give_up(id, &error).await?;
                 return Ok(Next::Over);
             }
             tracing::warn!(mail = %id, attempt, error, "the mail {id} waits for another try");
@@ -67,12 +68,12 @@ async fn step(ctx: &Context, errand: &Errand, delivery: &Delivery) -> Result<Nex
     }
 }
 
-async fn send(ctx: &Context, errand: &Errand, delivery: &Delivery) -> Result<(), TryError> {
-    let written = mails::write(ctx, errand.id, &errand.payload).await.map_err(TryError::Write)?;
+async fn send(ctx: &Context, job: &OutboundJob, delivery: &Delivery) -> Result<(), TryError> {
+    let written = mails::write(ctx, job.id, &job.payload).await.map_err(TryError::Write)?;
     let Some(letter) = written else { return Ok(()) };
     ctx.faults.reach(FaultPoint::MailWritten).await;
-    delivery.deliver(&letter, errand.id).await.map_err(TryError::Deliver)?;
+    delivery.deliver(&letter, job.id.uuid()).await.map_err(TryError::Deliver)?;
     ctx.faults.reach(FaultPoint::MailSent).await;
-    tracing::debug!(mail = %errand.id, kind = letter.kind(), "the mail {} left", errand.id);
+    tracing::debug!(mail = %job.id, kind = letter.kind(), "the mail {} left", job.id);
     Ok(())
 }

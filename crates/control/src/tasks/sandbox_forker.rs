@@ -6,14 +6,15 @@
 use std::sync::Arc;
 
 use connectrpc::ErrorCode;
+use wrenn_domain::ErrorCode as Refusal;
 use wrenn_domain::ids::SandboxId;
 use wrenn_domain::sandbox::{SandboxEvent, SandboxState};
 use wrenn_store::StoreError;
-use wrenn_store::pg::{Job, JobKind, Sandbox};
+use wrenn_store::pg::{Job, JobKind, Sandbox, SandboxError};
 
-use super::work::{self, Next, hold, settle};
-use crate::causes::chain;
+use super::work::{self, Next, renew_while, settle};
 use crate::context::Context;
+use crate::error_chain::chain;
 use crate::fault::FaultPoint;
 use crate::fleet::{FleetError, ForkedChild};
 use crate::service::reports;
@@ -25,13 +26,15 @@ pub(super) async fn run(ctx: Arc<Context>) {
 async fn drive(ctx: Arc<Context>, job: Job) {
     ctx.faults.reach(FaultPoint::ForkClaimed).await;
     let next = step(&ctx, &job).await;
-    ctx.fork_news.notify_waiters();
+    ctx.fork_done.notify_waiters();
     settle(&ctx, JobKind::Fork, job.id, next).await;
 }
 
 async fn step(ctx: &Context, job: &Job) -> Result<Next, StoreError> {
-    let children = ctx.store.fork_children(job.id).await?;
-    let Some(asked) = hold(ctx, JobKind::Fork, job.id, ask(ctx, job, &children)).await else { return Ok(Next::Over) };
+    let children = ctx.store.fork_children(job.id.fork()).await?;
+    let Some(asked) = renew_while(ctx, JobKind::Fork, job.id, ask(ctx, job, &children)).await else {
+        return Ok(Next::Over);
+    };
     ctx.faults.reach(FaultPoint::ForkCalled).await;
     match asked {
         Ok(said) => {
@@ -49,12 +52,12 @@ async fn step(ctx: &Context, job: &Job) -> Result<Next, StoreError> {
             tracing::warn!(fork = %job.id, error = %chain(&error), "the fork {} cannot be made", job.id);
             let (text, code) = explain(&error);
             for row in children {
-                fail(ctx, row, (text.to_owned(), code.to_owned())).await?;
+                fail(ctx, row, SandboxError::ended(text, code)).await?;
             }
         }
     }
     ctx.faults.reach(FaultPoint::ForkNoted).await;
-    ctx.store.fork_finish(job.id).await?;
+    ctx.store.fork_finish(job.id.fork()).await?;
     Ok(Next::Over)
 }
 
@@ -74,7 +77,7 @@ async fn note(ctx: &Context, row: Sandbox, said: ForkedChild) -> Result<(), Stor
 }
 
 /// The child will not be. One that somebody deleted meanwhile goes its own way.
-async fn fail(ctx: &Context, mut row: Sandbox, error: (String, String)) -> Result<(), StoreError> {
+async fn fail(ctx: &Context, mut row: Sandbox, error: SandboxError) -> Result<(), StoreError> {
     while row.state == SandboxState::Starting {
         if reports::take_event(ctx, row.id, &row, SandboxEvent::Failed, Some(error.clone())).await? {
             return Ok(());
@@ -88,15 +91,15 @@ async fn fail(ctx: &Context, mut row: Sandbox, error: (String, String)) -> Resul
     Ok(())
 }
 
-fn explain(error: &FleetError) -> (&'static str, &'static str) {
+fn explain(error: &FleetError) -> (&'static str, Refusal) {
     match error {
-        error if error.is_away() => ("the host could not be reached; fork again", "host_unavailable"),
+        error if error.is_away() => ("the host could not be reached; fork again", Refusal::HostUnavailable),
         FleetError::Answered { code: ErrorCode::ResourceExhausted, .. } => {
-            ("the host had no room left; try again or fork fewer", "no_hosts_available")
+            ("the host had no room left; try again or fork fewer", Refusal::NoHostsAvailable)
         }
         FleetError::Answered { code: ErrorCode::NotFound | ErrorCode::FailedPrecondition, .. } => {
-            ("the source was neither running nor paused on its host any more", "invalid_state")
+            ("the source was neither running nor paused on its host any more", Refusal::InvalidState)
         }
-        _ => ("the host could not fork the capsule; try again", "agent_error"),
+        _ => ("the host could not fork the capsule; try again", Refusal::AgentError),
     }
 }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::causes::chain;
 use crate::context::Context;
+use crate::error_chain::chain;
 
 pub(super) async fn run(ctx: Arc<Context>) {
     // Silence counts only while somebody could listen: after our own start, or after the database was away, a host gets the

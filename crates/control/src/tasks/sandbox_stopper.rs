@@ -7,8 +7,8 @@ use wrenn_store::StoreError;
 use wrenn_store::pg::{PlacedSandbox, Work};
 
 use super::work::{self, Next, settle};
-use crate::causes::chain;
 use crate::context::Context;
+use crate::error_chain::chain;
 use crate::fault::FaultPoint;
 use crate::fleet::HostPhase;
 use crate::service::reports;

@@ -6,8 +6,8 @@ use std::time::Duration;
 use wrenn_store::StoreError;
 use wrenn_store::pg::Signal;
 
-use crate::causes::chain;
 use crate::context::Context;
+use crate::error_chain::chain;
 
 pub(super) async fn run(ctx: Arc<Context>) {
     loop {
@@ -15,7 +15,7 @@ pub(super) async fn run(ctx: Arc<Context>) {
             tracing::warn!(error = %chain(&error), "cannot hear of other control planes' work now");
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
-        ctx.wake_all();
+        ctx.queues.wake_all();
     }
 }
 
@@ -25,11 +25,11 @@ async fn listen(ctx: &Context) -> Result<(), StoreError> {
         match signals.next().await? {
             // It is due for one of these; the others find nothing to claim.
             Signal::Sandbox(id) => {
-                ctx.stops.wake_for(id);
-                ctx.pauses.wake_for(id);
-                ctx.resumes.wake_for(id);
+                ctx.queues.stops.wake_for(id);
+                ctx.queues.pauses.wake_for(id);
+                ctx.queues.resumes.wake_for(id);
             }
-            Signal::Lost => ctx.wake_all(),
+            Signal::Lost => ctx.queues.wake_all(),
         }
     }
 }

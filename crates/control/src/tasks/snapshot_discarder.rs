@@ -1,14 +1,19 @@
-//! Removes the files of snapshots that nobody wants any more at the hosts that have them. Never gives up.
+//! Removes the files of snapshots that nobody wants any more at the hosts that have them, once no accepted create
+//! needs them. Never gives up.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use wrenn_store::StoreError;
 use wrenn_store::pg::{Job, JobKind};
 
 use super::work::{self, Next, settle};
-use crate::causes::chain;
 use crate::context::Context;
+use crate::error_chain::chain;
 use crate::fault::FaultPoint;
+
+/// Between two looks whether the last create from a deleted snapshot is over.
+const AWAITED_AGAIN: Duration = Duration::from_millis(500);
 
 pub(super) async fn run(ctx: Arc<Context>) {
     work::run(ctx, JobKind::Discard, drive).await;
@@ -21,8 +26,13 @@ async fn drive(ctx: Arc<Context>, job: Job) {
 }
 
 async fn step(ctx: &Context, job: &Job) -> Result<Next, StoreError> {
+    // A create that was accepted before the delete still needs the files; none can come after it.
+    if ctx.store.snapshot_is_awaited(job.id.snapshot()).await? {
+        tracing::debug!(snapshot = %job.id, "capsules are still made from the snapshot {}; its files stay until then", job.id);
+        return Ok(Next::Later(AWAITED_AGAIN));
+    }
     let asked = match ctx.fleet.host(&job.host_address) {
-        Ok(host) => host.delete_snapshot(job.id).await,
+        Ok(host) => host.delete_snapshot(job.id.snapshot()).await,
         Err(error) => Err(error),
     };
     ctx.faults.reach(FaultPoint::DiscardCalled).await;

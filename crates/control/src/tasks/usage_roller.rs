@@ -7,8 +7,8 @@ use std::time::Duration;
 use wrenn_domain::limits::{SPANS_KEPT, USAGE_KEPT, USAGE_SETTLED};
 use wrenn_store::StoreError;
 
-use crate::causes::chain;
 use crate::context::Context;
+use crate::error_chain::chain;
 
 const ROLL_EVERY: Duration = Duration::from_secs(3600);
 

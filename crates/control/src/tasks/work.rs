@@ -1,71 +1,32 @@
 //! The loop that all who drive wishes share: take what was handed over, claim what is due, sleep until the next is due.
 
 use std::future::Future;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wrenn_domain::limits::LEASE_BATCH_MAX;
 use wrenn_store::StoreError;
 
-use super::kinds::{Held, Kind};
-use crate::causes::chain;
+use super::work_kinds::{Renewable, WorkKind};
 use crate::context::Context;
+use crate::error_chain::chain;
+use crate::queue::Hint;
 
 /// Longest sleep between two looks: what every lost signal costs at most.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
+const POLL_EVERY: Duration = Duration::from_secs(5);
 /// Shortest sleep, so that a row that cannot be claimed does not make the loop spin.
-const LOOK_MIN: Duration = Duration::from_millis(20);
-const QUEUE_MAX: usize = 1024;
-
-enum Hint<K: Kind> {
-    /// Leased to us already.
-    Ours(Box<K::Row>),
-    /// Somebody made it due.
-    Look(K::Id),
-    /// Look at everything.
-    LookAll,
-}
-
-/// The way into a task. Never waits: when the queue is full the work is found by its lease or its due time.
-pub struct WorkQueue<K: Kind> {
-    to: mpsc::Sender<Hint<K>>,
-    from: Mutex<Option<mpsc::Receiver<Hint<K>>>>,
-}
-
-impl<K: Kind> Default for WorkQueue<K> {
-    fn default() -> Self {
-        let (to, from) = mpsc::channel(QUEUE_MAX);
-        Self { to, from: Mutex::new(Some(from)) }
-    }
-}
-
-impl<K: Kind> WorkQueue<K> {
-    /// Hands over a piece that is leased to this process.
-    pub fn hand_over(&self, row: K::Row) {
-        let _ = self.to.try_send(Hint::Ours(Box::new(row)));
-    }
-
-    /// Says that this piece became due.
-    pub fn wake_for(&self, id: K::Id) {
-        let _ = self.to.try_send(Hint::Look(id));
-    }
-
-    /// Says that anything may have become due.
-    pub fn wake(&self) {
-        let _ = self.to.try_send(Hint::LookAll);
-    }
-}
+const POLL_MIN: Duration = Duration::from_millis(20);
 
 /// Drives every piece of one kind of work, so many at once. A piece is claimed only when there is a hand for it: a lease must not
 /// run out while its piece waits for its turn.
 pub(super) async fn run<K, F, Fut>(ctx: Arc<Context>, work: K, drive: F)
 where
-    K: Kind,
+    K: WorkKind,
     F: Fn(Arc<Context>, K::Row) -> Fut,
     Fut: Future<Output = ()> + Send + 'static,
 {
-    let Some(mut hints) = work.queue(&ctx).from.lock().expect("no panic while held").take() else {
+    let Some(mut hints) = work.queue(&ctx).take_receiver() else {
         tracing::error!(?work, "this work has its task already");
         return;
     };
@@ -81,19 +42,19 @@ where
     let mut sleep = Duration::ZERO;
     loop {
         let hint = tokio::select! {
-            hint = hints.recv() => hint.unwrap_or(Hint::LookAll),
-            () = tokio::time::sleep(sleep) => Hint::LookAll,
+            hint = hints.recv() => hint.unwrap_or(Hint::Any),
+            () = tokio::time::sleep(sleep) => Hint::Any,
         };
         let Ok(mut hand) = hands.clone().acquire_many_owned(1).await else { return };
         let found: Result<(), StoreError> = async {
             match hint {
                 Hint::Ours(row) => begin(*row, hand),
-                Hint::Look(id) => {
+                Hint::Due(id) => {
                     if let Some(row) = work.claim_one(&ctx, id).await? {
                         begin(row, hand);
                     }
                 }
-                Hint::LookAll => {
+                Hint::Any => {
                     // Nobody else takes hands, so what is free now stays so.
                     if let Ok(more) = hands.clone().try_acquire_many_owned(hands.available_permits() as u32) {
                         hand.merge(more);
@@ -106,7 +67,7 @@ where
                     }
                     drop(hand);
                     let due = work.next_due(&ctx).await?;
-                    sleep = due.unwrap_or(LOOK_EVERY).clamp(LOOK_MIN, LOOK_EVERY);
+                    sleep = due.unwrap_or(POLL_EVERY).clamp(POLL_MIN, POLL_EVERY);
                 }
             }
             Ok(())
@@ -121,7 +82,12 @@ where
 
 /// Waits for an act that may outlast the lease of its piece, which is renewed meanwhile. None: the piece is somebody else's by now,
 /// or this process is to end; whoever claims the piece next does the same.
-pub(super) async fn hold<K: Held, T>(ctx: &Context, work: K, id: K::Id, act: impl Future<Output = T>) -> Option<T> {
+pub(super) async fn renew_while<K: Renewable, T>(
+    ctx: &Context,
+    work: K,
+    id: K::Id,
+    act: impl Future<Output = T>,
+) -> Option<T> {
     tokio::pin!(act);
     loop {
         tokio::select! {
@@ -144,7 +110,7 @@ pub(super) async fn hold<K: Held, T>(ctx: &Context, work: K, id: K::Id, act: imp
     }
 }
 
-/// What is to happen with a piece after one step.
+/// Next thing to happen with a piece after one step.
 pub(super) enum Next {
     /// Nothing: it is done, or no longer what it was.
     Over,
@@ -152,15 +118,18 @@ pub(super) enum Next {
     Recheck,
     /// Do it again; so many tries failed before.
     Retry(u32),
-    /// Do it again after this.
+    /// Do it again after this; a try failed.
     RetryAfter(Duration),
+    /// Begin after this: something else comes first.
+    Later(Duration),
 }
 
 /// Gives a piece back as one step ended.
-pub(super) async fn settle<K: Kind>(ctx: &Context, work: K, id: K::Id, next: Result<Next, StoreError>) {
+pub(super) async fn settle<K: WorkKind>(ctx: &Context, work: K, id: K::Id, next: Result<Next, StoreError>) {
     match next {
         Ok(Next::Over) => {}
         Ok(Next::Recheck) => postpone(ctx, work, id, ctx.tuning.recheck, false).await,
+        Ok(Next::Later(pause)) => postpone(ctx, work, id, pause, false).await,
         Ok(Next::RetryAfter(pause)) => postpone(ctx, work, id, pause, true).await,
         Ok(Next::Retry(attempts)) => postpone(ctx, work, id, work.backoff(ctx, attempts), true).await,
         Err(error) => {
@@ -170,15 +139,15 @@ pub(super) async fn settle<K: Kind>(ctx: &Context, work: K, id: K::Id, next: Res
 }
 
 /// Gives a piece back; failing that it comes back by the end of its lease.
-async fn postpone<K: Kind>(ctx: &Context, work: K, id: K::Id, pause: Duration, failed: bool) {
+async fn postpone<K: WorkKind>(ctx: &Context, work: K, id: K::Id, pause: Duration, failed: bool) {
     match work.postpone(ctx, id, pause, failed).await {
         Ok(()) => wake_after(ctx, work, id, pause),
         Err(error) => tracing::warn!(%id, ?work, error = %chain(&error), "cannot give {id} back; its lease will end"),
     }
 }
 
-fn wake_after<K: Kind>(ctx: &Context, work: K, id: K::Id, pause: Duration) {
-    let to = work.queue(ctx).to.clone();
+fn wake_after<K: WorkKind>(ctx: &Context, work: K, id: K::Id, pause: Duration) {
+    let to = work.queue(ctx).sender();
     let stop = ctx.stop.clone();
     ctx.tasks.spawn(async move {
         tokio::select! {
@@ -186,7 +155,7 @@ fn wake_after<K: Kind>(ctx: &Context, work: K, id: K::Id, pause: Duration) {
             () = stop.cancelled() => {}
             // A moment later than due by the database's clock.
             () = tokio::time::sleep(pause + Duration::from_millis(5)) => {
-                let _ = to.try_send(Hint::Look(id));
+                let _ = to.try_send(Hint::Due(id));
             }
         }
     });

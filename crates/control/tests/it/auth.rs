@@ -11,7 +11,7 @@ use crate::people::{House, PASSWORD};
 async fn from_sign_up_to_an_api_key_and_out_again() {
     let house = House::start().await;
     let mut ann = house.person("ann@example.com").await;
-    assert_eq!(ann.me["is_admin"], true, "the first account of all is the admin");
+    assert_eq!(ann.me["is_admin"], false, "nobody is an admin by coming first");
     assert_eq!(ann.me["role"], "owner");
     let (_, key) = ann.new_key().await;
     let api = ann.api(&key);
@@ -57,11 +57,13 @@ async fn sign_up_and_reset_answer_the_same_whether_or_not_there_is_an_account() 
 }
 
 #[tokio::test]
-async fn an_unconfirmed_or_shut_account_is_told_so_only_with_its_password() {
+async fn a_shut_account_is_told_so_only_with_its_password_and_an_unconfirmed_one_has_none() {
     let house = House::start().await;
-    house.pending("ann@example.com").await;
+    house.pending("bob@example.com").await;
+    let unconfirmed = json!({"email": "bob@example.com", "password": PASSWORD});
+    house.browser().post("/v1/auth/login", unconfirmed).await.is_error(401, "unauthorized");
+    house.person("ann@example.com").await;
     let body = json!({"email": "ANN@example.com ", "password": PASSWORD});
-    house.browser().post("/v1/auth/login", body.clone()).await.is_error(403, "forbidden");
     house.sql("UPDATE users SET status = 'disabled'").await;
     house.browser().post("/v1/auth/login", body.clone()).await.is_error(403, "forbidden");
     house.sql("UPDATE users SET status = 'deleted'").await;
@@ -295,13 +297,13 @@ async fn what_is_past_its_time_is_removed() {
         "UPDATE account_tokens SET expires_at = now()",
         "UPDATE device_logins SET expires_at = now()",
         "UPDATE users SET created_at = now() - interval '8 days' WHERE status = 'inactive'",
-        "INSERT INTO errands (id, kind, payload, died_at) VALUES (gen_random_uuid(), 'mail', '{}', now() - interval '8 days')",
+        "INSERT INTO outbound_jobs (id, kind, payload, died_at) VALUES (gen_random_uuid(), 'mail', '{}', now() - interval '8 days')",
     ] {
         assert_eq!(house.sql(statement).await, 1, "{statement}");
     }
     // The sweeper looks when a control plane starts.
     let _second = house.second_plane().await;
-    let left = "SELECT (SELECT count(*) FROM sessions) + (SELECT count(*) FROM account_tokens) + (SELECT count(*) FROM errands)
+    let left = "SELECT (SELECT count(*) FROM sessions) + (SELECT count(*) FROM account_tokens) + (SELECT count(*) FROM outbound_jobs)
                   + (SELECT count(*) FROM device_logins) + (SELECT count(*) FROM users WHERE status = 'inactive')";
     wait_until("all of it is gone", SOON, || async { (house.count(left).await == 0).then_some(()) }).await;
     ann.get("/v1/me").await.is_error(401, "unauthorized");

@@ -27,6 +27,28 @@ async fn asked(world: &World, rpc: &'static str, id: &str) {
 }
 
 #[tokio::test]
+async fn a_published_client_overwrites_a_snapshot_by_its_name() {
+    let world = World::start().await;
+    let id = world.api.create_running().await;
+    made(&world, &id, "mine").await;
+    let first = world.host.snapshots();
+    world.api.wait_status(&id, "running").await;
+    snapshot(&world, &id, "mine").await.is_error(409, "already_exists");
+    let overwrite = async |value: &str| {
+        let path = format!("/v1/snapshots?overwrite={value}");
+        world.api.post(&path, json!({"sandbox_id": id, "name": "mine"})).await
+    };
+    overwrite("false").await.is_error(409, "already_exists");
+    overwrite("maybe").await.is_error(400, "invalid_request");
+    assert_eq!(overwrite("true").await.status, 202);
+    wait_until("the new one is kept and the old one gone", SOON, || async {
+        let now = world.host.snapshots();
+        (now.len() == 1 && now != first && listed(&world).await.len() == 1).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_snapshot_becomes_a_template_that_capsules_are_made_from() {
     let world = World::start().await;
     let answer = world.api.post("/v1/capsules", json!({"vcpus": 2, "memory_mb": 1024, "disk_size_mb": 9000})).await;
@@ -360,4 +382,53 @@ async fn a_host_that_fell_silent_a_moment_ago_is_not_chosen_while_another_answer
     assert_eq!(world.database.store().host_loads().await.expect("loads").len(), 2);
     let id = world.api.create_running().await;
     assert_eq!(world.host.living(), [id]);
+}
+
+#[tokio::test]
+async fn a_template_that_is_deleted_after_a_create_was_accepted_is_still_there_for_it() {
+    let world = World::start().await;
+    let id = world.api.create_running().await;
+    made(&world, &id, "mine").await;
+    let files = world.host.snapshots();
+    // The host is slow to be asked: by then the template is long deleted.
+    world.host.behave(|b| b.refuse_create = Some(Code::Unavailable));
+    let accepted = world.api.post("/v1/capsules", json!({"template": "mine"})).await;
+    assert_eq!(accepted.status, 202, "{:?}", accepted.body);
+    let child = accepted.json()["id"].as_str().expect("an id").to_owned();
+    assert_eq!(world.api.delete("/v1/snapshots/mine").await.status, 204);
+    world.api.post("/v1/capsules", json!({"template": "mine"})).await.is_error(404, "not_found");
+    let tries = world.host.create_calls(&child);
+    wait_until("the create is tried again", SOON, || async {
+        (world.host.create_calls(&child) > tries + 2).then_some(())
+    })
+    .await;
+    assert_eq!(world.host.snapshots(), files, "the files wait for the create");
+    world.host.behave(|b| b.refuse_create = None);
+    world.api.wait_status(&child, "running").await;
+    wait_until("the files are removed", SOON, || async { world.host.snapshots().is_empty().then_some(()) }).await;
+}
+
+#[tokio::test]
+async fn creates_and_the_delete_of_their_template_at_once_are_all_accepted_or_refused_and_none_fails_later() {
+    let world = World::start().await;
+    let id = world.api.create_running().await;
+    for round in 0..10 {
+        let name = format!("t{round}");
+        made(&world, &id, &name).await;
+        let create = || world.api.post("/v1/capsules", json!({"template": name, "memory_mb": 512}));
+        let path = format!("/v1/snapshots/{name}");
+        let (one, two, deleted, three) = tokio::join!(create(), create(), world.api.delete(&path), create());
+        assert_eq!(deleted.status, 204, "{:?}", deleted.body);
+        for answer in [one, two, three] {
+            match answer.status.as_u16() {
+                202 => {
+                    let child = answer.json()["id"].as_str().expect("an id").to_owned();
+                    world.api.wait_status(&child, "running").await;
+                    world.api.delete(&format!("/v1/capsules/{child}")).await;
+                }
+                _ => drop(answer.is_error(404, "not_found")),
+            }
+        }
+    }
+    wait_until("all files are removed", SOON, || async { world.host.snapshots().is_empty().then_some(()) }).await;
 }

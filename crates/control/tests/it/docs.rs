@@ -13,6 +13,34 @@ async fn the_description_is_generated_and_complete() {
 }
 
 #[tokio::test]
+async fn every_operation_is_known_by_a_name_of_its_own_and_names_its_errors() {
+    let api = wrenn_control::rest::completed_description();
+    assert_eq!(wrenn_contract::rest::description::unknown_operations(&api), Vec::<String>::new());
+    let mut operations = 0;
+    for (path, item) in api["paths"].as_object().expect("paths") {
+        for (method, operation) in item.as_object().expect("operations") {
+            operations += 1;
+            for (status, answer) in operation["responses"].as_object().expect("answers") {
+                let has_text = answer["description"].as_str().is_some_and(|text| !text.is_empty());
+                assert!(has_text, "{method} {path} {status}");
+                let is_error = status.parse::<u16>().expect("a number") >= 400 && path != "/health";
+                assert_eq!(is_error, answer["x-error-codes"].is_array(), "{method} {path} {status}");
+            }
+        }
+    }
+    assert_eq!(operations, wrenn_contract::rest::description::OPERATIONS_COUNT, "the table names one that is gone");
+}
+
+#[tokio::test]
+async fn the_description_is_also_served_as_json_and_in_the_form_of_openapi_3_0() {
+    let world = World::start().await;
+    for (path, version) in [("/openapi.json", "3.1.0"), ("/openapi-3.0.json", "3.0.3")] {
+        let answer = world.api.get(path).await;
+        assert_eq!((answer.status.as_u16(), answer.json()["openapi"].as_str()), (200, Some(version)), "{path}");
+    }
+}
+
+#[tokio::test]
 async fn the_viewer_needs_nothing_from_elsewhere() {
     let world = World::start().await;
     let page = world.api.get("/docs/").await;

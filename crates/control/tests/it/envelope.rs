@@ -32,7 +32,7 @@ async fn bad_bodies_are_enveloped() {
         post("application/json", Bytes::from(body)).await.is_error(400, "invalid_request");
     }
     post("application/json", Bytes::from_static(&[0xff, 0xfe])).await.is_error(400, "invalid_request");
-    let message = post("text/plain", Bytes::from("{}")).await.is_error(400, "invalid_request");
+    let message = post("text/plain", Bytes::from("{}")).await.is_error(415, "unsupported_media_type");
     assert!(message.contains("application/json"), "{message}");
     let huge = Bytes::from(vec![b' '; JSON_BODY_BYTES_MAX + 1]);
     post("application/json", huge).await.is_error(413, "payload_too_large");
@@ -118,6 +118,10 @@ async fn every_route_but_the_public_ones_wants_a_key() {
         (Method::DELETE, "/v1/me/providers/github".to_owned()),
         (Method::GET, "/v1/admin/teams".to_owned()),
         (Method::DELETE, format!("/v1/admin/teams/{team}")),
+        (Method::GET, "/v1/admin/limits".to_owned()),
+        (Method::PUT, "/v1/admin/limits".to_owned()),
+        (Method::GET, format!("/v1/admin/teams/{team}/limits")),
+        (Method::PUT, format!("/v1/admin/teams/{team}/limits")),
         (Method::GET, "/v1/admin/users".to_owned()),
         (Method::PUT, "/v1/admin/users/usr-0000000000000000000000000/active".to_owned()),
         (Method::PUT, "/v1/admin/users/usr-0000000000000000000000000/admin".to_owned()),

@@ -149,7 +149,7 @@ async fn a_background_process_goes_on_and_is_found_by_tag_and_pid() {
     twice.is_error(409, "already_exists");
 
     let path = format!("/v1/capsules/{id}/processes");
-    world.api.delete(&format!("{path}/napper?signal=SIGHUP")).await.is_error(400, "invalid_request");
+    world.api.delete(&format!("{path}/napper?signal=SIGNONE")).await.is_error(400, "invalid_request");
     world.api.delete(&format!("{path}/0")).await.is_error(400, "invalid_request");
     world.api.delete(&format!("{path}/99999999999")).await.is_error(400, "invalid_request");
     world.api.delete(&format!("{path}/4000000000")).await.is_error(404, "not_found");
@@ -157,4 +157,27 @@ async fn a_background_process_goes_on_and_is_found_by_tag_and_pid() {
     assert_eq!(world.api.delete(&format!("{path}/napper?signal=SIGTERM")).await.status, 204);
     assert_eq!(world.api.delete(&format!("{path}/{pid}")).await.status, 204);
     wait_until("both are gone", SOON, || async { processes(&world, &id).await.is_empty().then_some(()) }).await;
+}
+
+#[tokio::test]
+async fn a_command_whose_capsule_changes_under_it_says_how() {
+    for (act, says) in [("delete", "was deleted"), ("crash", "ended while")] {
+        let Some(world) = World::with_envd().await else { return };
+        let id = world.api.create_running().await;
+        let mark = tempfile::tempdir().expect("a directory");
+        let begun = mark.path().join("begun");
+        let command = tokio::spawn({
+            let (api, path) = (world.api.clone(), format!("/v1/capsules/{id}/exec"));
+            let body = json!({"cmd": format!("touch {}; sleep 60", begun.display()), "timeout_sec": 100});
+            async move { api.post(&path, body).await }
+        });
+        wait_until("the command runs", SOON, || async { begun.exists().then_some(()) }).await;
+        match act {
+            "delete" => drop(world.api.delete(&format!("/v1/capsules/{id}")).await),
+            _ => world.host.crash(&id),
+        }
+        let answer = tokio::time::timeout(SOON, command).await.expect("in time").expect("no panic");
+        let text = answer.is_error(409, "invalid_state");
+        assert!(text.contains(says), "{act}: {text}");
+    }
 }

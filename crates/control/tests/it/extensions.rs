@@ -265,7 +265,7 @@ async fn a_failed_sign_up_hook_leaves_nothing_half_made_and_the_same_link_works_
     assert!(browser.cookies.is_empty());
     assert_eq!(house.count("SELECT count(*) FROM team_members").await, 0);
     let login = json!({"email": "ann@example.com", "password": PASSWORD});
-    browser.post("/v1/auth/login", login).await.is_error(403, "forbidden");
+    browser.post("/v1/auth/login", login).await.is_error(401, "unauthorized");
     probe.signup_panics.store(false, Ordering::SeqCst);
     let done = browser.post("/v1/auth/activate", json!({"token": token})).await;
     assert_eq!(done.status, 200, "{:?}", done.body);

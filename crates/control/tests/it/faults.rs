@@ -134,7 +134,7 @@ async fn check_mail(api: &Api, database: &Database) {
     let (store, dir) = (database.store(), std::env::temp_dir().join(format!("wrenn-it-{}", database.name)));
     let mails = wait_until("the mail", SOON, || async {
         let owed: i64 =
-            sqlx::query_scalar("SELECT count(*) FROM errands").fetch_one(store.pool()).await.expect("asked");
+            sqlx::query_scalar("SELECT count(*) FROM outbound_jobs").fetch_one(store.pool()).await.expect("asked");
         let mails = mails_in(&dir, "activation", "ann@example.com", false);
         (owed == 0 && !mails.is_empty()).then_some(mails)
     })

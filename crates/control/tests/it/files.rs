@@ -104,7 +104,7 @@ async fn parts_in_the_wrong_order_write_nothing() {
             assert_eq!(answer.status, 400, "{shown}");
             answer.is_error(400, "invalid_request");
         }
-        call(&world, &id, route, json!({"path": path})).await.is_error(400, "invalid_request");
+        call(&world, &id, route, json!({"path": path})).await.is_error(415, "unsupported_media_type");
     }
     assert_eq!(call(&world, &id, "read", json!({"path": path})).await.body, "old");
 }

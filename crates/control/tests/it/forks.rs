@@ -90,11 +90,11 @@ async fn each_child_has_its_own_error() {
 #[tokio::test]
 async fn as_many_children_are_made_as_there_is_room_for() {
     let world = World::start().await;
-    // 4096 MiB less a reserve of 512: seven times 512.
-    world.host.behave(|b| b.memory_mib = 4096);
+    // 4608 MiB less the 1024 that are kept back: seven times 512.
+    world.host.behave(|b| b.memory_mib = 4608);
     let store = world.database.store();
     wait_until("the host says how little it has", SOON, || async {
-        (store.host_loads().await.expect("loads")[0].memory_mib == 4096).then_some(())
+        (store.host_loads().await.expect("loads")[0].memory_mib == 4608).then_some(())
     })
     .await;
     let id = world.api.create_running().await;

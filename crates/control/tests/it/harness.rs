@@ -20,6 +20,7 @@ use wrenn_control::fault::{FaultPoint, Faults};
 use wrenn_control::server::Builder;
 use wrenn_control::{Config, Server, service};
 use wrenn_testkit::host::{Guest, find_envd};
+use wrenn_testkit::skip::require;
 use wrenn_testkit::{Database, SimHost, wait_until};
 
 /// Bound of every wait in these tests.
@@ -98,7 +99,7 @@ impl Plane {
 
     /// Whether anybody has a seat for its events.
     pub fn is_watched(&self) -> bool {
-        self.ctx.upgrade().is_some_and(|ctx| ctx.watchers.are_any())
+        self.ctx.upgrade().is_some_and(|ctx| ctx.feed.has_subscribers())
     }
 
     pub fn addr(&self) -> SocketAddr {
@@ -335,9 +336,10 @@ impl World {
         Self::with(Guest::None, Faults::default()).await
     }
 
-    /// With a real envd in every sandbox; none, said aloud, when there is no envd.
+    /// With a real envd in every sandbox; none only where WRENN_TEST_SKIP allows to do without.
     pub async fn with_envd() -> Option<Self> {
-        Some(Self::with(Guest::Envd(find_envd()?), Faults::default()).await)
+        let found = find_envd().ok_or("build it with `cargo build -p wrenn-envd`, or set WRENN_TEST_ENVD");
+        Some(Self::with(Guest::Envd(require("envd", found)?), Faults::default()).await)
     }
 
     pub async fn with(guest: Guest, faults: Faults) -> Self {

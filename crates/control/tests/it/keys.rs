@@ -1,37 +1,33 @@
 //! API keys: who they speak for, and how soon a revoked one is dead.
 
-use std::time::{Duration, Instant};
-
-use wrenn_store::haste::Haste;
+use wrenn_store::redis::Redis;
 use wrenn_testkit::wait_until;
 
 use crate::harness::{SOON, World};
 
 #[tokio::test]
-async fn a_revoked_key_is_dead_within_a_second_even_without_redis_news() {
+async fn a_revoked_key_is_dead_by_the_age_of_the_cache_without_redis_news() {
     let world = World::start().await;
     assert_eq!(world.api.get("/v1/capsules").await.status, 200);
     let store = world.database.store();
     let key = store.key_list().await.expect("keys").remove(0);
     store.key_revoke(key.id).await.expect("revoked").expect("there is one");
-    let revoked = Instant::now();
     wait_until("the key is refused", SOON, || async {
         (world.api.get("/v1/capsules").await.status == 401).then_some(())
     })
     .await;
-    assert!(revoked.elapsed() < Duration::from_millis(1500), "{:?}", revoked.elapsed());
 }
 
 #[tokio::test]
 async fn redis_news_of_a_revoked_key_kills_it_at_once() {
     let world = World::start().await;
     let store = world.database.store();
-    let haste = Haste::new(&world.database.redis_url, &world.database.redis_prefix).expect("a handle");
+    let redis = Redis::new(&world.database.redis_url, &world.database.redis_prefix).expect("a handle");
     let key = store.key_list().await.expect("keys").remove(0);
     // Until the subscription stands nobody hears; the loop asks again with a key that is looked up anew each second.
     let hash = store.key_revoke(key.id).await.expect("revoked").expect("there is one");
     wait_until("the key is refused", SOON, || async {
-        haste.key_revoked(&hash).await.expect("Redis answers");
+        redis.key_revoked(&hash).await.expect("Redis answers");
         (world.api.get("/v1/capsules").await.status == 401).then_some(())
     })
     .await;

@@ -143,6 +143,8 @@ async fn who_comes_back_is_told_what_it_missed_and_then_goes_on() {
     let missed = again.next().await.expect("a frame");
     assert_eq!((missed.short().as_str(), missed.of()), ("capsule.pause success", id.as_str()));
     assert_eq!(missed.data["sandbox"]["status"], "paused");
+    // A change of state is told only to who has caught up.
+    again.until_comment("caught up").await;
     world.api.delete(&format!("/v1/capsules/{id}")).await;
     let live = again.until("capsule.destroy success").await;
     assert_eq!(shorts(&live), ["paused>stopping", "stopping>stopped", "capsule.destroy success"]);
@@ -410,7 +412,7 @@ async fn a_reader_that_is_too_slow_is_ended_and_loses_nothing() {
     };
     let events: Vec<NewEvent> = (0..EVENTS).map(event).collect();
     for batch in events.chunks(500) {
-        store.event_tell(batch).await.expect("told");
+        store.event_publish(batch).await.expect("told");
     }
     wait_until("its seat is given away", SOON, || async { (!world.plane.is_watched()).then_some(()) }).await;
     let mut seen = Vec::new();

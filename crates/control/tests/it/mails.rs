@@ -37,7 +37,8 @@ async fn a_mail_waits_for_a_mail_server_that_is_away_and_its_link_works() {
     let mut browser = house.browser();
     assert_eq!(browser.post("/v1/auth/signup", sign_up("ann@example.com")).await.status, 201);
     wait_until("it was tried in vain", SOON, || async {
-        (house.count("SELECT count(*) FROM errands WHERE attempts > 0 AND died_at IS NULL").await == 1).then_some(())
+        (house.count("SELECT count(*) FROM outbound_jobs WHERE attempts > 0 AND died_at IS NULL").await == 1)
+            .then_some(())
     })
     .await;
     let mut server = MailServer::start(MailServerKind { port, ..MailServerKind::default() }).await;
@@ -45,7 +46,7 @@ async fn a_mail_waits_for_a_mail_server_that_is_away_and_its_link_works() {
     assert_eq!((mail.from.as_str(), &mail.to), ("noreply@wrenn.dev", &vec!["ann@example.com".to_owned()]));
     let token = token(&mail);
     let found: i64 = sqlx::query_scalar(
-        "SELECT (SELECT count(*) FROM errands e WHERE e::text LIKE '%' || $1 || '%')
+        "SELECT (SELECT count(*) FROM outbound_jobs e WHERE e::text LIKE '%' || $1 || '%')
               + (SELECT count(*) FROM account_tokens t WHERE t::text LIKE '%' || $1 || '%')",
     )
     .bind(&token)
@@ -107,13 +108,14 @@ async fn who_is_refused_put_off_or_hangs_holds_nobody_else_up() {
     to.sort();
     assert_eq!(to, ["p0@example.com", "p1@example.com", "p2@example.com", "p3@example.com"]);
     wait_until("the refused ones are given up at once", SOON, || async {
-        let dead = "SELECT count(*) FROM errands WHERE died_at IS NOT NULL AND attempts = 1 AND error LIKE '%550%'
+        let dead =
+            "SELECT count(*) FROM outbound_jobs WHERE died_at IS NOT NULL AND attempts = 1 AND error LIKE '%550%'
                       AND payload::text LIKE '%refused@%'";
         (house.count(dead).await == 3).then_some(())
     })
     .await;
     wait_until("the others are tried again", SOON, || async {
-        let again = "SELECT count(*) FROM errands WHERE attempts > 1
+        let again = "SELECT count(*) FROM outbound_jobs WHERE attempts > 1
                        AND (payload::text LIKE '%busy@%' OR payload::text LIKE '%hang@%')";
         (house.count(again).await == 6).then_some(())
     })
@@ -129,14 +131,15 @@ async fn a_mail_nobody_takes_is_given_up_after_its_tries() {
     let house = House::with(&settings, |builder| builder.tuning(tuning)).await;
     assert_eq!(house.browser().post("/v1/auth/signup", sign_up("ann@example.com")).await.status, 201);
     wait_until("it is given up", SOON, || async {
-        let dead = "SELECT count(*) FROM errands WHERE died_at IS NOT NULL AND error IS NOT NULL AND attempts = 13";
+        let dead =
+            "SELECT count(*) FROM outbound_jobs WHERE died_at IS NOT NULL AND error IS NOT NULL AND attempts = 13";
         (house.count(dead).await == 1).then_some(())
     })
     .await;
     // Who asks again is heard again.
     house.sql("UPDATE users SET created_at = now() - interval '31 min'").await;
     assert_eq!(house.browser().post("/v1/auth/signup", sign_up("ann@example.com")).await.status, 201);
-    assert_eq!(house.count("SELECT count(*) FROM errands WHERE payload::text LIKE '%ann@%'").await, 2);
+    assert_eq!(house.count("SELECT count(*) FROM outbound_jobs WHERE payload::text LIKE '%ann@%'").await, 2);
 }
 
 #[tokio::test]
@@ -151,7 +154,7 @@ async fn a_request_writes_the_same_whether_or_not_there_is_an_account() {
              $$ BEGIN INSERT INTO written VALUES (NEW.key); RETURN NULL; END $$",
         )
         .await;
-    house.sql("CREATE TRIGGER noted AFTER INSERT ON errands FOR EACH ROW EXECUTE FUNCTION note_errand()").await;
+    house.sql("CREATE TRIGGER noted AFTER INSERT ON outbound_jobs FOR EACH ROW EXECUTE FUNCTION note_errand()").await;
     for (n, email) in ["known", "pending", "new"].into_iter().enumerate() {
         let email = format!("{email}@example.com");
         assert_eq!(house.browser().post("/v1/auth/signup", sign_up(&email)).await.status, 201);

@@ -1,6 +1,7 @@
 //! The control plane over HTTP: real PostgreSQL, real Redis, a simulated host with a real envd.
 
 mod admin;
+mod api_clients;
 mod attacks;
 mod auth;
 mod bad_days;
@@ -16,6 +17,7 @@ mod faults;
 mod files;
 mod forks;
 mod harness;
+mod http_rules;
 mod keys;
 mod live;
 mod mails;
@@ -25,9 +27,11 @@ mod people;
 mod pki;
 mod ports;
 mod program;
+mod revocations;
 mod routes;
 mod streams;
 mod teams;
 mod tls;
 mod usage;
+mod walls;
 mod watch;

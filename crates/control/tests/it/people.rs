@@ -69,9 +69,14 @@ impl House {
     pub async fn person(&self, email: &str) -> Browser {
         let token = self.pending(email).await;
         let mut browser = self.browser();
-        let answer = browser.post("/v1/auth/activate", json!({"token": token})).await;
+        let answer = browser.post("/v1/auth/activate", json!({"token": token, "password": PASSWORD})).await;
         assert_eq!(answer.status, 200, "{:?}", answer.body);
         browser.me = answer.json();
+        // As `wrenn-cp admin create` does: the first person of a house runs it.
+        self.sql(
+            "UPDATE users SET is_admin = true WHERE status = 'active' AND (SELECT count(*) FROM users WHERE status = 'active') = 1",
+        )
+        .await;
         browser
     }
 
@@ -102,7 +107,7 @@ impl House {
     /// Waits until every mail left and every hook was told.
     pub async fn nothing_is_owed(&self) {
         wait_until("nothing is owed", SOON, || async {
-            (self.count("SELECT count(*) FROM errands WHERE died_at IS NULL").await == 0).then_some(())
+            (self.count("SELECT count(*) FROM outbound_jobs WHERE died_at IS NULL").await == 0).then_some(())
         })
         .await;
     }
@@ -115,6 +120,22 @@ impl House {
     /// One number of the database.
     pub async fn count(&self, query: &'static str) -> i64 {
         sqlx::query_scalar(query).fetch_one(self.database.store().pool()).await.expect("asked")
+    }
+
+    /// Writes an entry into the Redis of this test, as anybody could who reaches it.
+    pub async fn put_redis(&self, key: &str, value: &str) {
+        let client = redis::Client::open(self.database.redis_url.as_str()).expect("a client");
+        let mut redis = client.get_multiplexed_async_connection().await.expect("connects");
+        let key = format!("{}{key}", self.database.redis_prefix);
+        redis::cmd("SET").arg(key).arg(value).query_async::<()>(&mut redis).await.expect("written");
+    }
+
+    /// Reads an entry of the Redis of this test.
+    pub async fn get_redis(&self, key: &str) -> Option<String> {
+        let client = redis::Client::open(self.database.redis_url.as_str()).expect("a client");
+        let mut redis = client.get_multiplexed_async_connection().await.expect("connects");
+        let key = format!("{}{key}", self.database.redis_prefix);
+        redis::cmd("GET").arg(key).query_async(&mut redis).await.expect("asked")
     }
 
     /// Removes everything this test put into Redis.

@@ -545,6 +545,9 @@ async fn what_cannot_be_reached_says_why_and_what_to_do() {
     check_refusal(&fetch(&world, &host(port, "cl-0000000000000000000000000"), "/").await, 404, "no capsule");
     check_refusal(&fetch(&world, &format!("99999-{id}.x"), "/").await, 400, "1 to 65535");
     check_refusal(&fetch(&world, &host(49983, &id), "/health").await, 401, "X-Access-Token");
+    for path in ["/init", "/tunnel?port=80", "/snapshot/freeze", "/%69nit", "//init"] {
+        check_refusal(&fetch(&world, &host(49983, &id), path).await, 404, "no such path for users");
+    }
 
     assert_eq!(fetch(&world, &host(port, &id), "/file/1").await.status, 200);
     assert_eq!(world.api.act(&id, "pause").await.status, 202);
@@ -746,4 +749,65 @@ async fn a_server_that_is_asked_to_end_finishes_what_flows() {
     let rest = tokio::time::timeout(SOON, response.into_body().collect()).await.expect("in time").expect("whole");
     assert_eq!(rest.to_bytes(), "data: second\n\n");
     tokio::time::timeout(Duration::from_secs(30), ending).await.expect("in time").expect("ends");
+}
+
+#[tokio::test]
+async fn old_and_talkative_servers_pass_and_others_are_told_apart() {
+    let world = World::start().await;
+    let id = world.api.create_running().await;
+    // Raw on both sides: the libraries of this test would refuse as many headers.
+    let answering = async |text: String| {
+        let port = odd_server(move |_, mut tcp| {
+            let text = text.clone();
+            async move {
+                head(&mut tcp).await;
+                let _ = tcp.write_all(text.as_bytes()).await;
+            }
+        })
+        .await;
+        let request = format!("GET / HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", host(port, &id));
+        raw(world.plane.addr(), &request).await
+    };
+    let many: String = (0..400).map(|n| format!("X-{n}: v\r\n")).collect();
+    let answer = answering(format!("HTTP/1.1 200 OK\r\n{many}Content-Length: 2\r\n\r\nok")).await;
+    assert!(
+        answer.starts_with("HTTP/1.1 200 ") && answer.contains("x-399: v\r\n") && answer.ends_with("\r\n\r\nok"),
+        "{answer}"
+    );
+    let answer =
+        answering("HTTP/1.1 200 OK\r\nX-Long: one\r\n two\r\nX-Blank : v\r\nContent-Length: 2\r\n\r\nok".to_owned())
+            .await;
+    let long = answer.lines().find_map(|line| line.strip_prefix("x-long:")).expect("one line");
+    assert_eq!(long.split_ascii_whitespace().collect::<Vec<_>>(), ["one", "two"], "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("\r\nx-blank: v\r\n"), "{answer}");
+
+    let endless = format!("HTTP/1.1 200 OK\r\nX: {}\r\n", "x".repeat(100_000));
+    for (text, says) in [
+        ("220 ready\r\n\r\n".to_owned(), "did not answer with HTTP/1"),
+        (String::new(), "hung up before it answered"),
+        (endless, "larger than 64 KiB"),
+    ] {
+        let answer = answering(text).await;
+        assert!(answer.starts_with("HTTP/1.1 502 ") && answer.contains(says), "{says}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_with_hundreds_of_headers_reaches_the_server() {
+    let world = World::start().await;
+    let id = world.api.create_running().await;
+    let port = odd_server(|_, mut tcp| async move {
+        let count = head(&mut tcp).await.lines().filter(|line| line.starts_with("x-n")).count().to_string();
+        let _ = tcp
+            .write_all(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{count}", count.len()).as_bytes())
+            .await;
+        let _ = tcp.read_u8().await;
+    })
+    .await;
+    let mut request = ask(&world, Method::GET, &host(port, &id), "/");
+    for n in 0..180 {
+        request = request.header(format!("x-n{n}"), "v");
+    }
+    let answer = world.api.send(request.body(Full::default()).expect("valid")).await;
+    assert_eq!((answer.status.as_u16(), &*answer.body), (200, &b"180"[..]));
 }

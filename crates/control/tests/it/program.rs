@@ -23,6 +23,7 @@ pub fn program(database: &Database, host: &SimHost, listen: &str) -> Command {
         .env("WRENN_CP_LISTEN_ADDR", listen)
         .env("CP_HOST_AGENT_ADDR", host.url())
         .env("WRENN_HOST_TOKEN", TOKEN)
+        .env("WRENN_SIGNUP", "open")
         .current_dir("/")
         .stdin(Stdio::null())
         .stderr(Stdio::piped())
@@ -191,7 +192,7 @@ async fn mails_go_to_the_server_over_starttls_with_a_login_or_not_at_all() {
     let mut plain = MailServer::start(MailServerKind::default()).await;
     let owed = || async {
         let store = database.store();
-        let query = "SELECT count(*) FROM errands WHERE attempts > 0 AND died_at IS NULL";
+        let query = "SELECT count(*) FROM outbound_jobs WHERE attempts > 0 AND died_at IS NULL";
         sqlx::query_scalar::<_, i64>(query).fetch_one(store.pool()).await.expect("asked")
     };
     for (n, (port, password, trusts, arrives)) in [
@@ -232,7 +233,7 @@ async fn mails_go_to_the_server_over_starttls_with_a_login_or_not_at_all() {
         }
         child.kill().await.expect("killed");
         let store = database.store();
-        sqlx::query("DELETE FROM errands").execute(store.pool()).await.expect("deleted");
+        sqlx::query("DELETE FROM outbound_jobs").execute(store.pool()).await.expect("deleted");
     }
     assert!(safe.rest(Duration::from_millis(100)).await.is_empty());
     assert!(plain.rest(Duration::from_millis(100)).await.is_empty());

@@ -42,7 +42,8 @@ fn behind(host: &SimHost) -> String {
 
 #[tokio::test]
 async fn a_host_with_an_https_address_is_spoken_to_over_mutual_tls_only() {
-    let Some(envd) = find_envd() else { return };
+    let found = find_envd().ok_or("build it with `cargo build -p wrenn-envd`, or set WRENN_TEST_ENVD");
+    let Some(envd) = wrenn_testkit::skip::require("envd", found) else { return };
     let authority = Authority::new();
     let host = SimHost::start(Guest::Envd(envd)).await;
     let door = TlsDoor::before(behind(&host), authority.server("localhost"), &authority, &[&TLS13]).await;

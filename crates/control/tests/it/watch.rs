@@ -121,12 +121,27 @@ impl Watch {
                     return Some(Frame { id, event, data });
                 }
             }
-            let chunk = match self.body.frame().await {
-                Some(Ok(frame)) => frame.into_data().expect("data"),
-                // A cut connection ends it too.
-                Some(Err(_)) | None => return None,
-            };
-            self.text.push_str(std::str::from_utf8(&chunk).expect("UTF-8"));
+            if !self.receive().await {
+                return None;
+            }
         }
+    }
+
+    /// Waits until a comment has arrived, without taking what stands before it.
+    pub async fn until_comment(&mut self, wanted: &str) {
+        let line = format!(": {wanted}\n\n");
+        let arrived = async {
+            while !self.text.contains(&line) {
+                assert!(self.receive().await, "the stream ended before {wanted}");
+            }
+        };
+        tokio::time::timeout(SOON, arrived).await.expect("the comment in time");
+    }
+
+    /// Reads the next piece of the body; false when the stream has ended or was cut.
+    async fn receive(&mut self) -> bool {
+        let Some(Ok(frame)) = self.body.frame().await else { return false };
+        self.text.push_str(std::str::from_utf8(&frame.into_data().expect("data")).expect("UTF-8"));
+        true
     }
 }

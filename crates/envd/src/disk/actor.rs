@@ -1,16 +1,19 @@
 //! Who file work is done for: a user of the guest, with his home, and his rights while the work runs.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::task::JoinHandle;
 use wrenn_domain::names::GuestPath;
-use wrenn_linux::acting;
+use wrenn_domain::path_escape;
+use wrenn_linux::as_user;
 use wrenn_linux::users::User;
 
 use super::error::DiskError;
 
-/// Who asks, not looked up yet.
+/// The user who asks, not resolved yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Asker {
     /// Name of the user to act as.
@@ -53,7 +56,7 @@ pub async fn go_on<T: Send + 'static>(
     outcome(job(actor, work)).await
 }
 
-/// The same without waiting: it runs to its end whether or not anybody takes its [`outcome`].
+/// Begins work without waiting: it runs to its end whether or not anybody takes its [`outcome`].
 pub fn job<T: Send + 'static>(
     actor: Arc<Actor>,
     work: impl FnOnce() -> Result<T, DiskError> + Send + 'static,
@@ -87,20 +90,25 @@ impl Actor {
         Ok(Self { user, home, base })
     }
 
-    /// What `text` names for this user: absolute, without `.` and double slashes. `~` and `~/...` are his home, other
+    /// Resolves the path that `text` names for this user: absolute, without `.` and double slashes. `~` and `~/...` are his home, other
     /// relative paths begin in the default working directory, or in his home where there is none. `~name` is a file's
     /// name like any other. `..` stays for the kernel: only it knows where a linked directory's parent is.
     ///
+    /// A path that is not UTF-8 is escaped: see [`path_escape`].
+    ///
     /// # Errors
-    /// Empty, too long, or with a NUL.
+    /// Empty, too long, with a NUL, or escaped wrongly.
     pub fn path(&self, text: &str) -> Result<PathBuf, DiskError> {
         let path: GuestPath = text.parse()?;
-        Ok(expand(path.as_str(), &self.home, &self.base))
+        Ok(match path_escape::unescape(path.as_str())? {
+            Some(bytes) => Path::new(OsStr::from_bytes(&bytes)).components().collect(),
+            None => expand(path.as_str(), &self.home, &self.base),
+        })
     }
 
     /// Runs `work` on this thread with the user's rights.
     pub(super) fn act<T>(&self, work: impl FnOnce() -> Result<T, DiskError>) -> Result<T, DiskError> {
-        acting::as_user(&self.user, work).map_err(|error| {
+        as_user::as_user(&self.user, work).map_err(|error| {
             tracing::warn!(%error, source = %error.source, "cannot act as another user");
             DiskError::Io {
                 act: "act as user",

@@ -1,10 +1,13 @@
 //! Why work on files was refused or failed. Becomes HTTP only in `http/reply.rs` and RPC only in `filesystem/`.
 
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use nix::errno::Errno;
+use nix::sys::stat::SFlag;
 use wrenn_domain::failure::{Failure, FailureKind};
+use wrenn_domain::path_escape;
 
 /// See the module. Texts are for the user.
 #[derive(Debug, thiserror::Error)]
@@ -20,8 +23,8 @@ pub enum DiskError {
     #[error("{0} is not a directory")]
     NotDirectory(String),
     /// A device, pipe or socket.
-    #[error("{0} is not a regular file")]
-    NotRegular(String),
+    #[error("{path} is {kind}, not a regular file")]
+    NotRegular { path: String, kind: &'static str },
     #[error("{0} already exists")]
     Exists(String),
     /// A listing or watch that would be too large.
@@ -52,16 +55,21 @@ impl DiskError {
         move |source| Self::Io { act, path: shown(path), source }
     }
 
-    /// The same for errors of the standard library.
+    /// Makes an error of the standard library one of a file.
     pub fn std<'a>(act: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Self + use<'a> {
         move |error| Self::io(act, path)(errno(&error))
     }
 
-    /// What outsiders may be told.
+    /// Makes the refusal of something that is neither file nor directory, by its mode.
+    pub fn not_regular(path: &Path, mode: u32) -> Self {
+        Self::NotRegular { path: shown(path), kind: kind_in_words(mode) }
+    }
+
+    /// The kind of failure that outsiders see.
     pub fn kind(&self) -> FailureKind {
         match self {
             Self::Invalid(_) | Self::NoUser(_) => FailureKind::Invalid,
-            Self::IsDirectory(_) | Self::NotDirectory(_) | Self::NotRegular(_) => FailureKind::Invalid,
+            Self::IsDirectory(_) | Self::NotDirectory(_) | Self::NotRegular { .. } => FailureKind::Invalid,
             Self::Exists(_) => FailureKind::AlreadyExists,
             Self::TooMany { .. } => FailureKind::TooLarge,
             Self::Conflict(_) => FailureKind::Conflict,
@@ -81,15 +89,28 @@ impl DiskError {
 }
 
 impl From<Failure> for DiskError {
-    /// Of values that do not parse.
+    /// Takes over the refusal of a value that does not parse.
     fn from(failure: Failure) -> Self {
         Self::Invalid(failure.message)
     }
 }
 
-/// A path as it is shown.
-pub(super) fn shown(path: &Path) -> String {
-    path.to_string_lossy().into_owned()
+/// Name of a special file's kind, with its article.
+fn kind_in_words(mode: u32) -> &'static str {
+    match SFlag::from_bits_truncate(mode & SFlag::S_IFMT.bits()) {
+        SFlag::S_IFIFO => "a named pipe",
+        SFlag::S_IFSOCK => "a socket",
+        SFlag::S_IFCHR => "a character device",
+        SFlag::S_IFBLK => "a block device",
+        SFlag::S_IFLNK => "a symbolic link",
+        SFlag::S_IFDIR => "a directory",
+        _ => "a special file",
+    }
+}
+
+/// Writes a path as clients see it and may send it back: one that is not UTF-8 is escaped.
+pub fn shown(path: &Path) -> String {
+    path_escape::escape(path.as_os_str().as_bytes()).into_owned()
 }
 
 fn errno(error: &io::Error) -> Errno {

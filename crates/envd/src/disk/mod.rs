@@ -9,8 +9,11 @@
 
 mod actor;
 mod draft;
+mod draft_name;
+mod entry_path;
 mod error;
-mod place;
+mod overwrite;
+mod write_target;
 
 use std::sync::Arc;
 
@@ -18,9 +21,10 @@ use tokio::sync::Semaphore;
 use wrenn_domain::limits::{FILE_TRANSFERS_MAX, FILE_WALKS_MAX};
 
 pub use actor::{Actor, Asker, begin, go_on, job, outcome};
-pub use draft::{Draft, DraftName};
-pub use error::DiskError;
-pub use place::{Parents, Place, canonical, entries, open, open_at, open_without_links, reopen};
+pub use draft::{Attributes, Draft};
+pub use draft_name::DraftName;
+pub use entry_path::{EntryPath, Parents, canonical, entries, open, open_at, open_without_links, reopen};
+pub use error::{DiskError, shown};
 
 /// Places for work that takes long or holds memory; short calls need none.
 pub struct Disk {

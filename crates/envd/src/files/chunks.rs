@@ -67,9 +67,9 @@ pub fn stream(
     file: File,
     first: Bytes,
     left: Option<Left>,
-    place: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
 ) -> impl Stream<Item = io::Result<Bytes>> + Send {
-    let state = State { file: Arc::new(file), first: Some(first), next: None, left, _place: place };
+    let state = State { file: Arc::new(file), first: Some(first), next: None, left, _permit: permit };
     stream::try_unfold(state, |mut state| async move {
         if let Some(first) = state.first.take() {
             state.read_ahead();
@@ -88,7 +88,7 @@ struct State {
     first: Option<Bytes>,
     next: Option<JoinHandle<io::Result<Bytes>>>,
     left: Option<Left>,
-    _place: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl State {

@@ -14,13 +14,13 @@ pub struct Version {
 }
 
 impl Version {
-    /// Of a file with this number, size and time of change.
+    /// Makes the tag of a file with this number, size and time of change.
     pub fn new(inode: u64, size: i64, modified_sec: i64, modified_nsec: i64) -> Self {
         let modified = u64::try_from(modified_sec).map_or(UNIX_EPOCH, |sec| UNIX_EPOCH + Duration::from_secs(sec));
         Self { etag: format!("\"{inode:x}-{size:x}-{modified_sec:x}.{modified_nsec:x}\""), modified }
     }
 
-    /// The same in another packing is another body.
+    /// The tag of the gzipped form: in another packing it is another body.
     pub fn gzipped(&self) -> String {
         format!("{}-gzip\"", self.etag.trim_end_matches('"'))
     }
@@ -35,7 +35,7 @@ pub struct Conditions {
     range: Option<String>,
 }
 
-/// What to send.
+/// Answer to a conditional read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Plan {
     /// 200.

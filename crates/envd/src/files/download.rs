@@ -25,7 +25,7 @@ use super::chunks::{self, Left};
 use super::conditions::{Conditions, Plan, Version};
 use super::encodings::Accepted;
 use super::kinds::content_type;
-use crate::disk::{Asker, DiskError, begin, open, reopen};
+use crate::disk::{Asker, DiskError, begin, open, reopen, shown};
 use crate::http::Reply;
 
 /// Bytes of gzip sent at once.
@@ -34,14 +34,14 @@ const GZIP_CHUNK: usize = 64 * 1024;
 const MADE_UP: [FsType; 6] =
     [PROC_SUPER_MAGIC, SYSFS_MAGIC, CGROUP2_SUPER_MAGIC, DEBUGFS_MAGIC, TRACEFS_MAGIC, SECURITYFS_MAGIC];
 
-/// What a client asks for besides the path.
+/// Conditions, range and encodings of a read, besides the path.
 #[derive(Debug)]
-pub struct Wish {
+pub struct ReadRequest {
     conditions: Conditions,
     gzip: bool,
 }
 
-impl Wish {
+impl ReadRequest {
     /// Reads the headers.
     ///
     /// # Errors
@@ -78,12 +78,12 @@ struct Opened {
 pub async fn answer(
     asker: Asker,
     path: String,
-    wish: Wish,
-    place: OwnedSemaphorePermit,
+    request: ReadRequest,
+    permit: OwnedSemaphorePermit,
 ) -> Result<Response<Body>, DiskError> {
-    let Wish { conditions, gzip } = wish;
+    let ReadRequest { conditions, gzip } = request;
     let opened = begin(asker, move |actor| open_file(actor.path(&path)?, &conditions)).await?;
-    Ok(respond(opened, gzip, place))
+    Ok(respond(opened, gzip, permit))
 }
 
 fn open_file(path: PathBuf, conditions: &Conditions) -> Result<Opened, DiskError> {
@@ -92,8 +92,8 @@ fn open_file(path: PathBuf, conditions: &Conditions) -> Result<Opened, DiskError
     let stat = fstat(&found).map_err(DiskError::io("look at", &path))?;
     match SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()) {
         SFlag::S_IFREG => {}
-        SFlag::S_IFDIR => return Err(DiskError::IsDirectory(path.to_string_lossy().into_owned())),
-        _ => return Err(DiskError::NotRegular(path.to_string_lossy().into_owned())),
+        SFlag::S_IFDIR => return Err(DiskError::IsDirectory(shown(&path))),
+        _ => return Err(DiskError::not_regular(&path, stat.st_mode)),
     }
     let mut file = reopen(&found, OFlag::O_RDONLY | OFlag::O_NOCTTY).map_err(DiskError::io("open", &path))?;
     let version = Version::new(stat.st_ino, stat.st_size, stat.st_mtime, stat.st_mtime_nsec);
@@ -129,7 +129,7 @@ fn is_made_up(fd: &impl AsFd) -> bool {
     fstatfs(fd).is_ok_and(|fs| MADE_UP.contains(&fs.filesystem_type()))
 }
 
-fn respond(opened: Opened, gzip: bool, place: OwnedSemaphorePermit) -> Response<Body> {
+fn respond(opened: Opened, gzip: bool, permit: OwnedSemaphorePermit) -> Response<Body> {
     let Opened { file, version, size, plan, first, left, path } = opened;
     let mut response = Response::new(Body::empty());
     let headers = response.headers_mut();
@@ -166,18 +166,18 @@ fn respond(opened: Opened, gzip: bool, place: OwnedSemaphorePermit) -> Response<
     if has_file {
         *response.body_mut() = match (left, gzip) {
             (None, false) => Body::from(first),
-            (left, false) => Body::from_stream(chunks::stream(file, first, left, place)),
-            (left, true) => gzipped(file, first, left, place),
+            (left, false) => Body::from_stream(chunks::stream(file, first, left, permit)),
+            (left, true) => gzipped(file, first, left, permit),
         };
     }
     response
 }
 
-fn gzipped(file: File, first: Bytes, left: Option<Left>, place: OwnedSemaphorePermit) -> Body {
+fn gzipped(file: File, first: Bytes, left: Option<Left>, permit: OwnedSemaphorePermit) -> Body {
     use async_compression::Level;
     use async_compression::tokio::bufread::GzipEncoder;
     // In small pieces, so that packing one is a short turn on the worker.
-    let pieces = chunks::stream(file, first, left, place).flat_map(|chunk| {
+    let pieces = chunks::stream(file, first, left, permit).flat_map(|chunk| {
         let pieces: Vec<_> = match chunk {
             Ok(chunk) => (0..chunk.len()).step_by(GZIP_CHUNK).map(|at| Ok(piece(&chunk, at))).collect(),
             Err(error) => vec![Err(error)],

@@ -13,7 +13,7 @@ pub enum Encoding {
     Gzip,
 }
 
-/// What a client can read.
+/// Encodings a client can read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Accepted {
     pub gzip: bool,

@@ -28,7 +28,7 @@ pub struct Incoming {
 enum Source {
     Plain(BodyDataStream),
     Gzip(Box<GzipDecoder<StreamReader<Frames, Bytes>>>),
-    /// It broke, or cannot be unpacked.
+    /// The body broke, or cannot be unpacked.
     Spent,
 }
 
@@ -42,7 +42,7 @@ pub enum BodyError {
     Silent,
     #[error("the body is not gzip")]
     BadGzip,
-    /// Of a multipart body: a part without an end to its head.
+    /// A part of a multipart body has a head without an end.
     #[error("a part's head is too long")]
     LongHead,
 }

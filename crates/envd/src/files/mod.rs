@@ -15,6 +15,7 @@ mod multipart;
 mod upload;
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use axum::Json;
 use axum::body::Body;
@@ -27,9 +28,9 @@ use wrenn_contract::guest::WrittenFile;
 use wrenn_domain::limits::FILE_PLACE_WAIT_MAX;
 
 use crate::caller;
-use crate::disk::DiskError;
+use crate::disk::{Attributes, DiskError};
 use crate::http::Reply;
-use crate::server::Envd;
+use crate::state::Envd;
 use incoming::Incoming;
 
 /// Query of every method. What else E2B clients send (signatures) is not looked at: the token decides.
@@ -37,6 +38,10 @@ use incoming::Incoming;
 struct FilesQuery {
     path: Option<String>,
     username: Option<String>,
+    /// Permission bits in octal; those of the file that was there when absent, else 0644.
+    mode: Option<String>,
+    /// Time of the last change, Unix milliseconds; now when absent.
+    modified_ms: Option<u64>,
 }
 
 impl FilesQuery {
@@ -46,22 +51,44 @@ impl FilesQuery {
             .map_err(|error| Reply::bad_request(format!("the query cannot be read: {error}")))
     }
 
+    fn attributes(&self) -> Result<Attributes, Reply> {
+        let modified = match self.modified_ms {
+            None => None,
+            Some(ms) => Some(
+                SystemTime::UNIX_EPOCH
+                    .checked_add(Duration::from_millis(ms))
+                    .ok_or_else(|| Reply::bad_request("modified_ms is too large"))?,
+            ),
+        };
+        let mode = self.mode.as_deref().map(|text| match u32::from_str_radix(text, 8) {
+            Ok(mode) if mode <= 0o777 && !text.starts_with('+') => Ok(mode),
+            _ => Err(Reply::bad_request("mode is permission bits in octal, 0 to 777")),
+        });
+        Ok(Attributes { mode: mode.transpose()?, modified })
+    }
+
     fn path(self) -> Result<String, Reply> {
         self.path.ok_or_else(|| Reply::bad_request("path is required"))
     }
 }
 
 /// `GET /files?path=`.
+///
+/// # Errors
+/// The request is malformed, or the file cannot be read.
 pub async fn read(State(envd): State<Arc<Envd>>, uri: Uri, headers: HeaderMap) -> Result<Response, Reply> {
     let query = FilesQuery::read(&uri)?;
     let asker = caller::asker(&headers, query.username.as_deref(), &envd.identity)?;
     let path = query.path()?;
-    let wish = download::Wish::read(&headers)?;
-    let place = transfer(&envd).await?;
-    Ok(download::answer(asker, path, wish, place).await?)
+    let request = download::ReadRequest::read(&headers)?;
+    let permit = transfer(&envd).await?;
+    Ok(download::answer(asker, path, request, permit).await?)
 }
 
 /// `PUT /files?path=`: the body is the file.
+///
+/// # Errors
+/// The request is malformed, or the file cannot be written.
 pub async fn write(
     State(envd): State<Arc<Envd>>,
     uri: Uri,
@@ -72,6 +99,9 @@ pub async fn write(
 }
 
 /// `POST /files`: multipart with parts named `file`; with any other content type the same as `PUT`.
+///
+/// # Errors
+/// The request is malformed, or a file cannot be written.
 pub async fn write_parts(
     State(envd): State<Arc<Envd>>,
     uri: Uri,
@@ -101,20 +131,21 @@ async fn receive(
 ) -> Result<Json<Vec<WrittenFile>>, Reply> {
     let query = FilesQuery::read(uri)?;
     let asker = caller::asker(headers, query.username.as_deref(), &envd.identity)?;
+    let attributes = query.attributes()?;
     let mut incoming = Incoming::new(headers, body)?;
-    let _place = transfer(envd).await?;
+    let _permit = transfer(envd).await?;
     let written = match form {
-        Form::Raw => upload::raw(asker, query.path()?, &mut incoming).await?,
-        Form::Parts { boundary } => multipart::parts(asker, query.path, boundary, &mut incoming).await?,
+        Form::Raw => upload::raw(asker, query.path()?, attributes, &mut incoming).await?,
+        Form::Parts { boundary } => multipart::parts(asker, query.path, attributes, boundary, &mut incoming).await?,
     };
     Ok(Json(written))
 }
 
 /// A place among the transfers under way.
 async fn transfer(envd: &Envd) -> Result<OwnedSemaphorePermit, DiskError> {
-    let place = Arc::clone(&envd.disk.transfers).acquire_owned();
-    match tokio::time::timeout(FILE_PLACE_WAIT_MAX, place).await {
-        Ok(Ok(place)) => Ok(place),
+    let permit = Arc::clone(&envd.disk.transfers).acquire_owned();
+    match tokio::time::timeout(FILE_PLACE_WAIT_MAX, permit).await {
+        Ok(Ok(permit)) => Ok(permit),
         Ok(Err(_)) | Err(_) => Err(DiskError::Busy),
     }
 }

@@ -14,7 +14,7 @@ use wrenn_domain::limits::{UPLOAD_FILES_MAX, UPLOAD_PART_HEAD_BYTES_MAX};
 
 use super::incoming::{BodyError, Incoming};
 use super::upload::{Begun, UploadError, Writer};
-use crate::disk::{Asker, DiskError, begin, go_on};
+use crate::disk::{Asker, Attributes, DiskError, begin, go_on, shown};
 
 /// Name of the parts that are files; others are passed over.
 const FILE_PART: &str = "file";
@@ -26,6 +26,7 @@ const FILE_PART: &str = "file";
 pub async fn parts(
     asker: Asker,
     path: Option<String>,
+    attributes: Attributes,
     boundary: String,
     incoming: &mut Incoming,
 ) -> Result<Vec<WrittenFile>, UploadError> {
@@ -45,7 +46,7 @@ pub async fn parts(
         if whole.len() == UPLOAD_FILES_MAX {
             return Err(UploadError::Invalid(format!("more than {UPLOAD_FILES_MAX} files in one upload")));
         }
-        let (begun, again) = start(asker.clone(), target, taken).await?;
+        let (begun, again) = start(asker.clone(), target, attributes, taken).await?;
         taken = again;
         let written = begun.written();
         let mut writer = Writer::new(&begun.actor, begun.draft);
@@ -70,14 +71,15 @@ pub async fn parts(
 async fn start(
     asker: Asker,
     text: String,
+    attributes: Attributes,
     mut taken: HashSet<PathBuf>,
 ) -> Result<(Begun, HashSet<PathBuf>), UploadError> {
     let begun = begin(asker, move |actor| {
         let path = actor.path(&text)?;
         if taken.contains(&path) {
-            return Err(DiskError::Invalid(format!("{} is in the upload twice", path.display())));
+            return Err(DiskError::Invalid(format!("{} is in the upload twice", shown(&path))));
         }
-        let begun = Begun::new(actor, &text)?;
+        let begun = Begun::new(actor, &text, attributes)?;
         taken.insert(path);
         Ok((begun, taken))
     });

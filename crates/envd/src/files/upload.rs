@@ -9,7 +9,7 @@ use wrenn_contract::guest::WrittenFile;
 use wrenn_domain::limits::FILE_CHUNK_BYTES;
 
 use super::incoming::{BodyError, Incoming};
-use crate::disk::{Actor, Asker, DiskError, Draft, begin, go_on, job, outcome};
+use crate::disk::{Actor, Asker, Attributes, DiskError, Draft, begin, go_on, job, outcome, shown};
 use crate::http::Reply;
 
 /// Pieces of one write: the kernel takes up to 1024, and pieces may be small.
@@ -40,8 +40,13 @@ impl From<UploadError> for Reply {
 ///
 /// # Errors
 /// The file cannot be written or the body broke off; what was there before stays.
-pub async fn raw(asker: Asker, path: String, incoming: &mut Incoming) -> Result<Vec<WrittenFile>, UploadError> {
-    let begun = begin(asker, move |actor| Begun::new(actor, &path)).await?;
+pub async fn raw(
+    asker: Asker,
+    path: String,
+    attributes: Attributes,
+    incoming: &mut Incoming,
+) -> Result<Vec<WrittenFile>, UploadError> {
+    let begun = begin(asker, move |actor| Begun::new(actor, &path, attributes)).await?;
     let written = begun.written();
     let mut writer = Writer::new(&begun.actor, begun.draft);
     while let Some(piece) = incoming.next().await {
@@ -61,18 +66,21 @@ pub(super) struct Begun {
 
 impl Begun {
     /// Call with the actor's rights.
-    pub fn new(actor: &Arc<Actor>, text: &str) -> Result<Self, DiskError> {
+    ///
+    /// # Errors
+    /// The path is malformed, or nothing may be written there.
+    pub fn new(actor: &Arc<Actor>, text: &str, attributes: Attributes) -> Result<Self, DiskError> {
         let path = actor.path(text)?;
         if text.ends_with('/') {
             return Err(DiskError::IsDirectory(text.to_owned()));
         }
-        let draft = Draft::begin(actor, &path)?;
+        let draft = Draft::begin(actor, &path, attributes)?;
         Ok(Self { actor: Arc::clone(actor), path, draft })
     }
 
     pub fn written(&self) -> WrittenFile {
         WrittenFile {
-            path: self.path.to_string_lossy().into_owned(),
+            path: shown(&self.path),
             name: self.path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             kind: "file".to_owned(),
         }
@@ -100,6 +108,9 @@ impl Writer {
     }
 
     /// Takes a piece; waits while more than one write is outstanding.
+    ///
+    /// # Errors
+    /// An earlier piece could not be written.
     pub async fn take(&mut self, piece: Bytes) -> Result<(), DiskError> {
         self.bytes += piece.len();
         self.pieces.push(piece);
@@ -110,6 +121,9 @@ impl Writer {
     }
 
     /// Writes what is left and gives the draft back.
+    ///
+    /// # Errors
+    /// A piece could not be written.
     pub async fn finish(mut self) -> Result<Draft, DiskError> {
         if !self.pieces.is_empty() {
             self.write().await?;

@@ -3,6 +3,8 @@
 //! A link is described twice: `type` and `mode` are those of what it leads to, because clients ask whether they can
 //! list or read it; size, time, owner and `permissions` are the link's own, as `ls -l` shows them. A link that leads
 //! nowhere has the type symlink.
+//!
+//! A name that is not UTF-8 is shown with U+FFFD for what is no text; the entry's path is then escaped, and names it exactly.
 
 use std::ffi::OsStr;
 use std::os::fd::AsFd;
@@ -15,7 +17,7 @@ use nix::sys::stat::{FileStat, SFlag, fstat, fstatat};
 use wrenn_contract::proto::filesystem::{EntryInfo, FileType};
 use wrenn_linux::users::Names;
 
-use crate::disk::{canonical, open_at};
+use crate::disk::{canonical, open_at, shown};
 
 /// Describes `name` in an open directory; `path` is what it is called in the answer.
 ///
@@ -33,7 +35,7 @@ pub fn describe(dir: &impl AsFd, name: &OsStr, path: &Path, names: &Names) -> Re
             }
             Err(_) => {
                 entry.r#type = FileType::Symlink.into();
-                entry.symlink_target = readlinkat(dir, name).ok().map(|target| target.to_string_lossy().into_owned());
+                entry.symlink_target = readlinkat(dir, name).ok().map(|target| shown(Path::new(&target)));
             }
         }
     }
@@ -45,7 +47,7 @@ pub fn of_stat(stat: &FileStat, path: &Path, names: &Names) -> EntryInfo {
     EntryInfo {
         name: path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),
         r#type: file_type(stat).into(),
-        path: path.to_string_lossy().into_owned(),
+        path: shown(path),
         size: stat.st_size,
         mode: stat.st_mode & 0o7777,
         permissions: permissions(stat.st_mode),
@@ -64,7 +66,7 @@ pub fn of_stat(stat: &FileStat, path: &Path, names: &Names) -> EntryInfo {
 /// Where a link leads in the end, and what is there.
 fn follow(dir: &impl AsFd, name: &OsStr) -> Result<(String, FileStat), Errno> {
     let target = open_at(dir, name, OFlag::O_PATH)?;
-    Ok((canonical(&target)?.to_string_lossy().into_owned(), fstat(&target)?))
+    Ok((shown(&canonical(&target)?), fstat(&target)?))
 }
 
 /// The file type bits alone.

@@ -13,7 +13,7 @@ use wrenn_linux::users::Names;
 
 use super::asking::Asking;
 use super::entry;
-use crate::disk::{DiskError, entries, open};
+use crate::disk::{DiskError, entries, open, shown};
 
 /// Entries below `path`, each directory before what is in it, as long as somebody is `asking`. A link to a directory
 /// is followed for `path` itself alone, and its entries are named below `path`.
@@ -27,7 +27,7 @@ pub fn list(path: &Path, depth: u32, asking: &Asking) -> Result<Vec<EntryInfo>, 
     }
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NONBLOCK;
     let dir = match open(path, flags).and_then(Dir::from_fd) {
-        Err(Errno::ENOTDIR) => return Err(DiskError::NotDirectory(path.to_string_lossy().into_owned())),
+        Err(Errno::ENOTDIR) => return Err(DiskError::NotDirectory(shown(path))),
         other => other.map_err(DiskError::io("list", path))?,
     };
     let mut listing = Listing { top: path, found: Vec::new(), text: 0, names: Names::load(), asking };
@@ -90,6 +90,6 @@ impl Listing<'_> {
     }
 
     fn too_many(&self, what: &'static str, max: usize) -> DiskError {
-        DiskError::TooMany { path: self.top.to_string_lossy().into_owned(), what, max }
+        DiskError::TooMany { path: shown(self.top), what, max }
     }
 }

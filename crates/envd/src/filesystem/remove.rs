@@ -16,7 +16,7 @@ use wrenn_domain::limits::REMOVE_DEPTH_MAX;
 
 use super::asking::Asking;
 use super::entry::kind;
-use crate::disk::{DiskError, Parents, Place, entries};
+use crate::disk::{DiskError, EntryPath, Parents, entries, shown};
 
 /// Names held at once of a directory that may have any number.
 const BATCH: usize = 1024;
@@ -27,18 +27,18 @@ const BATCH: usize = 1024;
 /// Nothing is there, `path` is `/` or ends in `..`, the user may not, or another file system is mounted in the tree.
 /// What was removed before stays removed.
 pub fn remove(path: &Path, asking: &Asking) -> Result<(), DiskError> {
-    let place = Place::find(path, Parents::MustExist)?;
+    let entry_path = EntryPath::find(path, Parents::MustExist)?;
     let failed = || DiskError::io("remove", path);
-    let is_dir = kind(&place.stat().map_err(failed())?) == SFlag::S_IFDIR;
+    let is_dir = kind(&entry_path.stat().map_err(failed())?) == SFlag::S_IFDIR;
     let flag = if is_dir { UnlinkatFlags::RemoveDir } else { UnlinkatFlags::NoRemoveDir };
     // An empty directory goes at once, and a place where something is mounted says so before anything is lost.
-    match unlinkat(&place.dir, place.name.as_os_str(), flag) {
+    match unlinkat(&entry_path.dir, entry_path.name.as_os_str(), flag) {
         Err(Errno::ENOTEMPTY | Errno::EEXIST) if is_dir => {}
         other => return other.map_err(failed()),
     }
-    let top = enter(&place.dir, &place.name).map_err(failed())?;
+    let top = enter(&entry_path.dir, &entry_path.name).map_err(failed())?;
     Removal { path, asking, above: Vec::new() }.empty(top)?;
-    unlinkat(&place.dir, place.name.as_os_str(), flag).map_err(failed())
+    unlinkat(&entry_path.dir, entry_path.name.as_os_str(), flag).map_err(failed())
 }
 
 struct Removal<'a> {
@@ -70,7 +70,7 @@ impl Removal<'_> {
                 dir = enter(&dir, &name).map_err(failed("look into"))?;
                 self.above.push((here, name));
                 if self.above.len() > REMOVE_DEPTH_MAX {
-                    let text = format!("{} is deeper than {REMOVE_DEPTH_MAX} directories", self.path.display());
+                    let text = format!("{} is deeper than {REMOVE_DEPTH_MAX} directories", shown(self.path));
                     return Err(DiskError::Conflict(text));
                 }
                 continue;
@@ -78,7 +78,7 @@ impl Removal<'_> {
             let Some((expected, name)) = self.above.pop() else { return Ok(()) };
             dir = enter(&dir, OsStr::new("..")).map_err(failed("return from below"))?;
             if identity(&fstat(&dir).map_err(failed("look into"))?) != expected {
-                let text = format!("directories in {} were moved during the removal", self.path.display());
+                let text = format!("directories in {} were moved during the removal", shown(self.path));
                 return Err(DiskError::Conflict(text));
             }
             unlinkat(&dir, name.as_os_str(), UnlinkatFlags::RemoveDir).map_err(failed("remove what is in"))?;

@@ -23,8 +23,8 @@ use wrenn_linux::users::Names;
 use super::asking::Caller;
 use super::{entry, list, movement, remove, watch};
 use crate::caller;
-use crate::disk::{Asker, DiskError, Parents, Place, begin, open};
-use crate::server::Envd;
+use crate::disk::{Asker, DiskError, EntryPath, Parents, begin, open, shown};
+use crate::state::Envd;
 
 /// Bytes of a request: two paths, each byte of which JSON may write as six, and what is around them.
 const REQUEST_BYTES_MAX: usize = 2 * 6 * GUEST_PATH_BYTES_MAX + 4096;
@@ -50,9 +50,9 @@ impl Service {
 
     /// A place among the long walks.
     async fn walk(&self) -> Result<OwnedSemaphorePermit, ConnectError> {
-        let place = Arc::clone(&self.0.disk.walks).acquire_owned();
-        match tokio::time::timeout(FILE_PLACE_WAIT_MAX, place).await {
-            Ok(Ok(place)) => Ok(place),
+        let permit = Arc::clone(&self.0.disk.walks).acquire_owned();
+        match tokio::time::timeout(FILE_PLACE_WAIT_MAX, permit).await {
+            Ok(Ok(permit)) => Ok(permit),
             Ok(Err(_)) | Err(_) => Err(refusal(DiskError::Busy)),
         }
     }
@@ -82,7 +82,7 @@ impl Filesystem for Service {
         request: ServiceRequest<'_, MoveRequest>,
     ) -> ServiceResult<MoveResponse> {
         let (from, to) = (request.source.to_owned(), request.destination.to_owned());
-        let _place = self.walk().await?;
+        let _permit = self.walk().await?;
         let (_caller, asking) = Caller::new();
         let moved = begin(self.asker(&ctx)?, move |actor| {
             let (from, to) = (actor.path(&from)?, actor.path(&to)?);
@@ -98,7 +98,7 @@ impl Filesystem for Service {
         request: ServiceRequest<'_, ListDirRequest>,
     ) -> ServiceResult<ListDirResponse> {
         let (path, depth) = (request.path.to_owned(), request.depth);
-        let _place = self.walk().await?;
+        let _permit = self.walk().await?;
         let (_caller, asking) = Caller::new();
         let entries = begin(self.asker(&ctx)?, move |actor| list::list(&actor.path(&path)?, depth, &asking));
         Response::ok(ListDirResponse { entries: entries.await.map_err(refusal)?, ..Default::default() })
@@ -110,7 +110,7 @@ impl Filesystem for Service {
         request: ServiceRequest<'_, RemoveRequest>,
     ) -> ServiceResult<RemoveResponse> {
         let path = request.path.to_owned();
-        let _place = self.walk().await?;
+        let _permit = self.walk().await?;
         let (_caller, asking) = Caller::new();
         let removed = begin(self.asker(&ctx)?, move |actor| remove::remove(&actor.path(&path)?, &asking));
         removed.await.map_err(refusal)?;
@@ -123,9 +123,9 @@ impl Filesystem for Service {
         request: ServiceRequest<'_, WatchDirRequest>,
     ) -> ServiceResult<ServiceStream<WatchDirResponse>> {
         let (path, recursive) = (request.path.to_owned(), request.recursive);
-        let place = self.walk().await?;
+        let permit = self.walk().await?;
         let watch = self.0.watchers.watch(self.asker(&ctx)?, path, recursive).await.map_err(refusal)?;
-        drop(place);
+        drop(permit);
         Response::ok(watch::stream(watch, watch::keepalive_every(ctx.headers())))
     }
 
@@ -135,7 +135,7 @@ impl Filesystem for Service {
         request: ServiceRequest<'_, CreateWatcherRequest>,
     ) -> ServiceResult<CreateWatcherResponse> {
         let (path, recursive) = (request.path.to_owned(), request.recursive);
-        let _place = self.walk().await?;
+        let _permit = self.walk().await?;
         let watcher_id = self.0.watchers.create(self.asker(&ctx)?, path, recursive).await.map_err(refusal)?;
         Response::ok(CreateWatcherResponse { watcher_id, ..Default::default() })
     }
@@ -167,10 +167,10 @@ fn describe(path: &std::path::Path) -> Result<EntryInfo, DiskError> {
 }
 
 fn make_dir(path: &std::path::Path) -> Result<EntryInfo, DiskError> {
-    let text = || path.to_string_lossy().into_owned();
+    let text = || shown(path);
     // What has no name of its own (`/`, `..`) is there if it is anything.
     if let Some(_name) = path.file_name() {
-        match Place::find(path, Parents::Make)?.make_dir() {
+        match EntryPath::find(path, Parents::Make)?.make_dir() {
             Ok(()) => return describe(path),
             Err(Errno::EEXIST) => {}
             Err(errno) => return Err(DiskError::io("make directory", path)(errno)),

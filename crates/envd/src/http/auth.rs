@@ -10,7 +10,7 @@ use wrenn_contract::guest::{HEALTH, INIT, TOKEN_HEADER};
 
 use super::reply::Reply;
 use crate::identity::TokenCheck;
-use crate::server::Envd;
+use crate::state::Envd;
 
 /// Lets a request pass that presents the token. `/init` checks for itself, because the first one sets the token.
 pub async fn require_token(State(envd): State<Arc<Envd>>, request: Request, next: Next) -> Response {

@@ -25,9 +25,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Serves `router` until `stop` turns true. Connections under way are dropped with it.
 pub async fn listen(listener: TcpListener, router: Router, mut stop: watch::Receiver<bool>) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else {
+        let Ok(permit) = permits.clone().acquire_owned().await else {
             return;
         };
         let accepted = tokio::select! {
@@ -58,7 +58,7 @@ pub async fn listen(listener: TcpListener, router: Router, mut stop: watch::Rece
                 _ = connection => {}
                 _ = stop.wait_for(|stop| *stop) => {}
             }
-            drop(place);
+            drop(permit);
         });
     }
 }

@@ -10,12 +10,12 @@ use std::sync::Arc;
 use axum::Router;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
-use wrenn_contract::guest::{ACTIVITY, FILES, HEALTH, INIT, METRICS, SNAPSHOT_PREPARE, TUNNEL};
+use wrenn_contract::guest::{ACTIVITY, FILES, HEALTH, INIT, METRICS, SNAPSHOT_FREEZE, SNAPSHOT_PREPARE, TUNNEL};
 
 pub use listen::{CONNECTIONS_MAX, listen};
 pub use reply::Reply;
 
-use crate::server::Envd;
+use crate::state::Envd;
 use crate::{files, filesystem, tunnel, usage};
 
 /// Every route; nothing but `GET /health` and `POST /init` answers without the token.
@@ -24,10 +24,11 @@ pub fn router(envd: Arc<Envd>) -> Router {
         .route(HEALTH, get(control::health))
         .route(INIT, post(control::init))
         .route(SNAPSHOT_PREPARE, post(control::snapshot_prepare))
-        .route(METRICS, get(usage::metrics))
-        .route(ACTIVITY, get(usage::activity))
+        .route(SNAPSHOT_FREEZE, post(control::snapshot_freeze))
+        .route(METRICS, get(usage::metrics).with_state(envd.usage.clone()))
+        .route(ACTIVITY, get(usage::activity).with_state(envd.usage.clone()))
         .route(FILES, get(files::read).put(files::write).post(files::write_parts))
-        .route(TUNNEL, get(tunnel::tunnel))
+        .route(TUNNEL, get(tunnel::tunnel).with_state(envd.tunnels.clone()))
         .route_service("/filesystem.Filesystem/{method}", filesystem::router(envd.clone()))
         .route_service("/process.Process/{method}", crate::process::service(envd.clone()))
         .fallback(reply::no_such_route)

@@ -19,18 +19,18 @@ const NUMBERS_TRIED_MAX: u32 = 64;
 /// Cgroups looked at whenever one is taken or given back.
 const SWEPT_AT_ONCE: usize = 4;
 
-/// What a process is for.
+/// Purpose of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     User,
     Terminal,
 }
 
-/// Both kinds; none where the machine has no cgroups.
+/// Cgroups of both kinds; none where the machine has no cgroups.
 #[derive(Debug)]
 pub struct Cgroups {
     pools: Option<[Pool; 2]>,
-    refusal_told: AtomicBool,
+    refusal_logged: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -43,7 +43,7 @@ struct Pool {
 struct Groups {
     /// Empty, for the next process.
     free: Vec<Cgroup>,
-    /// Their process is over, but something it started may live on in them.
+    /// Cgroups whose process is over, but in which something it started may live on.
     lingering: VecDeque<Lingering>,
     made: u32,
 }
@@ -69,7 +69,7 @@ impl Cgroups {
         let pools = Self::try_prepare(root).map_err(|error| {
             tracing::warn!(%error, root = %root.display(), "no cgroups: processes stay in envd's own");
         });
-        Self { pools: pools.ok(), refusal_told: AtomicBool::new(false) }
+        Self { pools: pools.ok(), refusal_logged: AtomicBool::new(false) }
     }
 
     fn try_prepare(root: &Path) -> std::io::Result<[Pool; 2]> {
@@ -104,7 +104,7 @@ impl Cgroups {
 
     /// The kernel would not start a process in it; the log says so once.
     pub fn refused(&self, slot: Slot) {
-        if !self.refusal_told.swap(true, Ordering::Relaxed) {
+        if !self.refusal_logged.swap(true, Ordering::Relaxed) {
             tracing::warn!(cgroup = %slot.cgroup.path().display(), "processes cannot be started in cgroups");
         }
         slot.killed.store(true, Ordering::Relaxed);

@@ -28,13 +28,13 @@ pub struct Driver {
     pub deadline: Option<Instant>,
 }
 
-/// What the process prints into; a terminal is one for both.
+/// Pipes the process prints into; a terminal is one for both.
 pub struct Pipes {
     first: Option<(Source, Arc<Stream>)>,
     second: Option<(Source, Arc<Stream>)>,
 }
 
-/// What happened next.
+/// The next thing that happened to a process.
 enum Event {
     Deadline,
     Exit(Result<Exit, String>),
@@ -183,15 +183,15 @@ impl Pipes {
     /// what they print is read and dropped, for as many as there are places. A terminal is hung up like any other.
     fn leave(self, processes: &Processes) {
         for (source, stream) in [self.first, self.second].into_iter().flatten() {
-            let place = processes.leftovers.clone().try_acquire_owned();
-            if let (Source::Stdout | Source::Stderr, Ok(place)) = (source, place) {
+            let permit = processes.leftovers.clone().try_acquire_owned();
+            if let (Source::Stdout | Source::Stderr, Ok(permit)) = (source, permit) {
                 tokio::spawn(async move {
                     while stream.readable().await.is_ok() {
                         if !matches!(with_buffer(|buffer| stream.try_read(buffer)), Ok(None | Some(1..))) {
                             break;
                         }
                     }
-                    drop(place);
+                    drop(permit);
                 });
             }
         }

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use wrenn_domain::limits::PROCESS_INPUT_CALLS_MAX;
 use wrenn_linux::stream::Stream;
 
-/// What a process reads from.
+/// Kind of input a process reads from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Pipe,
@@ -49,7 +49,7 @@ pub struct Input {
     kind: Kind,
     /// Calls take turns in the order they came.
     stream: Mutex<Option<Arc<Stream>>>,
-    places: Semaphore,
+    permits: Semaphore,
     ended: CancellationToken,
 }
 
@@ -59,7 +59,7 @@ impl Input {
         Self {
             kind,
             stream: Mutex::new(stream),
-            places: Semaphore::new(PROCESS_INPUT_CALLS_MAX),
+            permits: Semaphore::new(PROCESS_INPUT_CALLS_MAX),
             ended: CancellationToken::new(),
         }
     }
@@ -69,11 +69,11 @@ impl Input {
     /// # Errors
     /// See [`InputError`]. A part may have been written, but nothing when it was [`InputError::Busy`].
     pub async fn write(&self, kind: Kind, bytes: &[u8]) -> Result<(), InputError> {
-        let _place = self.places.try_acquire().map_err(|_| InputError::Busy)?;
+        let _permit = self.permits.try_acquire().map_err(|_| InputError::Busy)?;
         self.write_in_turn(kind, bytes).await
     }
 
-    /// The same for a piece of a longer input, whose sender could not tell where to go on: it waits for its place.
+    /// Writes a piece of a longer input, whose sender could not tell where to go on: it waits for its turn.
     ///
     /// # Errors
     /// See [`InputError`].
@@ -81,8 +81,8 @@ impl Input {
         tokio::select! {
             biased;
             () = self.ended.cancelled() => Err(InputError::Ended),
-            place = self.places.acquire() => {
-                let _place = place.map_err(|_| InputError::Ended)?;
+            permit = self.permits.acquire() => {
+                let _permit = permit.map_err(|_| InputError::Ended)?;
                 self.write_in_turn(kind, bytes).await
             }
         }
@@ -119,7 +119,7 @@ impl Input {
             Kind::Nothing => return Ok(()),
             Kind::Pipe => {}
         }
-        let _place = self.places.try_acquire().map_err(|_| InputError::Busy)?;
+        let _permit = self.permits.try_acquire().map_err(|_| InputError::Busy)?;
         self.in_turn(async |stream| {
             *stream = None;
             Ok(())

@@ -17,6 +17,7 @@ mod output;
 mod patience;
 mod plan;
 mod reader;
+mod ring;
 mod running;
 mod service;
 mod start;
@@ -54,7 +55,7 @@ pub struct Processes {
     pub lives: Arc<Lives>,
 }
 
-/// What the first process needs and all others use.
+/// Ground that the first process lays and all others use.
 #[derive(Debug)]
 struct Ground {
     cgroups: Cgroups,
@@ -73,6 +74,14 @@ impl Processes {
             child_descriptors: raise_descriptors(),
             ground: OnceLock::new(),
             lives: Arc::default(),
+        }
+    }
+
+    /// Ends what streams own that did not survive: after a pause, nobody can reach such a process or hear how it ends.
+    pub fn kill_owned(&self) {
+        for process in self.table.list().into_iter().filter(|process| process.is_owned()) {
+            tracing::info!(pid = process.pid, "the pause cut off who had started this process; it is ended");
+            process.kill();
         }
     }
 

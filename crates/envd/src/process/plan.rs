@@ -23,7 +23,7 @@ const TERM: &str = "xterm-256color";
 const NO_SHELLS: [&str; 2] = ["nologin", "false"];
 const SHELL: &str = "/bin/sh";
 
-/// What to tell the kernel.
+/// Everything the kernel must know to start a process.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Plan {
     /// Paths to try in order.
@@ -108,17 +108,18 @@ fn command(config: &ProcessConfig, user: &User, shell: &str) -> Result<(String, 
     if config.args.is_empty() {
         return Ok((shell.to_owned(), vec![shell.to_owned(), "-c".to_owned(), config.cmd.clone()]));
     }
+    // Arguments are the caller's words: only a shell knows which tilde means a home.
     let program = in_home(&config.cmd, user, "the command")?;
-    let mut args = vec![program.clone()];
-    // Someone else's home in an argument is left alone: it may not be meant as a path at all.
-    args.extend(config.args.iter().map(|arg| in_home(arg, user, "").unwrap_or_else(|_| arg.clone())));
+    let args = std::iter::once(program.clone()).chain(config.args.iter().cloned()).collect();
     Ok((program, args))
 }
 
 /// Working directory, and whether `/` will do instead.
 fn directory(config: &ProcessConfig, user: &User, defaults: &Defaults) -> Result<(String, bool), PlanError> {
     let asked = config.cwd.as_deref().filter(|cwd| !cwd.is_empty());
-    let Some(asked) = asked.or(defaults.workdir.as_deref()) else {
+    // The default one belongs to the default user: others may not even enter it.
+    let own = defaults.workdir.as_deref().filter(|_| user.name == defaults.user);
+    let Some(asked) = asked.or(own) else {
         return Ok((user.home.to_string_lossy().into_owned(), true));
     };
     let asked = in_home(asked, user, "the working directory")?;
@@ -197,7 +198,7 @@ mod tests {
     #[test]
     fn a_command_with_arguments_is_that_command_and_a_lone_one_is_a_line_for_the_shell() {
         for (cmd, args, expected) in [
-            ("ls", &["-l", "~", "~/x", "~you", "a~"][..], &["ls", "-l", "/home/me", "/home/me/x", "~you", "a~"][..]),
+            ("ls", &["-l", "~", "~/x", "~you", "a~"][..], &["ls", "-l", "~", "~/x", "~you", "a~"][..]),
             ("~/bin/x", &["y"], &["/home/me/bin/x", "y"]),
             ("a | b", &[], &["/bin/bash", "-c", "a | b"]),
             ("~/x", &[], &["/bin/bash", "-c", "~/x"]),

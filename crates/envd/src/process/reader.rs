@@ -20,7 +20,7 @@ pub struct Reader {
     process: Arc<Process>,
     id: ReaderId,
     stage: Stage,
-    /// It has to be told that it got all there was when it came: with a sign of life, which every client knows.
+    /// Whether the reader must still hear that it got all there was when it came: with a sign of life, which every client knows.
     behind: bool,
 }
 

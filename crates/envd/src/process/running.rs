@@ -21,10 +21,12 @@ use super::output::Output;
 pub struct Process {
     pub pid: u32,
     pub tag: Option<String>,
-    /// What was asked for, cut to what listings show.
+    /// The command as it was asked for, cut to what listings show.
     pub listed: ProcessConfig,
     pub output: Output,
     pub input: Input,
+    /// The stream that started it owns it: it is not to outlive that one.
+    owned: AtomicBool,
     life: Mutex<Life>,
 }
 
@@ -46,7 +48,7 @@ pub enum ResizeError {
 }
 
 impl Process {
-    /// One that was just started.
+    /// Makes the record of a process that was just started.
     pub fn new(
         pid: u32,
         tag: Option<String>,
@@ -56,7 +58,7 @@ impl Process {
         terminal: Option<Arc<Stream>>,
     ) -> Self {
         let life = Mutex::new(Life::Running { slot, terminal });
-        Self { pid, tag, listed, output: Output::default(), input, life }
+        Self { pid, tag, listed, output: Output::default(), input, owned: AtomicBool::new(false), life }
     }
 
     /// Ends the process and everything it started: its cgroup where it has one, its process group in any case. Does
@@ -69,6 +71,11 @@ impl Process {
         if let Err(error) = signal_group(self.group(), Signal::SIGKILL) {
             tracing::error!(pid = self.pid, %error, "the process group could not be killed");
         }
+    }
+
+    /// Whether a stream owns it.
+    pub fn is_owned(&self) -> bool {
+        self.owned.load(Ordering::Relaxed)
     }
 
     /// Signals the process group. Does nothing to one that is over.
@@ -127,6 +134,7 @@ pub struct Leash {
 impl Leash {
     /// Puts it on.
     pub fn new(process: Arc<Process>, lives: &Arc<Lives>) -> Self {
+        process.owned.store(true, Ordering::Relaxed);
         Self { process, lives: lives.clone(), life: lives.number.load(Ordering::Relaxed) }
     }
 }
@@ -152,7 +160,7 @@ impl Lives {
         self.suspended.store(true, Ordering::Relaxed);
     }
 
-    /// It goes on: as the same one, or as a copy whose connections all belong to the past.
+    /// Lets the process go on: as the same one, or as a copy whose connections all belong to the past.
     pub fn go_on(&self, anew: bool) {
         if anew {
             self.number.fetch_add(1, Ordering::Relaxed);

@@ -26,10 +26,10 @@ use super::output::From;
 use super::patience::keepalive;
 use super::reader::{Reader, Terms};
 use super::running;
-use super::start::Wish;
+use super::start::Launch;
 use super::table::Selector;
 use crate::caller;
-use crate::server::Envd;
+use crate::state::Envd;
 
 /// Size of a terminal whose caller names none.
 const SIZE: Size = Size { cols: 80, rows: 24 };
@@ -70,10 +70,10 @@ impl Process for ProcessService {
         ctx: RequestContext,
         request: ServiceRequest<'_, StartRequest>,
     ) -> ServiceResult<ServiceStream<StartResponse>> {
-        let (wish, terms) = self.wish(&ctx, request.to_owned_message())?;
+        let (launch, terms) = self.launch(&ctx, request.to_owned_message())?;
         let processes = self.envd.processes.clone();
         // When the caller leaves meanwhile, what was started is dropped with the answer nobody takes, leash and all.
-        let started = tokio::task::spawn_blocking(move || processes.start(wish))
+        let started = tokio::task::spawn_blocking(move || processes.start(launch))
             .await
             .map_err(|error| ConnectError::internal(format!("the start did not finish: {error}")))??;
         let events = started.reader.into_stream(terms, started.leash);
@@ -181,7 +181,7 @@ impl Process for ProcessService {
 }
 
 impl ProcessService {
-    fn wish(&self, ctx: &RequestContext, request: StartRequest) -> Result<(Wish, Terms), ConnectError> {
+    fn launch(&self, ctx: &RequestContext, request: StartRequest) -> Result<(Launch, Terms), ConnectError> {
         let config =
             request.process.into_option().ok_or_else(|| ConnectError::invalid_argument("no process was described"))?;
         let tag = request.tag.filter(|tag| !tag.is_empty());
@@ -194,7 +194,7 @@ impl ProcessService {
         let asker = caller::asker(ctx.headers(), config.user.as_deref(), &self.envd.identity);
         let user = asker.map_err(|error| ConnectError::invalid_argument(error.to_string()))?.user;
         let terms = terms(ctx);
-        let wish = Wish {
+        let launch = Launch {
             config,
             user,
             defaults,
@@ -204,7 +204,7 @@ impl ProcessService {
             detach: request.detach.unwrap_or(false),
             deadline: terms.deadline,
         };
-        Ok((wish, terms))
+        Ok((launch, terms))
     }
 
     fn running(&self, named: Option<ProcessSelector>) -> Result<Arc<running::Process>, ConnectError> {

@@ -9,7 +9,7 @@ use wrenn_contract::proto::process::ProcessConfig;
 use wrenn_domain::limits::{GUEST_PROCESSES_MAX, PROCESS_LISTED_BYTES, PROCESS_START_MAX};
 use wrenn_linux::child::Child;
 use wrenn_linux::pty::{self, Size};
-use wrenn_linux::spawn::{Birth, Command, SpawnError, Step};
+use wrenn_linux::spawn::{Command, PendingStart, SpawnError, Step};
 use wrenn_linux::stream;
 use wrenn_linux::users::User;
 
@@ -30,9 +30,9 @@ const OOM_SCORE: i16 = 100;
 /// Between two attempts to end a start that takes too long.
 const GIVE_UP_EVERY: Duration = Duration::from_secs(1);
 
-/// What a caller wants.
+/// A caller's request to start a process.
 #[derive(Debug)]
-pub struct Wish {
+pub struct Launch {
     pub config: ProcessConfig,
     /// Name of the user to run as.
     pub user: String,
@@ -42,7 +42,7 @@ pub struct Wish {
     pub terminal: Option<Size>,
     /// A pipe to be fed; else it reads end of file. A terminal is always fed.
     pub stdin: bool,
-    /// It outlives the stream that started it.
+    /// Whether the process outlives the stream that started it.
     pub detach: bool,
     /// When it is killed, unless it is detached.
     pub deadline: Option<Instant>,
@@ -96,35 +96,35 @@ impl Processes {
     ///
     /// # Errors
     /// See [`StartError`]. Nothing of the process is left then.
-    pub fn start(self: &Arc<Self>, wish: Wish) -> Result<Started, StartError> {
-        let tag = wish.tag.clone().unwrap_or_default();
-        let place = self.table.reserve(wish.tag.clone()).map_err(|refused| match refused {
+    pub fn start(self: &Arc<Self>, request: Launch) -> Result<Started, StartError> {
+        let tag = request.tag.clone().unwrap_or_default();
+        let reservation = self.table.reserve(request.tag.clone()).map_err(|refused| match refused {
             Refused::Full => StartError::Full,
             Refused::TagTaken => StartError::TagTaken(tag),
         })?;
-        let user = User::find(&wish.user).map_err(StartError::Users)?;
-        let user = user.ok_or_else(|| StartError::NoUser(wish.user.clone()))?;
-        let plan = Plan::new(&wish.config, &user, &wish.defaults, wish.terminal.is_some())?;
-        let ends = Ends::open(&wish, &user).map_err(|error| match is_lack(&error) {
+        let user = User::find(&request.user).map_err(StartError::Users)?;
+        let user = user.ok_or_else(|| StartError::NoUser(request.user.clone()))?;
+        let plan = Plan::new(&request.config, &user, &request.defaults, request.terminal.is_some())?;
+        let ends = Ends::open(&request, &user).map_err(|error| match is_lack(&error) {
             true => StartError::NoRoom(error),
             false => StartError::Streams(error),
         })?;
         let ground = self.ground();
-        let (child, slot) = launch(ground, plan, ends.child, wish.terminal.is_some(), &user)?;
+        let (child, slot) = launch(ground, plan, ends.child, request.terminal.is_some(), &user)?;
         let process = Arc::new(Process::new(
             child.pid().cast_unsigned(),
-            wish.tag,
-            listed(wish.config),
+            request.tag,
+            listed(request.config),
             ends.input,
             slot,
             ends.terminal,
         ));
         // From here on the end of this function, however it comes, ends the process.
-        let leash = (!wish.detach).then(|| Leash::new(process.clone(), &self.lives));
+        let leash = (!request.detach).then(|| Leash::new(process.clone(), &self.lives));
         // The first reader always finds a place.
         let reader = Reader::attach(&process, From::Oldest).ok_or(StartError::Full)?;
-        place.fill(&process);
-        let deadline = wish.deadline.filter(|_| leash.is_some());
+        reservation.fill(&process);
+        let deadline = request.deadline.filter(|_| leash.is_some());
         tokio::spawn(Driver { processes: self.clone(), process, child, pipes: ends.pipes, deadline }.run());
         Ok(Started { reader, leash })
     }
@@ -139,8 +139,8 @@ struct Ends {
 }
 
 impl Ends {
-    fn open(wish: &Wish, user: &User) -> io::Result<Self> {
-        if let Some(size) = wish.terminal {
+    fn open(launch: &Launch, user: &User) -> io::Result<Self> {
+        if let Some(size) = launch.terminal {
             let (master, slave) = pty::open(size, user.uid)?;
             let master = Arc::new(master);
             return Ok(Self {
@@ -152,7 +152,7 @@ impl Ends {
         }
         let (stdout, to_stdout) = stream::pipe_to_read()?;
         let (stderr, to_stderr) = stream::pipe_to_read()?;
-        let (input, from_stdin) = if wish.stdin {
+        let (input, from_stdin) = if launch.stdin {
             let (stdin, from_stdin) = stream::pipe_to_write()?;
             (Input::new(Kind::Pipe, Some(Arc::new(stdin))), from_stdin)
         } else {
@@ -186,9 +186,9 @@ fn launch(
         descriptors: ground.child_descriptors,
     };
     let slot = ground.cgroups.take(if terminal { cgroups::Kind::Terminal } else { cgroups::Kind::User });
-    let birth = Arc::new(Birth::default());
-    let watch = tokio::spawn(give_up_late(birth.clone()));
-    let started = command.start(slot.as_ref().map(|slot| slot.cgroup().as_fd()), &birth);
+    let pending = Arc::new(PendingStart::default());
+    let watch = tokio::spawn(give_up_late(pending.clone()));
+    let started = command.start(slot.as_ref().map(|slot| slot.cgroup().as_fd()), &pending);
     watch.abort();
     let user = user.name.clone();
     match started {
@@ -205,10 +205,10 @@ fn launch(
 }
 
 /// The thread that starts a process only waits; this is who ends that.
-async fn give_up_late(birth: Arc<Birth>) {
+async fn give_up_late(pending: Arc<PendingStart>) {
     tokio::time::sleep(PROCESS_START_MAX).await;
     loop {
-        birth.give_up();
+        pending.give_up();
         tokio::time::sleep(GIVE_UP_EVERY).await;
     }
 }
@@ -237,7 +237,7 @@ fn is_lack(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(EAGAIN | ENOMEM | EMFILE | ENFILE | ENOSPC))
 }
 
-/// What listings show, within [`PROCESS_LISTED_BYTES`]: the command first, then arguments, then the environment.
+/// Cuts a command to [`PROCESS_LISTED_BYTES`] for listings: the command first, then arguments, then the environment.
 fn listed(mut config: ProcessConfig) -> ProcessConfig {
     let mut left = PROCESS_LISTED_BYTES;
     let mut fits = |bytes: usize| {

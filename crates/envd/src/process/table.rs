@@ -26,7 +26,7 @@ pub struct Table {
 #[derive(Debug, Default)]
 struct Inner {
     running: HashMap<u32, Arc<Process>>,
-    /// Of running processes and of reservations.
+    /// Tags of running processes and of reservations.
     tags: HashMap<String, Option<u32>>,
     reserved: usize,
     /// Oldest first.

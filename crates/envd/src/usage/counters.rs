@@ -17,6 +17,10 @@ pub struct Cpu {
 }
 
 impl Cpu {
+    /// Reads the counters.
+    ///
+    /// # Errors
+    /// The kernel's file cannot be read or parsed.
     pub fn read() -> io::Result<Self> {
         fs::read_to_string("/proc/stat").map(|text| Self::parse(&text))
     }
@@ -36,11 +40,15 @@ impl Cpu {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Memory {
     pub total: u64,
-    /// What programs could still get without swapping.
+    /// Memory that programs could still get without swapping.
     pub available: u64,
 }
 
 impl Memory {
+    /// Reads the counters.
+    ///
+    /// # Errors
+    /// The kernel's file cannot be read or parsed.
     pub fn read() -> io::Result<Self> {
         fs::read_to_string("/proc/meminfo").map(|text| Self::parse(&text))
     }
@@ -59,6 +67,9 @@ impl Memory {
 }
 
 /// Bytes received and sent since the boot over all interfaces but lo.
+///
+/// # Errors
+/// The kernel's file cannot be read or parsed.
 pub fn network_bytes() -> io::Result<u64> {
     fs::read_to_string("/proc/net/dev").map(|text| parse_network(&text))
 }
@@ -74,6 +85,9 @@ fn parse_network(text: &str) -> u64 {
 }
 
 /// Bytes read and written since the boot over all disks.
+///
+/// # Errors
+/// The kernel's file cannot be read or parsed.
 pub fn disk_bytes() -> io::Result<u64> {
     let is_disk = |name: &str| Path::new("/sys/block").join(name).exists();
     fs::read_to_string("/proc/diskstats").map(|text| parse_disks(&text, is_disk))

@@ -16,11 +16,10 @@ use nix::sys::statvfs::statvfs;
 use wrenn_contract::guest::{Activity, Metrics};
 
 use crate::http::Reply;
-use crate::server::Envd;
 use counters::{Cpu, Memory, disk_bytes, network_bytes};
 use rates::{Busy, Flow};
 
-/// What the two routes remember.
+/// State that the two routes keep between calls.
 #[derive(Debug, Default)]
 pub struct Usage {
     metrics: Mutex<Busy>,
@@ -28,13 +27,19 @@ pub struct Usage {
 }
 
 /// `GET /metrics`.
-pub async fn metrics(State(envd): State<Arc<Envd>>) -> Result<Json<Metrics>, Reply> {
-    answer(move || read_metrics(&envd.usage)).await
+///
+/// # Errors
+/// The kernel's counters cannot be read.
+pub async fn metrics(State(usage): State<Arc<Usage>>) -> Result<Json<Metrics>, Reply> {
+    answer(move || read_metrics(&usage)).await
 }
 
 /// `GET /activity`.
-pub async fn activity(State(envd): State<Arc<Envd>>) -> Result<Json<Activity>, Reply> {
-    answer(move || read_activity(&envd.usage)).await
+///
+/// # Errors
+/// The kernel's counters cannot be read.
+pub async fn activity(State(usage): State<Arc<Usage>>) -> Result<Json<Activity>, Reply> {
+    answer(move || read_activity(&usage)).await
 }
 
 /// Counters are read on a blocking thread: looking at a busy disk can take long.

@@ -2,6 +2,7 @@
 
 mod envd;
 mod files;
+mod freezer;
 mod harness_works;
 mod processes;
 mod tunnel;

@@ -1,4 +1,4 @@
-//! The child between its birth and the program: in our memory, on a small stack of its own.
+//! Work of the child before it becomes the program: in our memory, on a small stack of its own.
 //!
 //! Must never: allocate, lock, panic, or call anything of libc but plain system calls. Other threads of ours run on and
 //! may hold any lock, and what libc does beside the call (its setuid tells every thread) would be done to us.
@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 
 use libc::{c_char, c_int, c_long};
 
-use super::{Credentials, Step};
+use super::step::{Credentials, Step};
 use crate::descriptors::Limit;
 
 /// Signals of Linux are 1 to 64.
@@ -23,7 +23,7 @@ const SELF_OOM_SCORE: &std::ffi::CStr = c"/proc/self/oom_score_adj";
 const ROOT: &std::ffi::CStr = c"/";
 const SHELL: &std::ffi::CStr = c"/bin/sh";
 
-/// What the child shall do: everything prepared, so that it only has to read.
+/// Orders are what the child shall do: everything prepared, so that it only has to read.
 pub(super) struct Orders<'a> {
     pub programs: *const *const c_char,
     /// Begins with one free place.
@@ -38,7 +38,7 @@ pub(super) struct Orders<'a> {
     /// Decimal; empty: stay as we are.
     pub oom_score: &'a [u8],
     pub descriptors: Option<Limit>,
-    /// The child's first word: it came to life. The kernel may end one at its very birth; see [`super::clone`].
+    /// The child runs; it writes this first. The kernel may end one before that; see [`super::clone`].
     pub began: AtomicBool,
     pub failed: Failed,
 }
@@ -51,7 +51,7 @@ pub(super) struct Failed {
 }
 
 impl Failed {
-    /// What failed, if anything did.
+    /// Step that failed and why, if any did.
     pub fn read(&self) -> Option<(Step, io::Error)> {
         let step = Step::from_number(self.step.load(Ordering::Acquire))?;
         Some((step, io::Error::from_raw_os_error(self.errno.load(Ordering::Relaxed))))

@@ -1,6 +1,6 @@
-//! A child in our memory: clone3 right into a cgroup, or plain clone on kernels and sandboxes without it.
+//! Creation of a child in our memory: clone3 right into a cgroup, or plain clone on kernels and sandboxes without it.
 //!
-//! Into the cgroup at birth, because moving a process later makes the kernel wait for all CPUs (10 ms and more on an
+//! The child is created in its cgroup, because moving a process later makes the kernel wait for all CPUs (10 ms and more on an
 //! idle machine).
 
 use std::io;
@@ -8,16 +8,16 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::sync::atomic::Ordering;
 
-use super::birth::Birth;
 use super::child::{self, Orders};
+use super::pending_start::PendingStart;
 
 /// Bytes of the child's stack: it calls a few functions deep and keeps nothing large.
 const STACK_BYTES: usize = 32 * 1024;
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
-/// The child's pid is written by the child itself, at its very birth: the one place both calls have left for it.
+/// The child's pid is written by the kernel in the child, before anything else: the one way both calls have left for it.
 const FLAGS: libc::c_int = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::CLONE_CHILD_SETTID;
 
-/// The child, which by now is the program or has ended.
+/// Cloned is the child, which by now is the program or has ended.
 pub(super) struct Cloned {
     pub pid: i32,
     pub pidfd: OwnedFd,
@@ -42,27 +42,31 @@ struct CloneArgs {
 }
 
 /// Runs [`child::run`] on `orders` in a child. Returns when the child became the program or ended.
-pub(super) fn clone(orders: &mut Orders<'_>, cgroup: Option<BorrowedFd<'_>>, birth: &Birth) -> io::Result<Cloned> {
-    // A signal between birth and exec would run a handler of ours in the child, in our memory.
+pub(super) fn clone(
+    orders: &mut Orders<'_>,
+    cgroup: Option<BorrowedFd<'_>>,
+    pending: &PendingStart,
+) -> io::Result<Cloned> {
+    // A signal between clone and exec would run a handler of ours in the child, in our memory.
     let _blocked = SignalsBlocked::new();
     let mut stack = vec![0u128; STACK_BYTES / size_of::<u128>()];
     if let Some(cgroup) = cgroup {
-        birth.check()?;
-        let born = into_cgroup(&mut stack, cgroup, orders, birth);
-        birth.over();
-        match born {
+        pending.check()?;
+        let created = into_cgroup(&mut stack, cgroup, orders, pending);
+        pending.finished();
+        match created {
             Ok(cloned) if orders.began.load(Ordering::Acquire) => return Ok(cloned),
-            // Some kernels kill whatever is born in a cgroup that was ever killed, before its first instruction.
+            // Some kernels kill whatever is created in a cgroup that was ever killed, before its first instruction.
             Ok(stillborn) => drop(nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(stillborn.pid), None)),
             Err(error @ (libc::EAGAIN | libc::ENOMEM)) => return Err(io::Error::from_raw_os_error(error)),
             // Any other answer may be about the cgroup: without it the program can still run.
             Err(_) => {}
         }
     }
-    birth.check()?;
-    let born = plain(&mut stack, orders, birth);
-    birth.over();
-    born.map_err(io::Error::from_raw_os_error)
+    pending.check()?;
+    let created = plain(&mut stack, orders, pending);
+    pending.finished();
+    created.map_err(io::Error::from_raw_os_error)
 }
 
 /// Fails with the kernel's error number.
@@ -70,13 +74,13 @@ fn into_cgroup(
     stack: &mut [u128],
     cgroup: BorrowedFd<'_>,
     orders: &mut Orders<'_>,
-    birth: &Birth,
+    pending: &PendingStart,
 ) -> Result<Cloned, i32> {
     let mut pidfd: RawFd = -1;
     let mut args = CloneArgs {
         flags: FLAGS as u64 | CLONE_INTO_CGROUP,
         pidfd: (&raw mut pidfd) as u64,
-        child_tid: birth.place() as u64,
+        child_tid: pending.pid_address() as u64,
         exit_signal: libc::SIGCHLD as u64,
         stack: stack.as_mut_ptr() as u64,
         stack_size: size_of_val(stack) as u64,
@@ -89,7 +93,7 @@ fn into_cgroup(
 }
 
 /// By libc's wrapper, which knows how to give the child its stack on every machine. Fails with the kernel's error number.
-fn plain(stack: &mut [u128], orders: &mut Orders<'_>, birth: &Birth) -> Result<Cloned, i32> {
+fn plain(stack: &mut [u128], orders: &mut Orders<'_>, pending: &PendingStart) -> Result<Cloned, i32> {
     extern "C" fn begin(orders: *mut libc::c_void) -> libc::c_int {
         // SAFETY: we are the fresh child `run` is for, signals are blocked, and the parent waits.
         unsafe { child::run(orders) }
@@ -98,7 +102,7 @@ fn plain(stack: &mut [u128], orders: &mut Orders<'_>, birth: &Birth) -> Result<C
     let top = stack.as_mut_ptr_range().end.cast();
     let no_tls = ptr::null_mut::<libc::c_void>();
     // SAFETY: the stack is ours alone and outlives the child's use of it, since CLONE_VFORK makes us wait; `pidfd` and
-    // the birth's place are where the kernel puts descriptor and pid.
+    // the address in `pending` are where the kernel puts descriptor and pid.
     let pid = unsafe {
         libc::clone(
             begin,
@@ -107,7 +111,7 @@ fn plain(stack: &mut [u128], orders: &mut Orders<'_>, birth: &Birth) -> Result<C
             ptr::from_mut(orders).cast(),
             &raw mut pidfd,
             no_tls,
-            birth.place(),
+            pending.pid_address(),
         )
     };
     if pid < 0 {

@@ -8,9 +8,10 @@
 //! that fails ends the child.
 #![allow(unsafe_code)]
 
-mod birth;
 mod child;
 mod clone;
+mod pending_start;
+mod step;
 
 use std::ffi::CString;
 use std::io;
@@ -20,20 +21,11 @@ use std::sync::atomic::AtomicBool;
 
 use crate::child::Child;
 use crate::descriptors::Limit;
-pub use birth::Birth;
 use child::Orders;
+pub use pending_start::PendingStart;
+pub use step::{Credentials, Step};
 
-/// Who a program runs as.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Credentials {
-    pub uid: u32,
-    /// Primary group.
-    pub gid: u32,
-    /// Every group, the primary one included.
-    pub groups: Vec<u32>,
-}
-
-/// A program to be started, in a session and process group of its own.
+/// Command is a program to be started, in a session and process group of its own.
 #[derive(Debug)]
 pub struct Command {
     /// Paths to try in order until one can be executed, as a search along `PATH` would.
@@ -54,27 +46,11 @@ pub struct Command {
     pub terminal: bool,
     /// How gladly the kernel ends it when memory runs out: -1000 to 1000; `None` leaves ours.
     pub oom_score: Option<i16>,
-    /// Its limit of open descriptors; `None` leaves ours.
+    /// Limit of open descriptors; `None` leaves ours.
     pub descriptors: Option<Limit>,
 }
 
-/// What the child was doing when it failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u32)]
-pub enum Step {
-    Session = 1,
-    OomScore,
-    Descriptors,
-    Streams,
-    Terminal,
-    Groups,
-    Group,
-    User,
-    Directory,
-    Program,
-}
-
-/// A program did not start. Nothing of it is left.
+/// SpawnError says why a program did not start. Nothing of it is left.
 #[derive(Debug, thiserror::Error)]
 pub enum SpawnError {
     /// The system gave no process.
@@ -87,12 +63,12 @@ pub enum SpawnError {
 
 impl Command {
     /// Starts it, inside `cgroup` where that works: [`Child::in_cgroup`] tells. Returns once the program runs. Blocks
-    /// for as long as the kernel takes to load it, which others end with `birth`; must be called on a runtime's thread,
+    /// for as long as the kernel takes to load it, which others end with `pending`; must be called on a runtime's thread,
     /// which will watch the child.
     ///
     /// # Errors
     /// See [`SpawnError`].
-    pub fn start(mut self, cgroup: Option<BorrowedFd<'_>>, birth: &Birth) -> Result<Child, SpawnError> {
+    pub fn start(mut self, cgroup: Option<BorrowedFd<'_>>, pending: &PendingStart) -> Result<Child, SpawnError> {
         if self.programs.is_empty() || self.args.is_empty() {
             return Err(SpawnError::NoProcess(io::ErrorKind::InvalidInput.into()));
         }
@@ -100,7 +76,7 @@ impl Command {
         let alone = self.user.take().filter(|user| !is_ourselves(user));
         let programs = pointers(&self.programs, 0);
         let env = pointers(&self.env, 0);
-        // One place in front, for the shell that runs a script without a first line saying what runs it.
+        // One entry in front, for the shell that runs a script without a first line saying what runs it.
         let mut args = pointers(&self.args, 1);
         let oom_score = self.oom_score.map(|score| score.to_string());
         let mut orders = Orders {
@@ -117,7 +93,7 @@ impl Command {
             began: AtomicBool::new(false),
             failed: child::Failed::default(),
         };
-        let cloned = clone::clone(&mut orders, cgroup, birth).map_err(SpawnError::NoProcess)?;
+        let cloned = clone::clone(&mut orders, cgroup, pending).map_err(SpawnError::NoProcess)?;
         let failure = orders.failed.read();
         let child = match Child::hold(cloned.pid, cloned.pidfd, cloned.in_cgroup) {
             Ok(child) => child,
@@ -130,7 +106,7 @@ impl Command {
             }
         };
         // Given up at the last moment, it was killed as the program or just before.
-        let failure = match birth.check() {
+        let failure = match pending.check() {
             Ok(()) => failure.map(|(step, source)| SpawnError::Step { step, source }),
             Err(late) => Some(SpawnError::NoProcess(late)),
         };
@@ -150,38 +126,12 @@ fn is_ourselves(user: &Credentials) -> bool {
     !own.is_root() && own.as_raw() == user.uid
 }
 
-/// A list as the kernel takes it: pointers, ended by a null, with `spare` places in front.
+/// A list as the kernel takes it: pointers, ended by a null, with `spare` entries in front.
 fn pointers(texts: &[CString], spare: usize) -> Vec<*const libc::c_char> {
     let mut list = vec![ptr::null(); spare];
     list.extend(texts.iter().map(|text| text.as_ptr()));
     list.push(ptr::null());
     list
-}
-
-impl Step {
-    fn from_number(number: u32) -> Option<Self> {
-        use Step::*;
-        [Session, OomScore, Descriptors, Streams, Terminal, Groups, Group, User, Directory, Program]
-            .into_iter()
-            .find(|step| *step as u32 == number)
-    }
-}
-
-impl std::fmt::Display for Step {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Step::Session => "begin a session",
-            Step::OomScore => "set its memory priority",
-            Step::Descriptors => "set its limit of open files",
-            Step::Streams => "connect its streams",
-            Step::Terminal => "take its terminal",
-            Step::Groups => "set its groups",
-            Step::Group => "set its group",
-            Step::User => "become its user",
-            Step::Directory => "enter its directory",
-            Step::Program => "execute it",
-        })
-    }
 }
 
 #[cfg(test)]
@@ -229,7 +179,7 @@ mod tests {
     }
 
     async fn run(command: Command, output: Stream) -> (String, Exit) {
-        let child = command.start(None, &Birth::default()).unwrap();
+        let child = command.start(None, &PendingStart::default()).unwrap();
         let text = read_all(&output).await;
         let exit = child.ended().await.unwrap();
         child.reap();
@@ -284,7 +234,7 @@ mod tests {
         ] {
             let (mut command, output) = command(&["/bin/true"], &["true"]);
             change(&mut command);
-            match command.start(None, &Birth::default()) {
+            match command.start(None, &PendingStart::default()) {
                 Err(SpawnError::Step { step: at, source }) => {
                     assert_eq!((at, source.raw_os_error()), (step, Some(errno)));
                 }
@@ -370,7 +320,7 @@ mod tests {
         for _ in 0..100 {
             let (command, output) = command(&["/bin/true"], &["true"]);
             let began = Instant::now();
-            let child = command.start(None, &Birth::default()).unwrap();
+            let child = command.start(None, &PendingStart::default()).unwrap();
             times.push(began.elapsed());
             child.ended().await.unwrap();
             child.reap();
@@ -387,7 +337,7 @@ mod tests {
         let Some(cgroup) = own_cgroup() else { return };
         let (command, output) =
             command(&["/bin/sh"], &["sh", "-c", "cat /proc/self/cgroup; setsid sleep 1000 & sleep 1000"]);
-        let child = command.start(Some(cgroup.as_fd()), &Birth::default()).unwrap();
+        let child = command.start(Some(cgroup.as_fd()), &PendingStart::default()).unwrap();
         assert!(child.in_cgroup());
         assert!(cgroup.is_populated().unwrap());
         cgroup.kill().unwrap();
@@ -410,7 +360,7 @@ mod tests {
         assert!(!dir.path().join("x").exists());
         // A descriptor that is no cgroup: the program starts without one.
         let (command, output) = command(&["/bin/true"], &["true"]);
-        let child = command.start(Some(fs::File::open("/").unwrap().as_fd()), &Birth::default()).unwrap();
+        let child = command.start(Some(fs::File::open("/").unwrap().as_fd()), &PendingStart::default()).unwrap();
         assert!(!child.in_cgroup());
         assert_eq!(child.ended().await.unwrap(), Exit::Code(0));
         child.reap();
@@ -422,7 +372,7 @@ mod tests {
         let Some(cgroup) = own_cgroup() else { return };
         cgroup.kill().unwrap();
         let (command, output) = command(&["/bin/echo"], &["echo", "alive"]);
-        let child = command.start(Some(cgroup.as_fd()), &Birth::default()).unwrap();
+        let child = command.start(Some(cgroup.as_fd()), &PendingStart::default()).unwrap();
         assert_eq!(read_all(&output).await, "alive\n");
         assert_eq!(child.ended().await.unwrap(), Exit::Code(0));
         child.reap();
@@ -438,16 +388,16 @@ mod tests {
         let Some(cgroup) = own_cgroup() else { return };
         cgroup.set("cgroup.freeze", "1").unwrap();
         let (command, output) = command(&["/bin/true"], &["true"]);
-        let (cgroup, birth) = (std::sync::Arc::new(cgroup), std::sync::Arc::new(Birth::default()));
-        let (inside, watched) = (cgroup.clone(), birth.clone());
+        let (cgroup, pending) = (std::sync::Arc::new(cgroup), std::sync::Arc::new(PendingStart::default()));
+        let (inside, watched) = (cgroup.clone(), pending.clone());
         let start = tokio::task::spawn_blocking(move || command.start(Some(inside.as_fd()), &watched));
         let began = Instant::now();
-        while !birth.is_under_way() {
+        while !pending.is_under_way() {
             assert!(began.elapsed() < Duration::from_secs(10));
             tokio::task::yield_now().await;
         }
         assert!(!start.is_finished());
-        birth.give_up();
+        pending.give_up();
         match start.await.unwrap() {
             Err(SpawnError::NoProcess(error)) => assert_eq!(error.kind(), io::ErrorKind::TimedOut),
             other => panic!("{other:?}"),
@@ -463,9 +413,9 @@ mod tests {
     #[tokio::test]
     async fn a_start_given_up_before_it_began_does_not_begin() {
         let (command, _output) = command(&["/bin/true"], &["true"]);
-        let birth = Birth::default();
-        birth.give_up();
-        match command.start(None, &birth) {
+        let pending = PendingStart::default();
+        pending.give_up();
+        match command.start(None, &pending) {
             Err(SpawnError::NoProcess(error)) => assert_eq!(error.kind(), io::ErrorKind::TimedOut),
             other => panic!("{other:?}"),
         }

@@ -8,12 +8,10 @@ use sqlx::postgres::PgRow;
 use uuid::Uuid;
 use wrenn_domain::account::{Email, PersonName, TeamName};
 use wrenn_domain::ids::{PLATFORM_TEAM, SandboxId, TeamId, UserId};
-use wrenn_domain::limits::{ADMIN_PAGE, LIST_CAPSULES_MAX, LIST_TEMPLATES_MAX};
+use wrenn_domain::limits::{ADMIN_PAGE, LIST_TEMPLATES_MAX};
 
+use super::account_deletion::{Ended, end_access, lock_admins, other_admins, stop_sandboxes};
 use super::audit::{Author, NewAudit, note};
-use super::departures::{Ended, end_access, lock_admins, other_admins, stop_sandboxes};
-use super::facts::claim_first_admin;
-use super::sandboxes::sandbox;
 use super::sessions::next_generation;
 use super::teams::{Team, insert_team, team};
 use super::templates::template;
@@ -48,12 +46,15 @@ pub enum Switched {
     Done(Ended),
     /// No such account, or one that is neither active nor disabled.
     Gone,
-    /// It would leave the platform without an admin.
+    /// The change would leave the platform without an admin.
     LastAdmin,
 }
 
 impl Store {
     /// Whether this account is an active platform admin now.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn user_is_admin(&self, id: UserId) -> Result<bool, StoreError> {
         self.run("look for an admin", || async {
             let found: Option<bool> =
@@ -67,6 +68,9 @@ impl Store {
     }
 
     /// One page (from 0) of all users, newest first, and how many there are.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn admin_user_list(&self, page: i64) -> Result<(Vec<AdminUser>, i64), StoreError> {
         self.run("list all users", || async {
             let rows = sqlx::query(
@@ -93,6 +97,9 @@ impl Store {
     }
 
     /// One page (from 0) of all teams, newest first, and how many there are.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn admin_team_list(&self, page: i64) -> Result<(Vec<AdminTeam>, i64), StoreError> {
         self.run("list all teams", || async {
             let rows = sqlx::query(
@@ -118,27 +125,25 @@ impl Store {
     }
 
     /// Sandboxes of all teams that are not over, newest first, and whether there are more.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn admin_sandbox_list(&self) -> Result<(Vec<Sandbox>, bool), StoreError> {
-        self.run("list all sandboxes", || async {
-            let rows = sqlx::query(
-                "SELECT * FROM sandboxes WHERE state NOT IN ('stopped', 'error') ORDER BY created_at DESC, id LIMIT $1",
-            )
-            .bind(LIST_CAPSULES_MAX + 1)
-            .fetch_all(&self.pool)
-            .await?;
-            let more = rows.len() as i64 > LIST_CAPSULES_MAX;
-            let shown = rows.iter().take(LIST_CAPSULES_MAX as usize).map(sandbox).collect::<Result<_, _>>()?;
-            Ok((shown, more))
-        })
-        .await
+        self.list_living(None).await
     }
 
     /// A sandbox of whatever team.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn admin_sandbox_get(&self, id: SandboxId) -> Result<Option<Sandbox>, StoreError> {
         Ok(self.sandbox_list_by_id(&[id]).await?.pop())
     }
 
     /// Templates of all teams, newest first.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn admin_template_list(&self) -> Result<Vec<(TeamId, Template)>, StoreError> {
         self.run("list all templates", || async {
             let rows =
@@ -152,6 +157,9 @@ impl Store {
     }
 
     /// Lets an account in again, or shuts it out: sessions and keys end, and the sandboxes of the teams it owns.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn user_set_active(
         &self,
         id: UserId,
@@ -200,6 +208,9 @@ impl Store {
     }
 
     /// Makes an active account a platform admin, or takes that from it.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn user_set_admin(&self, id: UserId, admin: bool, audit: &[NewAudit]) -> Result<Switched, StoreError> {
         self.run("switch an admin", || async {
             let mut tx = self.pool.begin().await?;
@@ -230,6 +241,9 @@ impl Store {
 
     /// For the command line of whoever runs the server: an active account with this password and, if wanted, the rights of an
     /// admin; owner of the team of this name, when that team has none.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn user_ensure(&self, new: &EnsureUser) -> Result<UserId, StoreError> {
         self.run("find or make an account", || async {
             let mut tx = self.pool.begin().await?;
@@ -250,9 +264,6 @@ impl Store {
             .fetch_one(&mut *tx)
             .await?;
             let user = UserId::from_uuid(id);
-            if new.admin {
-                claim_first_admin(&mut tx, &user.to_string()).await?;
-            }
             sqlx::query("DELETE FROM sessions WHERE user_id = $1").bind(id).execute(&mut *tx).await?;
             if let Some(name) = &new.team {
                 join_named(&mut tx, user, name).await?;
@@ -274,7 +285,7 @@ impl Store {
     }
 }
 
-/// What [`Store::user_ensure`] makes sure of.
+/// Account that [`Store::user_ensure`] makes sure of.
 #[derive(Clone)]
 pub struct EnsureUser {
     pub id: UserId,

@@ -15,7 +15,7 @@ use wrenn_domain::ids::{AuditId, TeamId};
 use crate::error::corrupt;
 use crate::{Store, StoreError};
 
-/// Who did it, as audit rows and events name them.
+/// Author of a change, as audit rows and events name them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Author {
     pub kind: ActorType,
@@ -53,7 +53,7 @@ impl AuthorJson {
     }
 }
 
-/// Who may see a row.
+/// Readers who may see an audit row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AuditScope {
     /// Every member.
@@ -148,7 +148,7 @@ impl NewAudit {
         self
     }
 
-    /// Says more.
+    /// Adds a metadata entry to the row.
     pub fn with(mut self, key: &str, value: impl ToString) -> Self {
         self.metadata.insert(key.to_owned(), value.to_string());
         self
@@ -203,6 +203,9 @@ pub(super) async fn note(tx: &mut PgConnection, rows: &[NewAudit]) -> Result<(),
 impl Store {
     /// Writes one row about something that happens outside this database; acts of ours write theirs in their own
     /// transaction. Tried again after a broken connection it may stand twice: better than not at all.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn audit_note(&self, row: &NewAudit) -> Result<(), StoreError> {
         self.run("write an audit row", || async {
             let mut tx = self.pool.begin().await?;
@@ -213,6 +216,9 @@ impl Store {
     }
 
     /// A page of a team's log, newest first.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn audit_page(&self, filter: &AuditFilter) -> Result<Vec<AuditRow>, StoreError> {
         self.run("read the audit log", || async {
             let rows = sqlx::query(

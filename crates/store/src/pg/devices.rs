@@ -27,6 +27,9 @@ pub enum DeviceTaken {
 
 impl Store {
     /// Notes a device that waits. False when the user code is in use.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn device_create(
         &self,
         hash: &SecretHash,
@@ -50,7 +53,10 @@ impl Store {
         .await
     }
 
-    /// What waits under a user code: the client's own words about itself.
+    /// Client that waits under a user code: its own words about itself.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn device_client(&self, user_code: &str) -> Result<Option<String>, StoreError> {
         self.run("look up a device login", || async {
             sqlx::query_scalar(
@@ -64,6 +70,9 @@ impl Store {
     }
 
     /// Approves a waiting device for a user and team. False when there is none (any more).
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn device_approve(&self, user_code: &str, user: UserId, team: TeamId) -> Result<bool, StoreError> {
         self.run("approve a device login", || async {
             let done = sqlx::query(
@@ -81,6 +90,9 @@ impl Store {
     }
 
     /// Takes an approved device login and stores the key made for its approver, in one step.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn device_take(
         &self,
         hash: &SecretHash,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use sqlx::PgConnection;
 use sqlx::types::Json;
 use uuid::Uuid;
-use wrenn_domain::ids::{HostId, KeyId, SandboxId, UserId};
+use wrenn_domain::ids::{ForkId, HostId, KeyId, SandboxId, UserId};
 use wrenn_domain::quota::Usage;
 
 use super::audit::{Author, AuthorJson, NewAudit, note};
@@ -21,7 +21,7 @@ use crate::{Store, StoreError};
 /// A fork to be made.
 #[derive(Debug, Clone)]
 pub struct NewFork {
-    pub id: Uuid,
+    pub id: ForkId,
     /// Key it was asked with.
     pub key: Option<KeyId>,
     /// Person it was asked by.
@@ -46,6 +46,9 @@ pub enum Forked {
 
 impl Store {
     /// Reserves as many children as `fits` allows one after the other, in state starting, and writes the job.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn fork_begin(
         &self,
         source: &Sandbox,
@@ -61,8 +64,9 @@ impl Store {
             let count = new.children.len() as u64;
             let more = Usage {
                 sandboxes: count,
-                vcpus: count * u64::from(source.vcpus),
-                memory_mib: count * u64::from(source.memory_mib),
+                kept: count,
+                vcpus: count * u64::from(source.vcpus.get()),
+                memory_mib: count * u64::from(source.memory.get()),
             };
             let judged = judge(&mut tx, source.team, more, quota).await?;
             sqlx::query("SELECT id FROM hosts WHERE id = $1 FOR UPDATE").bind(host.uuid()).execute(&mut *tx).await?;
@@ -85,8 +89,8 @@ impl Store {
             let mut room = 0;
             while room < new.children.len() && fits(&load) {
                 load.sandboxes += 1;
-                load.vcpus += u64::from(source.vcpus);
-                load.memory_promised_mib += u64::from(source.memory_mib);
+                load.vcpus += u64::from(source.vcpus.get());
+                load.memory_promised_mib += u64::from(source.memory.get());
                 room += 1;
             }
             if room == 0 {
@@ -94,8 +98,13 @@ impl Store {
             }
             insert(&mut tx, source, host, new, room).await?;
             let made = children(&mut tx, &new.children).await?;
-            let job =
-                NewJob { kind: JobKind::Fork, id: new.id, host, sandbox: Some(source.id), repeat: Duration::ZERO };
+            let job = NewJob {
+                kind: JobKind::Fork,
+                id: new.id.job(),
+                host,
+                sandbox: Some(source.id),
+                repeat: Duration::ZERO,
+            };
             jobs::insert(&mut tx, &job).await?;
             note(&mut tx, &new.audit).await?;
             tx.commit().await?;
@@ -105,10 +114,13 @@ impl Store {
     }
 
     /// Children of a fork its host has not confirmed, in an order that stays.
-    pub async fn fork_children(&self, id: Uuid) -> Result<Vec<Sandbox>, StoreError> {
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
+    pub async fn fork_children(&self, id: ForkId) -> Result<Vec<Sandbox>, StoreError> {
         self.run("list a fork's children", || async {
             let rows = sqlx::query("SELECT * FROM sandboxes WHERE fork_id = $1 ORDER BY id")
-                .bind(id)
+                .bind(id.uuid())
                 .fetch_all(&self.pool)
                 .await?;
             rows.iter().map(sandbox).collect()
@@ -118,11 +130,17 @@ impl Store {
 
     /// The host has answered for every child: from here on they are sandboxes like any other. Changes no generation: nothing of
     /// their state depends on it.
-    pub async fn fork_finish(&self, id: Uuid) -> Result<(), StoreError> {
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
+    pub async fn fork_finish(&self, id: ForkId) -> Result<(), StoreError> {
         self.run("finish a fork", || async {
             let mut tx = self.pool.begin().await?;
-            sqlx::query("UPDATE sandboxes SET fork_id = NULL WHERE fork_id = $1").bind(id).execute(&mut *tx).await?;
-            jobs::remove(&mut tx, JobKind::Fork, id).await?;
+            sqlx::query("UPDATE sandboxes SET fork_id = NULL WHERE fork_id = $1")
+                .bind(id.uuid())
+                .execute(&mut *tx)
+                .await?;
+            jobs::remove(&mut tx, JobKind::Fork, id.job()).await?;
             tx.commit().await
         })
         .await
@@ -140,7 +158,7 @@ async fn insert(
     sqlx::query(
         "INSERT INTO sandboxes (id, team_id, host_id, template, template_id, state, desired, vcpus, memory_mib, disk_mib,
            timeout_sec, metadata, created_by_key, snapshot_id, default_user, default_env, parent_id, fork_id,
-           created_by_user, wished_by, auto_resume, public_ports)
+           created_by_user, requested_by, auto_resume, public_ports)
          SELECT c.id, p.team_id, $3, p.template, p.template_id, 'starting', 'running', p.vcpus, p.memory_mib, p.disk_mib,
            p.timeout_sec, p.metadata, $4, p.snapshot_id, p.default_user, p.default_env, p.id, $5, $6, $7,
            p.auto_resume, p.public_ports
@@ -150,7 +168,7 @@ async fn insert(
     .bind(&ids)
     .bind(host.uuid())
     .bind(new.key.map(KeyId::uuid))
-    .bind(new.id)
+    .bind(new.id.uuid())
     .bind(new.user.map(UserId::uuid))
     .bind(Json(AuthorJson::from(&new.author)))
     .execute(tx)
@@ -158,11 +176,11 @@ async fn insert(
     .map(|_| ())
 }
 
-/// Those of the children that are rows, in the order given.
+/// Rows among the children, in the order given.
 async fn children(tx: &mut PgConnection, ids: &[SandboxId]) -> Result<Vec<Sandbox>, sqlx::Error> {
     let ids: Vec<Uuid> = ids.iter().map(|id| id.uuid()).collect();
     let rows = sqlx::query(
-        "SELECT s.* FROM unnest($1::uuid[]) WITH ORDINALITY AS c(id, place) JOIN sandboxes s ON s.id = c.id ORDER BY c.place",
+        "SELECT s.* FROM unnest($1::uuid[]) WITH ORDINALITY AS c(id, position) JOIN sandboxes s ON s.id = c.id ORDER BY c.position",
     )
     .bind(&ids)
     .fetch_all(tx)

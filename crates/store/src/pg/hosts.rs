@@ -10,10 +10,11 @@ use sqlx::postgres::PgRow;
 use uuid::Uuid;
 use wrenn_domain::event::EventType;
 use wrenn_domain::ids::{EventId, HostId, PLATFORM_TEAM, TeamId};
+use wrenn_domain::names::TemplateName;
 use wrenn_domain::sandbox::{SandboxEvent, SandboxState};
 
 use super::audit::Author;
-use super::outbox::{NewEvent, tell};
+use super::outbox::{NewEvent, publish};
 use crate::error::corrupt;
 use crate::{Store, StoreError};
 
@@ -42,7 +43,7 @@ pub enum HostStatus {
     Offline,
 }
 
-/// What a host says of itself.
+/// Facts a host reports about itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HostFacts {
     pub agent_version: String,
@@ -59,14 +60,16 @@ pub struct HostFacts {
 /// An image a host holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostImage {
-    /// A valid template name.
-    pub name: String,
+    pub name: TemplateName,
     /// Bytes; 0 when unknown.
     pub size_bytes: u64,
 }
 
 impl Store {
     /// The host with this address, made with `fresh` as its id when there is none.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn host_ensure(&self, address: &str, fresh: HostId) -> Result<HostId, StoreError> {
         self.run("register a host", || async {
             let id: Uuid = sqlx::query_scalar(
@@ -83,6 +86,9 @@ impl Store {
     }
 
     /// All hosts, oldest first.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn host_list(&self) -> Result<Vec<Host>, StoreError> {
         self.run("list hosts", || async {
             let rows = sqlx::query("SELECT id, address, status, last_seen_at FROM hosts ORDER BY created_at, id")
@@ -94,6 +100,9 @@ impl Store {
     }
 
     /// Becomes or stays the one that listens to a host, for `keep`. False: somebody else does.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn host_watch(&self, id: HostId, owner: Uuid, keep: Duration) -> Result<bool, StoreError> {
         self.run("lease a host's watch", || async {
             let done = sqlx::query(
@@ -111,6 +120,9 @@ impl Store {
     }
 
     /// Gives up listening to all hosts, so that another control plane takes over at once.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn host_unwatch_all(&self, owner: Uuid) -> Result<(), StoreError> {
         self.run("release host watches", || async {
             sqlx::query("UPDATE hosts SET watch_owner = NULL, watch_until = NULL WHERE watch_owner = $1")
@@ -124,6 +136,9 @@ impl Store {
 
     /// The host answered: it is online, and with `facts` this is what it can hold. Images it holds that nobody
     /// registered become templates of the platform.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn host_seen(&self, id: HostId, facts: Option<&HostFacts>) -> Result<(), StoreError> {
         self.run_seen("note a host's answer", || async {
             let mut tx = self.pool.begin().await?;
@@ -138,12 +153,12 @@ impl Store {
             .fetch_optional(&mut *tx)
             .await?;
             if let Some(row) = back.filter(|row| row.try_get("is_news").unwrap_or(false)) {
-                tell(&mut tx, &[news(&row, EventType::HostUp)?]).await?;
+                publish(&mut tx, &[news(&row, EventType::HostUp)?]).await?;
             }
             let Some(facts) = facts else { return tx.commit().await };
             let names: Vec<&str> = facts.images.iter().map(|i| i.name.as_str()).collect();
             let sizes: Vec<i64> = facts.images.iter().map(|i| clamp(i.size_bytes)).collect();
-            let ids: Vec<Uuid> = facts.images.iter().map(|i| template_id(&i.name)).collect();
+            let ids: Vec<Uuid> = facts.images.iter().map(|i| template_id(i.name.as_str())).collect();
             sqlx::query(
                 "UPDATE hosts SET agent_version = $2, vmm = $3, vmm_version = $4, acceleration = $5, cpu_cores = $6, memory_mib = $7,
                    disk_total_mib = $8, disk_free_mib = $9, templates = $10 WHERE id = $1",
@@ -160,16 +175,20 @@ impl Store {
             .bind(&names)
             .execute(&mut *tx)
             .await?;
+            // Hosts of the platform alone say what everybody is offered, and none of them changes what another holds as well.
             sqlx::query(
                 "INSERT INTO templates (id, team_id, name, size_bytes, protected)
                  SELECT id, $1, name, size, true FROM unnest($2::uuid[], $3::text[], $4::bigint[]) AS i(id, name, size)
-                 ON CONFLICT (team_id, name) DO UPDATE SET size_bytes = excluded.size_bytes
-                 WHERE excluded.size_bytes > 0 AND templates.size_bytes <> excluded.size_bytes",
+                 WHERE EXISTS (SELECT 1 FROM hosts h WHERE h.id = $5 AND h.type = 'regular')
+                 ON CONFLICT (team_id, name) WHERE state = 'ready' DO UPDATE SET size_bytes = excluded.size_bytes
+                 WHERE excluded.size_bytes > 0 AND templates.size_bytes <> excluded.size_bytes
+                   AND NOT EXISTS (SELECT 1 FROM hosts h WHERE h.id <> $5 AND excluded.name = ANY (h.templates))",
             )
             .bind(PLATFORM_TEAM.uuid())
             .bind(&ids)
             .bind(&names)
             .bind(&sizes)
+            .bind(id.uuid())
             .execute(&mut *tx)
             .await?;
             tx.commit().await
@@ -179,6 +198,9 @@ impl Store {
 
     /// Hosts silent for longer than `silence` become unreachable, and their sandboxes missing. Answers how many
     /// sandboxes that touched. Also heals a kill between the two steps, since the second looks at the host's status.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn host_mark_silent(&self, silence: Duration) -> Result<u64, StoreError> {
         let losable: Vec<&str> = SandboxState::ALL
             .iter()
@@ -197,7 +219,7 @@ impl Store {
             .await?;
             let events: Vec<NewEvent> =
                 fallen.iter().map(|row| news(row, EventType::HostDown)).collect::<Result<_, _>>()?;
-            tell(&mut tx, &events).await?;
+            publish(&mut tx, &events).await?;
             let done = sqlx::query(
                 "UPDATE sandboxes s SET state = 'missing', generation = s.generation + 1, updated_at = now(),
                    lease_owner = NULL, lease_until = NULL, moved_at = NULL

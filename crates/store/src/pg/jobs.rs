@@ -1,7 +1,7 @@
 //! Jobs at hosts that belong to no sandbox's state: capture a snapshot, discard one, fork.
 //!
-//! Owner of: every column of host_jobs. Jobs are written and removed inside the transactions of snapshots.rs and forks.rs; here
-//! is how they are shared out. As with sandboxes, a lease only keeps two control planes from doing the same at once.
+//! Owner of: every column of host_jobs. Jobs are written and removed inside the transactions of snapshots.rs and forks.rs; the
+//! lease columns are changed through leases.rs.
 
 use std::time::Duration;
 
@@ -9,13 +9,22 @@ use chrono::{DateTime, Utc};
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
-use wrenn_domain::ids::{HostId, SandboxId};
+use wrenn_domain::ids::{HostId, JobId, SandboxId};
 
-use super::Lease;
+use super::leases::{Lease, LeasedTable, leased_table};
 use crate::error::corrupt;
 use crate::{Store, StoreError};
 
-/// What is to be done at a host.
+const HOST_JOBS: LeasedTable = leased_table!(
+    "host_jobs",
+    kind "t.kind = $1",
+    due "true",
+    counted "0",
+    select "SELECT taken.*, coalesce(repeat_until <= now(), true) AS is_final, h.address
+            FROM taken JOIN hosts h ON h.id = taken.host_id"
+);
+
+/// Kind of a job at a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JobKind {
     /// Write the snapshot of a pending template.
@@ -37,16 +46,16 @@ impl JobKind {
     }
 }
 
-/// A job, leased to whoever claimed it.
+/// A job at a host, leased to the process that claimed it.
 #[derive(Debug, Clone)]
 pub struct Job {
-    /// The snapshot's or fork's.
-    pub id: Uuid,
+    /// The id of the snapshot or fork it is for.
+    pub id: JobId,
     /// Base URL of the agent that is to do it.
     pub host_address: String,
-    /// The source, of capture and fork.
+    /// The sandbox that is captured or forked; none of a discard.
     pub sandbox: Option<SandboxId>,
-    /// Doing it once is enough from here on.
+    /// From here on doing it once is enough.
     pub is_final: bool,
     pub created_at: DateTime<Utc>,
     pub attempts: u32,
@@ -55,7 +64,7 @@ pub struct Job {
 /// A job to be written.
 pub(super) struct NewJob {
     pub(super) kind: JobKind,
-    pub(super) id: Uuid,
+    pub(super) id: JobId,
     pub(super) host: HostId,
     pub(super) sandbox: Option<SandboxId>,
     /// Repeat it until this long from now.
@@ -63,116 +72,59 @@ pub(super) struct NewJob {
 }
 
 impl Store {
-    /// Takes up to `limit` jobs that are due and nobody holds.
+    /// Claims up to `limit` jobs that are due and nobody holds.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn job_claim(&self, kind: JobKind, lease: Lease, limit: u32) -> Result<Vec<Job>, StoreError> {
-        self.run("claim jobs", || async {
-            let rows = sqlx::query(
-                "WITH due AS (
-                   SELECT kind, id FROM host_jobs
-                   WHERE kind = $1 AND next_attempt_at <= now() AND (lease_until IS NULL OR lease_until < now())
-                   ORDER BY next_attempt_at LIMIT $2 FOR UPDATE SKIP LOCKED),
-                 taken AS (
-                   UPDATE host_jobs j SET lease_owner = $3, lease_until = now() + $4 * interval '1 millisecond'
-                   FROM due WHERE j.kind = due.kind AND j.id = due.id RETURNING j.*)
-                 SELECT taken.*, coalesce(repeat_until <= now(), true) AS is_final, h.address
-                 FROM taken JOIN hosts h ON h.id = taken.host_id",
-            )
-            .bind(kind.as_str())
-            .bind(i64::from(limit))
-            .bind(lease.owner)
-            .bind(lease.keep.as_millis() as f64)
-            .fetch_all(&self.pool)
-            .await?;
-            rows.iter().map(job).collect()
-        })
-        .await
+        self.lease_claim(&HOST_JOBS, kind.as_str(), lease, limit, job).await
     }
 
-    /// Takes one job that somebody just wrote; none when it is held, not due, or done.
-    pub async fn job_claim_one(&self, kind: JobKind, lease: Lease, id: Uuid) -> Result<Option<Job>, StoreError> {
-        self.run("claim one job", || async {
-            let row = sqlx::query(
-                "WITH taken AS (
-                   UPDATE host_jobs SET lease_owner = $3, lease_until = now() + $4 * interval '1 millisecond'
-                   WHERE kind = $1 AND id = $2 AND next_attempt_at <= now()
-                     AND (lease_until IS NULL OR lease_until < now()) RETURNING *)
-                 SELECT taken.*, coalesce(repeat_until <= now(), true) AS is_final, h.address
-                 FROM taken JOIN hosts h ON h.id = taken.host_id",
-            )
-            .bind(kind.as_str())
-            .bind(id)
-            .bind(lease.owner)
-            .bind(lease.keep.as_millis() as f64)
-            .fetch_optional(&self.pool)
-            .await?;
-            row.as_ref().map(job).transpose()
-        })
-        .await
+    /// Claims one job that somebody just wrote; none when it is held, not due, or done.
+    ///
+    /// # Errors
+    /// When the database is away or the row does not parse.
+    pub async fn job_claim_one(&self, kind: JobKind, lease: Lease, id: JobId) -> Result<Option<Job>, StoreError> {
+        self.lease_claim_one(&HOST_JOBS, kind.as_str(), lease, id.uuid(), job).await
     }
 
     /// Keeps a job while a long call lasts. False: it is done or somebody else's.
-    pub async fn job_renew(&self, kind: JobKind, lease: Lease, id: Uuid) -> Result<bool, StoreError> {
-        self.run("renew the lease of a job", || async {
-            let done = sqlx::query(
-                "UPDATE host_jobs SET lease_until = now() + $4 * interval '1 millisecond'
-                 WHERE kind = $1 AND id = $2 AND lease_owner = $3",
-            )
-            .bind(kind.as_str())
-            .bind(id)
-            .bind(lease.owner)
-            .bind(lease.keep.as_millis() as f64)
-            .execute(&self.pool)
-            .await?;
-            Ok(done.rows_affected() == 1)
-        })
-        .await
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn job_renew(&self, kind: JobKind, lease: Lease, id: JobId) -> Result<bool, StoreError> {
+        self.lease_renew(&HOST_JOBS, kind.as_str(), lease, id.uuid()).await
     }
 
     /// Gives a job back, to be tried again after `pause`. `failed` counts the attempt. Does nothing when it is no longer
     /// the caller's.
+    ///
+    /// # Errors
+    /// When the database is away.
     pub async fn job_postpone(
         &self,
         kind: JobKind,
         owner: Uuid,
-        id: Uuid,
+        id: JobId,
         pause: Duration,
         failed: bool,
     ) -> Result<(), StoreError> {
-        self.run("postpone a job", || async {
-            sqlx::query(
-                "UPDATE host_jobs SET lease_owner = NULL, lease_until = NULL,
-                   next_attempt_at = now() + $4 * interval '1 millisecond', attempts = attempts + $5
-                 WHERE kind = $1 AND id = $2 AND lease_owner = $3",
-            )
-            .bind(kind.as_str())
-            .bind(id)
-            .bind(owner)
-            .bind(pause.as_millis() as f64)
-            .bind(i32::from(failed))
-            .execute(&self.pool)
-            .await
-            .map(|_| ())
-        })
-        .await
+        self.lease_postpone(&HOST_JOBS, kind.as_str(), owner, id.uuid(), pause, i32::from(failed)).await
     }
 
     /// Time until the next job of this kind is due or its lease ends; none when there is no such job.
+    ///
+    /// # Errors
+    /// When the database is away.
     pub async fn job_next_due(&self, kind: JobKind) -> Result<Option<Duration>, StoreError> {
-        self.run("find the next due job", || async {
-            let ms: Option<f64> = sqlx::query_scalar(
-                "SELECT (extract(epoch FROM min(greatest(next_attempt_at, coalesce(lease_until, next_attempt_at))) - now()) * 1000)::float8
-                 FROM host_jobs WHERE kind = $1",
-            )
-            .bind(kind.as_str())
-            .fetch_one(&self.pool)
-            .await?;
-            Ok(ms.map(|ms| Duration::from_millis(ms.max(0.0) as u64)))
-        })
-        .await
+        self.lease_next_due(&HOST_JOBS, kind.as_str()).await
     }
 
     /// The job is done.
-    pub async fn job_finish(&self, kind: JobKind, id: Uuid) -> Result<(), StoreError> {
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
+    pub async fn job_finish(&self, kind: JobKind, id: JobId) -> Result<(), StoreError> {
         self.run("finish a job", || async { remove(&mut *self.pool.acquire().await?, kind, id).await }).await
     }
 }
@@ -183,7 +135,7 @@ pub(super) async fn insert(conn: &mut PgConnection, new: &NewJob) -> Result<(), 
          VALUES ($1, $2, $3, $4, now() + $5 * interval '1 millisecond') ON CONFLICT (kind, id) DO NOTHING",
     )
     .bind(new.kind.as_str())
-    .bind(new.id)
+    .bind(new.id.uuid())
     .bind(new.host.uuid())
     .bind(new.sandbox.map(SandboxId::uuid))
     .bind(new.repeat.as_millis() as f64)
@@ -200,10 +152,10 @@ pub(super) async fn hurry(conn: &mut PgConnection, host: HostId) -> Result<(), s
         .map(|_| ())
 }
 
-pub(super) async fn remove(conn: &mut PgConnection, kind: JobKind, id: Uuid) -> Result<(), sqlx::Error> {
+pub(super) async fn remove(conn: &mut PgConnection, kind: JobKind, id: JobId) -> Result<(), sqlx::Error> {
     sqlx::query("DELETE FROM host_jobs WHERE kind = $1 AND id = $2")
         .bind(kind.as_str())
-        .bind(id)
+        .bind(id.uuid())
         .execute(conn)
         .await
         .map(|_| ())
@@ -211,7 +163,7 @@ pub(super) async fn remove(conn: &mut PgConnection, kind: JobKind, id: Uuid) -> 
 
 fn job(row: &PgRow) -> Result<Job, sqlx::Error> {
     Ok(Job {
-        id: row.try_get("id")?,
+        id: JobId::from_uuid(row.try_get("id")?),
         host_address: row.try_get("address")?,
         sandbox: row.try_get::<Option<Uuid>, _>("sandbox_id")?.map(SandboxId::from_uuid),
         is_final: row.try_get("is_final")?,

@@ -16,7 +16,7 @@ use super::teams::{TeamAct, acting_role};
 use crate::error::corrupt;
 use crate::{Store, StoreError};
 
-/// Who a valid key speaks for.
+/// Team and person a valid key speaks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyActor {
     pub key: KeyId,
@@ -69,6 +69,9 @@ pub struct KeyRow {
 
 impl Store {
     /// The team of this name, made with `fresh` as its id when there is none.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn team_ensure(&self, name: &str, fresh: TeamId, slug: &str) -> Result<TeamId, StoreError> {
         self.run("find or make a team", || async {
             let mut tx = self.pool.begin().await?;
@@ -103,6 +106,9 @@ impl Store {
     }
 
     /// Stores a key for whoever runs the server. Storing the same id twice changes nothing.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn key_create(&self, key: &NewKey, audit: &[NewAudit]) -> Result<(), StoreError> {
         self.run("store an API key", || async {
             let mut tx = self.pool.begin().await?;
@@ -114,6 +120,9 @@ impl Store {
     }
 
     /// Stores a key on behalf of a member of its team.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn key_create_by(&self, by: UserId, key: &NewKey, audit: &[NewAudit]) -> Result<TeamAct<()>, StoreError> {
         self.run("store an API key", || async {
             let mut tx = self.pool.begin().await?;
@@ -127,8 +136,11 @@ impl Store {
         .await
     }
 
-    /// Who the key with this hash speaks for; none when unknown, revoked or expired, its team deleted, or its person gone from
+    /// Actor the key with this hash speaks for; none when unknown, revoked or expired, its team deleted, or its person gone from
     /// the team or switched off.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn key_actor(&self, hash: ApiKeyHash) -> Result<Option<KeyActor>, StoreError> {
         self.run("look up an API key", || async {
             let row = sqlx::query(
@@ -148,6 +160,9 @@ impl Store {
     }
 
     /// All keys, newest first, at most 1000.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn key_list(&self) -> Result<Vec<KeyRow>, StoreError> {
         self.run("list API keys", || async {
             let rows = sqlx::query(
@@ -163,6 +178,9 @@ impl Store {
     }
 
     /// A team's keys that are not revoked, newest first.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn key_list_by_team(&self, team: TeamId) -> Result<Vec<KeyRow>, StoreError> {
         self.run("list a team's API keys", || async {
             let rows = sqlx::query(
@@ -180,6 +198,9 @@ impl Store {
     }
 
     /// Takes a key back. Answers its hash (hex) when there is such a key, so that caches can be told.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn key_revoke(&self, id: KeyId) -> Result<Option<String>, StoreError> {
         self.run("revoke an API key", || async {
             sqlx::query_scalar(
@@ -194,6 +215,9 @@ impl Store {
 
     /// Takes a team's key back on behalf of a member: one's own, or with the role for it anybody's. Answers its hash (hex); none
     /// when it was dead already.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn key_revoke_by(
         &self,
         team: TeamId,
@@ -232,6 +256,9 @@ impl Store {
     }
 
     /// Notes that keys were used, unless noted within the last minute.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn key_touch(&self, keys: &[KeyId]) -> Result<(), StoreError> {
         let ids: Vec<Uuid> = keys.iter().map(|k| k.uuid()).collect();
         self.run("note the use of API keys", || async {

@@ -12,7 +12,7 @@ use wrenn_domain::limits::MEMBERS_PER_TEAM_MAX;
 use wrenn_domain::role::{Act, Role};
 
 use super::audit::{NewAudit, note};
-use super::errands::{NewErrand, owe};
+use super::outbound_jobs::{NewOutboundJob, enqueue};
 use super::sessions::next_generation;
 use super::teams::{TeamAct, acting_role, member_role, role};
 use crate::{Store, StoreError};
@@ -29,6 +29,9 @@ pub struct Member {
 
 impl Store {
     /// A team's members, owner first; none when the user is not one of them.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn member_list(&self, id: TeamId, user: UserId) -> Result<Option<Vec<Member>>, StoreError> {
         self.run("list members", || async {
             let rows = sqlx::query(
@@ -49,15 +52,18 @@ impl Store {
     }
 
     /// Adds an active account as a member.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn member_add(
         &self,
         id: TeamId,
         by: UserId,
         email: &Email,
         audit: impl Fn(UserId) -> NewAudit,
-        owed: impl Fn(&Member, &str) -> NewErrand,
+        job: impl Fn(&Member, &str) -> NewOutboundJob,
     ) -> Result<TeamAct<Member>, StoreError> {
-        let (audit, owed) = (&audit, &owed);
+        let (audit, job) = (&audit, &job);
         self.run("add a member", || async move {
             let mut tx = self.pool.begin().await?;
             match acting_role(&mut tx, id, by).await? {
@@ -100,7 +106,7 @@ impl Store {
             .fetch_one(&mut *tx)
             .await?;
             let added = member(&row)?;
-            owe(&mut tx, &[owed(&added, row.try_get("team")?)]).await?;
+            enqueue(&mut tx, &[job(&added, row.try_get("team")?)]).await?;
             tx.commit().await?;
             Ok(TeamAct::Done(added))
         })
@@ -108,6 +114,9 @@ impl Store {
     }
 
     /// Changes a member's role.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn member_set_role(
         &self,
         id: TeamId,
@@ -133,6 +142,9 @@ impl Store {
     }
 
     /// Makes `target` the owner and the owner an admin, in one step: the team never has two or none.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn team_transfer(
         &self,
         id: TeamId,
@@ -172,6 +184,9 @@ impl Store {
 
     /// Removes a member, or lets one leave (`target` is `by`). The member's keys of this team are taken back with it; their
     /// hashes (hex) are answered.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn member_remove(
         &self,
         id: TeamId,

@@ -3,32 +3,35 @@
 //! Every query goes through [`Store::run`]: connection trouble is tried again until a deadline, all else is returned
 //! at once. Therefore every query here must be safe to run twice (compare-and-set, or insert by id).
 
+mod account_deletion;
+mod account_tokens;
 mod admin;
 mod audit;
-mod channels;
-mod departures;
 mod devices;
-mod errands;
-mod facts;
 mod forks;
 mod hosts;
+mod installation_settings;
 mod jobs;
 mod keys;
 mod leases;
 mod live;
 mod members;
+mod notification_channels;
 mod oauth;
+mod outbound_jobs;
 mod outbox;
 mod passwords;
 mod placement;
 mod quota;
 mod rates;
-mod readmission;
+mod resume_admission;
+mod sandbox_work;
 mod sandboxes;
 mod sessions;
 mod signals;
 mod snapshots;
 mod spans;
+mod team_limits;
 mod teams;
 mod templates;
 mod users;
@@ -44,27 +47,30 @@ use wrenn_domain::limits::DATABASE_WAIT_MAX;
 
 use crate::StoreError;
 
+pub use account_deletion::{Departure, Ended};
+pub use account_tokens::TokenPurpose;
 pub use admin::{AdminTeam, AdminUser, EnsureUser, Switched};
 pub use audit::{AuditFilter, AuditRow, AuditScope, AuditStatus, Author, NewAudit};
-pub use channels::{ChannelChange, ChannelEvent, ChannelRow, ChannelWork, NewChannel};
-pub use departures::{Departure, Ended};
 pub use devices::DeviceTaken;
-pub use errands::{Errand, ErrandKind, NewErrand};
 pub use forks::{Forked, NewFork};
 pub use hosts::{Host, HostFacts, HostImage, HostStatus};
 pub use jobs::{Job, JobKind};
 pub use keys::{KeyActor, KeyRow, KeyUser, NewKey};
-pub use leases::{Lease, Work};
-pub use live::{Happening, Missed, News};
+pub use leases::Lease;
+pub use live::{FeedBody, FeedEntry, ResumePoint};
 pub use members::Member;
+pub use notification_channels::{ChannelChange, ChannelEvent, ChannelRow, ChannelWork, NewChannel};
 pub use oauth::{Identity, Linked, OAuthIntent, OAuthSignedUp, OAuthState, Unlinked};
+pub use outbound_jobs::{NewOutboundJob, OutboundJob, OutboundJobKind};
 pub use outbox::{Begun, DeadLetter, Event, NewEvent, Settled, Taken, Waiting};
-pub use passwords::TokenPurpose;
 pub use placement::{HostLoad, NewSandbox, Placed};
 pub use quota::{Quota, QuotaRefusal, Unlimited};
 pub use rates::Rate;
-pub use readmission::Readmitted;
-pub use sandboxes::{Capture, Change, Changed, Desired, Origin, PlacedSandbox, ReportMark, Sandbox, Traffic};
+pub use resume_admission::Readmitted;
+pub use sandbox_work::Work;
+pub use sandboxes::{
+    Capture, Change, Changed, Desired, Origin, PlacedSandbox, ReportMark, Sandbox, SandboxError, Traffic,
+};
 pub use sessions::{NewSession, SessionFacts, SessionRow};
 pub use signals::{Signal, Signals};
 pub use snapshots::{Captured, NewSnapshot, Outcome, SnapshotBegun, SnapshotNews};
@@ -104,6 +110,9 @@ pub struct Store {
 
 impl Store {
     /// Prepares the pool without connecting: the database may be away.
+    ///
+    /// # Errors
+    /// When the URL is not one of PostgreSQL.
     pub fn new(options: &StoreOptions) -> Result<Self, StoreError> {
         let connect = PgConnectOptions::from_str(&options.url)
             .map_err(|source| StoreError::of("read DATABASE_URL", source))?
@@ -122,6 +131,9 @@ impl Store {
     }
 
     /// Brings the schema up to date. Safe to call from many processes at once: an advisory lock orders them.
+    ///
+    /// # Errors
+    /// When the database is away, or its schema is a later one.
     pub async fn migrate(&self) -> Result<(), StoreError> {
         MIGRATIONS.run(&self.pool).await.map_err(StoreError::Migrate)
     }
@@ -136,6 +148,9 @@ impl Store {
     }
 
     /// One round trip.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn ping(&self) -> Result<(), StoreError> {
         self.run("ping", || async { sqlx::query("SELECT 1").execute(&self.pool).await.map(|_| ()) }).await
     }

@@ -16,7 +16,7 @@ use super::users::{Activated, User, settle_in, user};
 use crate::error::corrupt;
 use crate::{Store, StoreError};
 
-/// What a round trip is for.
+/// Purpose of a round trip through a provider.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OAuthIntent {
     Login,
@@ -29,7 +29,7 @@ pub enum OAuthIntent {
 #[derive(Debug, Clone)]
 pub struct OAuthState {
     pub hash: SecretHash,
-    /// Of the cookie that binds it to one browser.
+    /// Hash of the cookie that binds the round trip to one browser.
     pub browser: SecretHash,
     pub provider: String,
     pub intent: OAuthIntent,
@@ -73,7 +73,7 @@ pub enum Linked {
 pub enum Unlinked {
     Done,
     NotLinked,
-    /// It is the only way into the account.
+    /// The identity is the only way into the account.
     OnlyLogin,
 }
 
@@ -89,6 +89,9 @@ impl OAuthIntent {
 
 impl Store {
     /// Notes a round trip that begins.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn oauth_state_put(&self, state: &OAuthState, keep: Duration) -> Result<(), StoreError> {
         self.run("note an OAuth round trip", || async {
             sqlx::query(
@@ -112,6 +115,9 @@ impl Store {
     }
 
     /// Takes a round trip, if it is this provider's and this browser's. It works once; another browser's try takes nothing.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn oauth_state_take(
         &self,
         hash: &SecretHash,
@@ -134,6 +140,9 @@ impl Store {
     }
 
     /// The account of an identity, whatever its status.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn oauth_user(&self, provider: &str, id: &str) -> Result<Option<User>, StoreError> {
         self.run("look up an OAuth identity", || async {
             let row = sqlx::query(
@@ -150,6 +159,9 @@ impl Store {
     }
 
     /// Providers an account can log in by.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn oauth_list(&self, user: UserId) -> Result<Vec<String>, StoreError> {
         self.run("list OAuth identities", || async {
             sqlx::query_scalar("SELECT provider FROM oauth_providers WHERE user_id = $1 ORDER BY provider")
@@ -162,6 +174,9 @@ impl Store {
 
     /// Makes a whole account for an identity whose provider confirmed the address. A sign-up with that address that nobody
     /// confirmed gives way, with its password.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn oauth_sign_up(
         &self,
         (id, first_team): (UserId, TeamId),
@@ -207,6 +222,9 @@ impl Store {
     }
 
     /// Links an identity to an account.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn oauth_link(
         &self,
         user: UserId,
@@ -234,6 +252,9 @@ impl Store {
     }
 
     /// Unlinks a provider, unless nothing else leads into the account.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn oauth_unlink(&self, user: UserId, provider: &str, audit: &[NewAudit]) -> Result<Unlinked, StoreError> {
         self.run("unlink an OAuth identity", || async {
             let mut tx = self.pool.begin().await?;

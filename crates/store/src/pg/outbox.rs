@@ -17,6 +17,7 @@ use wrenn_domain::ids::{EventId, TeamId};
 use wrenn_domain::limits::{CHANNEL_WAITING_MAX, DEAD_LETTERS_LIST_MAX};
 
 use super::audit::{Author, AuthorJson};
+use super::notification_channels::queue_for_channels;
 use crate::error::corrupt;
 use crate::{Store, StoreError};
 
@@ -92,6 +93,9 @@ pub struct Taken {
 
 impl Taken {
     /// Notes that the stream has them.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn note(self) -> Result<(), StoreError> {
         let Self { mut tx, seqs, .. } = self;
         let noted = async {
@@ -156,7 +160,7 @@ impl Event {
 }
 
 /// Writes events inside the caller's transaction. Their time is the database's.
-pub(super) async fn tell(tx: &mut PgConnection, events: &[NewEvent]) -> Result<(), sqlx::Error> {
+pub(super) async fn publish(tx: &mut PgConnection, events: &[NewEvent]) -> Result<(), sqlx::Error> {
     for event in events {
         let body = Body {
             id: event.id,
@@ -169,21 +173,14 @@ pub(super) async fn tell(tx: &mut PgConnection, events: &[NewEvent]) -> Result<(
             metadata: event.metadata.clone(),
             error: event.error.clone(),
         };
-        // An event that was told before is owed to nobody again. What comes while a channel is too far behind counts as given up;
-        // counting waits for nobody, so that no two such transactions can wait for each other.
-        sqlx::query(
-            "WITH told AS (
-               INSERT INTO event_outbox (id, team_id, payload) VALUES ($1, $2, $3::jsonb ||
-                 jsonb_build_object('timestamp', to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')))
-               ON CONFLICT (id) DO NOTHING RETURNING team_id, payload),
-             owed AS (
-               SELECT c.id, told.payload, (SELECT count(*) FROM (SELECT 1 FROM channel_events e WHERE e.channel_id = c.id LIMIT $5) w) < $5
-                 AS fits FROM told JOIN channels c ON c.team_id = told.team_id AND $4 = ANY (c.events)),
-             lost AS (
-               UPDATE channels SET given_up = given_up + 1 WHERE id IN (
-                 SELECT c.id FROM channels c JOIN owed ON owed.id = c.id WHERE NOT owed.fits FOR NO KEY UPDATE OF c SKIP LOCKED))
-             INSERT INTO channel_events (channel_id, payload) SELECT id, payload FROM owed WHERE fits",
-        )
+        // An event whose id is written already is queued for nobody again.
+        sqlx::query(queue_for_channels!(
+            "INSERT INTO event_outbox (id, team_id, payload) VALUES ($1, $2, $3::jsonb ||
+               jsonb_build_object('timestamp', to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')))
+             ON CONFLICT (id) DO NOTHING RETURNING team_id, payload",
+            event "$4",
+            waiting_max "$5"
+        ))
         .bind(event.id.uuid())
         .bind(event.team.uuid())
         .bind(Json(body))
@@ -196,11 +193,14 @@ pub(super) async fn tell(tx: &mut PgConnection, events: &[NewEvent]) -> Result<(
 }
 
 impl Store {
-    /// Tells events that belong to no other change, such as a distribution's own.
-    pub async fn event_tell(&self, events: &[NewEvent]) -> Result<(), StoreError> {
+    /// Writes events that belong to no other change, such as a distribution's own.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
+    pub async fn event_publish(&self, events: &[NewEvent]) -> Result<(), StoreError> {
         self.run_seen("write events", || async {
             let mut tx = self.pool.begin().await?;
-            tell(&mut tx, events).await?;
+            publish(&mut tx, events).await?;
             tx.commit().await
         })
         .await
@@ -212,6 +212,9 @@ impl Store {
     /// It asks for rows that were not sent rather than for a seq above the last one: a transaction that drew its seq early and
     /// ends late is found all the same. Of one sandbox the order is that of its changes, because each is written only
     /// after the one before it was committed.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn outbox_take(&self, limit: usize) -> Result<Option<Taken>, StoreError> {
         self.run("take events", || async {
             let mut tx = self.pool.begin().await?;
@@ -233,6 +236,9 @@ impl Store {
     }
 
     /// The events no stream has yet, oldest first.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn outbox_waiting(&self, limit: usize) -> Result<Vec<Waiting>, StoreError> {
         self.run("read the outbox", || async {
             let rows = sqlx::query(
@@ -247,6 +253,9 @@ impl Store {
     }
 
     /// Notes that the stream has these.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn outbox_relayed(&self, ids: &[EventId]) -> Result<(), StoreError> {
         let ids: Vec<Uuid> = ids.iter().map(|id| id.uuid()).collect();
         self.run("note relayed events", || async {
@@ -260,6 +269,9 @@ impl Store {
     }
 
     /// Forgets events that are older than they are kept, unless somebody is still owed them.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn outbox_sweep(&self, kept: Duration) -> Result<u64, StoreError> {
         self.run("forget old events", || async {
             let done = sqlx::query(
@@ -276,6 +288,9 @@ impl Store {
     }
 
     /// Makes a group known; from now on it is owed every event.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn event_group_ensure(&self, group: &str) -> Result<(), StoreError> {
         self.run("make an event group known", || async {
             sqlx::query("INSERT INTO event_groups (name) VALUES ($1) ON CONFLICT DO NOTHING")
@@ -288,6 +303,9 @@ impl Store {
     }
 
     /// Begins a delivery: counts the try and keeps others away for `busy`.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn delivery_begin(&self, group: &str, id: EventId, busy: Duration) -> Result<Begun, StoreError> {
         self.run("begin a delivery", || async {
             let attempts: Option<i32> = sqlx::query_scalar(
@@ -324,6 +342,9 @@ impl Store {
     }
 
     /// Notes how a delivery ended. A failed one is kept from everybody for `pause`.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn delivery_settle(
         &self,
         group: &str,
@@ -356,6 +377,9 @@ impl Store {
     }
 
     /// Events a group is owed, relayed longer than `overdue` ago, that nobody is at: what the stream lost or a dead process left.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn delivery_overdue(
         &self,
         group: &str,
@@ -382,6 +406,9 @@ impl Store {
     }
 
     /// Dead letters of all groups, newest first.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn dead_letter_list(&self) -> Result<Vec<DeadLetter>, StoreError> {
         self.run("list dead letters", || async {
             let rows = sqlx::query(
@@ -397,6 +424,9 @@ impl Store {
     }
 
     /// Gives a dead letter all its tries again. False when there is none.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn dead_letter_retry(&self, group: &str, id: EventId) -> Result<bool, StoreError> {
         self.run("retry a dead letter", || async {
             let done = sqlx::query(

@@ -5,47 +5,26 @@
 use std::time::Duration;
 
 use sqlx::PgConnection;
-use uuid::Uuid;
 use wrenn_domain::account::Email;
-use wrenn_domain::ids::UserId;
+use wrenn_domain::ids::{OutboundJobId, UserId};
 use wrenn_domain::secret::SecretHash;
 
+use super::account_tokens::{TokenPurpose, forget_tokens, take_token};
 use super::audit::{NewAudit, note};
-use super::errands::{NewErrand, owe};
+use super::outbound_jobs::{NewOutboundJob, enqueue};
 use super::users::{User, UserStatus, user};
 use crate::{Store, StoreError};
-
-/// What a single-use token is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TokenPurpose {
-    Activation,
-    PasswordReset,
-}
-
-impl TokenPurpose {
-    /// What an account is that such a token is for.
-    fn of(self) -> UserStatus {
-        match self {
-            Self::Activation => UserStatus::Inactive,
-            Self::PasswordReset => UserStatus::Active,
-        }
-    }
-
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Activation => "activation",
-            Self::PasswordReset => "password_reset",
-        }
-    }
-}
 
 impl Store {
     /// Writes the token a mail is about to carry to the account of this address. Answers whose it is; none when no such account
     /// waits for one. Earlier tokens of the purpose are dead, except those of the same mail: its first try may have
     /// arrived though its sender never heard so.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn token_issue(
         &self,
-        mail: Uuid,
+        mail: OutboundJobId,
         purpose: TokenPurpose,
         email: &Email,
         token: &SecretHash,
@@ -55,27 +34,27 @@ impl Store {
             let mut tx = self.pool.begin().await?;
             let row = sqlx::query("SELECT * FROM users WHERE email = $1 AND status = $2 FOR UPDATE")
                 .bind(email.as_str())
-                .bind(purpose.of().as_str())
+                .bind(status_for(purpose).as_str())
                 .fetch_optional(&mut *tx)
                 .await?;
             let Some(user) = row.as_ref().map(user).transpose()? else { return Ok(None) };
             sqlx::query(
-                "DELETE FROM account_tokens WHERE user_id = $1 AND purpose = $2 AND errand_id IS DISTINCT FROM $3",
+                "DELETE FROM account_tokens WHERE user_id = $1 AND purpose = $2 AND outbound_job_id IS DISTINCT FROM $3",
             )
             .bind(user.id.uuid())
             .bind(purpose.as_str())
-            .bind(mail)
+            .bind(mail.uuid())
             .execute(&mut *tx)
             .await?;
             sqlx::query(
-                "INSERT INTO account_tokens (hash, user_id, purpose, expires_at, errand_id)
+                "INSERT INTO account_tokens (hash, user_id, purpose, expires_at, outbound_job_id)
                  VALUES ($1, $2, $3, now() + $4 * interval '1 second', $5) ON CONFLICT DO NOTHING",
             )
             .bind(token.as_str())
             .bind(user.id.uuid())
             .bind(purpose.as_str())
             .bind(keep.as_secs_f64())
-            .bind(mail)
+            .bind(mail.uuid())
             .execute(&mut *tx)
             .await?;
             tx.commit().await?;
@@ -86,20 +65,23 @@ impl Store {
 
     /// Takes a reset token and sets the password; every session and open reset of the account ends. None when the token is
     /// not valid any more.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn password_reset(
         &self,
         token: &SecretHash,
         hash: &str,
         audit: impl Fn(&User) -> NewAudit,
-        owed: impl Fn(&User) -> NewErrand,
+        job: impl Fn(&User) -> NewOutboundJob,
     ) -> Result<Option<User>, StoreError> {
-        let (audit, owed) = (&audit, &owed);
+        let (audit, job) = (&audit, &job);
         self.run("reset a password", || async move {
             let mut tx = self.pool.begin().await?;
             let Some(id) = take_token(&mut tx, TokenPurpose::PasswordReset, token).await? else { return Ok(None) };
             let Some(user) = set_password(&mut tx, id, hash, None).await? else { return Ok(None) };
             note(&mut tx, &[audit(&user)]).await?;
-            owe(&mut tx, &[owed(&user)]).await?;
+            enqueue(&mut tx, &[job(&user)]).await?;
             tx.commit().await?;
             Ok(Some(user))
         })
@@ -108,13 +90,16 @@ impl Store {
 
     /// Sets the password if it is still `seen`; every session and open reset of the account ends. False when it changed
     /// meanwhile.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn password_change(
         &self,
         id: UserId,
         seen: Option<&str>,
         hash: &str,
         audit: &[NewAudit],
-        owed: &[NewErrand],
+        jobs: &[NewOutboundJob],
     ) -> Result<bool, StoreError> {
         self.run("change a password", || async {
             let mut tx = self.pool.begin().await?;
@@ -122,7 +107,7 @@ impl Store {
                 return Ok(false);
             }
             note(&mut tx, audit).await?;
-            owe(&mut tx, owed).await?;
+            enqueue(&mut tx, jobs).await?;
             tx.commit().await?;
             Ok(true)
         })
@@ -130,6 +115,9 @@ impl Store {
     }
 
     /// Replaces the hash of an unchanged password by one of today's strength. Ends no session.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn password_rehash(&self, id: UserId, seen: &str, hash: &str) -> Result<(), StoreError> {
         self.run("renew a password hash", || async {
             sqlx::query("UPDATE users SET password_hash = $3 WHERE id = $1 AND password_hash = $2")
@@ -144,25 +132,12 @@ impl Store {
     }
 }
 
-/// Ends every mailed token of an account.
-pub(super) async fn forget_tokens(tx: &mut PgConnection, user: UserId) -> Result<(), sqlx::Error> {
-    sqlx::query("DELETE FROM account_tokens WHERE user_id = $1").bind(user.uuid()).execute(tx).await.map(|_| ())
-}
-
-/// Takes a token: it works for exactly one caller.
-pub(super) async fn take_token(
-    tx: &mut PgConnection,
-    purpose: TokenPurpose,
-    token: &SecretHash,
-) -> Result<Option<UserId>, sqlx::Error> {
-    let id: Option<Uuid> = sqlx::query_scalar(
-        "DELETE FROM account_tokens WHERE hash = $1 AND purpose = $2 AND expires_at > now() RETURNING user_id",
-    )
-    .bind(token.as_str())
-    .bind(purpose.as_str())
-    .fetch_optional(tx)
-    .await?;
-    Ok(id.map(UserId::from_uuid))
+/// The state of an account that a token of this purpose is for.
+fn status_for(purpose: TokenPurpose) -> UserStatus {
+    match purpose {
+        TokenPurpose::Activation => UserStatus::Inactive,
+        TokenPurpose::PasswordReset => UserStatus::Active,
+    }
 }
 
 /// `seen`: the hash there must be; none: whatever there is.

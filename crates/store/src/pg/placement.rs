@@ -10,7 +10,7 @@ use sqlx::Row;
 use sqlx::postgres::PgRow;
 use sqlx::types::Json;
 use uuid::Uuid;
-use wrenn_domain::ids::{HostId, KeyId, SandboxId, TeamId, UserId};
+use wrenn_domain::ids::{HostId, KeyId, SandboxId, SnapshotId, TeamId, TemplateId, UserId};
 use wrenn_domain::names::TemplateName;
 use wrenn_domain::quota::Usage;
 use wrenn_domain::sizes::{DiskMib, MemoryMib, TimeoutSec, Vcpus};
@@ -19,6 +19,7 @@ use super::audit::{Author, AuthorJson, NewAudit, note};
 use super::quota::{Judged, Quota, QuotaRefusal, Unlimited, judge};
 use super::sandboxes::sandbox;
 use super::{Origin, Sandbox, Traffic};
+use crate::error::corrupt;
 use crate::{Store, StoreError};
 
 /// A host that can take sandboxes, and what it carries now.
@@ -31,14 +32,16 @@ pub struct HostLoad {
     pub disk_total_mib: u64,
     pub disk_free_mib: u64,
     /// Images it holds.
-    pub templates: Vec<String>,
+    pub templates: Vec<TemplateName>,
     /// Sandboxes that are not over.
     pub sandboxes: u64,
     /// vCPUs promised.
     pub vcpus: u64,
     /// MiB promised.
     pub memory_promised_mib: u64,
-    /// Its last answer is older than 45 s, which is longer than any poll of it lasts: it may be gone.
+    /// MiB of disk of all sandboxes that are not over, paused ones included.
+    pub disk_promised_mib: u64,
+    /// The host's last answer is older than 45 s, which is longer than any poll of it lasts: it may be gone.
     pub is_overdue: bool,
 }
 
@@ -55,7 +58,7 @@ pub struct NewSandbox {
     pub author: Author,
     pub audit: Vec<NewAudit>,
     pub template: TemplateName,
-    pub template_id: Uuid,
+    pub template_id: TemplateId,
     pub origin: Origin,
     pub vcpus: Vcpus,
     pub memory: MemoryMib,
@@ -76,6 +79,8 @@ pub enum Placed {
     Refused(QuotaRefusal),
     /// The team was deleted.
     TeamGone,
+    /// The template was deleted.
+    TemplateGone,
 }
 
 /// Hosts that fulfil a condition, with what they carry. A paused sandbox holds a place and its disk, but neither vCPUs nor
@@ -85,6 +90,7 @@ macro_rules! load_where {
         concat!(
             "SELECT h.id, h.address, h.cpu_cores, h.memory_mib, h.disk_total_mib, h.disk_free_mib, h.templates,
                count(s.id) AS sandboxes,
+               coalesce(sum(s.disk_mib), 0)::bigint AS disk_promised_mib,
                coalesce(sum(s.vcpus) FILTER (WHERE s.state <> 'paused'), 0)::bigint AS vcpus,
                coalesce(sum(s.memory_mib) FILTER (WHERE s.state <> 'paused'), 0)::bigint AS memory_promised_mib,
                h.last_seen_at IS NULL OR h.last_seen_at < now() - interval '45 seconds' AS is_overdue
@@ -101,6 +107,9 @@ const LOAD: &str = load_where!("h.status = 'online' AND h.type = 'regular' AND (
 
 impl Store {
     /// Online hosts with what they carry, oldest first.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn host_loads(&self) -> Result<Vec<HostLoad>, StoreError> {
         self.run("read the load of hosts", || async {
             let rows = sqlx::query(LOAD).bind(None::<Uuid>).fetch_all(&self.pool).await?;
@@ -109,8 +118,11 @@ impl Store {
         .await
     }
 
-    /// [`Store::sandbox_place_within`] for a team without bounds.
-    pub async fn sandbox_place(
+    /// [`Store::sandbox_insert_within`] for a team without bounds.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
+    pub async fn sandbox_insert(
         &self,
         new: &NewSandbox,
         host: HostId,
@@ -118,13 +130,16 @@ impl Store {
         owner: Uuid,
         keep: Duration,
     ) -> Result<Placed, StoreError> {
-        self.sandbox_place_within(new, host, fits, owner, keep, &Unlimited).await
+        self.sandbox_insert_within(new, host, fits, owner, keep, &Unlimited).await
     }
 
     /// Writes a new sandbox onto a host if `fits` still says so under the host's lock. The row is leased to `owner` for `keep`: the
     /// caller goes on with it at once. Inserting an id that is there already answers the row there is. The team's bounds are
     /// judged and used up in the same transaction.
-    pub async fn sandbox_place_within(
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
+    pub async fn sandbox_insert_within(
         &self,
         new: &NewSandbox,
         host: HostId,
@@ -137,8 +152,12 @@ impl Store {
         self.run_seen("place a sandbox", || async move {
             let mut tx = self.pool.begin().await?;
             // The team before the host, always in this order.
-            let more =
-                Usage { sandboxes: 1, vcpus: u64::from(new.vcpus.get()), memory_mib: u64::from(new.memory.get()) };
+            let more = Usage {
+                sandboxes: 1,
+                kept: 1,
+                vcpus: u64::from(new.vcpus.get()),
+                memory_mib: u64::from(new.memory.get()),
+            };
             let judged = judge(&mut tx, new.team, more, quota).await?;
             sqlx::query("SELECT id FROM hosts WHERE id = $1 FOR UPDATE").bind(host.uuid()).execute(&mut *tx).await?;
             let known = sqlx::query("SELECT * FROM sandboxes WHERE id = $1")
@@ -158,6 +177,14 @@ impl Store {
                 Some(load) if fits(&load) => {}
                 _ => return Ok(Placed::Full),
             }
+            // Held until this is committed: a delete that comes now sees the row, and the files stay until it is over its start.
+            let template = sqlx::query("SELECT 1 FROM templates WHERE id = $1 AND state = 'ready' FOR KEY SHARE")
+                .bind(new.template_id.uuid())
+                .fetch_optional(&mut *tx)
+                .await?;
+            if template.is_none() {
+                return Ok(Placed::TemplateGone);
+            }
             let row = insert(new, host, owner, keep).fetch_one(&mut *tx).await?;
             note(&mut tx, &new.audit).await?;
             tx.commit().await?;
@@ -176,7 +203,7 @@ fn insert(
     sqlx::query(
         "INSERT INTO sandboxes (id, team_id, host_id, template, template_id, state, desired, vcpus, memory_mib,
            disk_mib, timeout_sec, metadata, created_by_key, lease_owner, lease_until, snapshot_id, default_user, default_env,
-           created_by_user, wished_by, auto_resume, public_ports)
+           created_by_user, requested_by, auto_resume, public_ports)
          VALUES ($1, $2, $3, $4, $5, 'starting', 'running', $6, $7, $8, $9, $10, $11, $12,
            now() + $13 * interval '1 millisecond', $14, $15, $16, $17, $18, $19, $20) RETURNING *",
     )
@@ -184,7 +211,7 @@ fn insert(
     .bind(new.team.uuid())
     .bind(host.uuid())
     .bind(new.template.as_str().to_owned())
-    .bind(new.template_id)
+    .bind(new.template_id.uuid())
     .bind(new.vcpus.get() as i32)
     .bind(new.memory.get() as i32)
     .bind(new.disk.get() as i32)
@@ -193,7 +220,7 @@ fn insert(
     .bind(new.key.map(KeyId::uuid))
     .bind(owner)
     .bind(keep.as_millis() as f64)
-    .bind(new.origin.snapshot)
+    .bind(new.origin.snapshot.map(SnapshotId::uuid))
     .bind(new.origin.default_user.clone())
     .bind(Json(new.origin.default_env.clone()))
     .bind(new.user.map(UserId::uuid))
@@ -213,10 +240,17 @@ pub(super) fn load(row: &PgRow) -> Result<HostLoad, sqlx::Error> {
         memory_mib: count("memory_mib")?,
         disk_total_mib: count("disk_total_mib")?,
         disk_free_mib: count("disk_free_mib")?,
-        templates: row.try_get("templates")?,
+        templates: names(row)?,
         sandboxes: count("sandboxes")?,
         vcpus: count("vcpus")?,
         memory_promised_mib: count("memory_promised_mib")?,
+        disk_promised_mib: count("disk_promised_mib")?,
         is_overdue: row.try_get("is_overdue")?,
     })
+}
+
+/// Names of the images a host holds. They were judged when the host reported them.
+fn names(row: &PgRow) -> Result<Vec<TemplateName>, sqlx::Error> {
+    let names: Vec<String> = row.try_get("templates")?;
+    names.iter().map(|name| name.parse().map_err(|_| corrupt("hosts.templates"))).collect()
 }

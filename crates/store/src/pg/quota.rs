@@ -76,10 +76,11 @@ pub(super) async fn judge(
 
 async fn usage(tx: &mut PgConnection, team: TeamId) -> Result<Usage, sqlx::Error> {
     let row = sqlx::query(
-        "SELECT count(*) AS sandboxes, coalesce(sum(vcpus), 0)::bigint AS vcpus,
-           coalesce(sum(memory_mib), 0)::bigint AS memory_mib
+        "SELECT count(*) AS kept, count(*) FILTER (WHERE state <> 'paused') AS sandboxes,
+           coalesce(sum(vcpus) FILTER (WHERE state <> 'paused'), 0)::bigint AS vcpus,
+           coalesce(sum(memory_mib) FILTER (WHERE state <> 'paused'), 0)::bigint AS memory_mib
          FROM sandboxes WHERE team_id = $1
-           AND state IN ('starting', 'running', 'pausing', 'snapshotting', 'resuming', 'missing')",
+           AND state IN ('starting', 'running', 'pausing', 'paused', 'snapshotting', 'resuming', 'missing')",
     )
     .bind(team.uuid())
     .fetch_one(tx)
@@ -87,11 +88,19 @@ async fn usage(tx: &mut PgConnection, team: TeamId) -> Result<Usage, sqlx::Error
     let count = |column: &'static str| -> Result<u64, sqlx::Error> {
         Ok(u64::try_from(row.try_get::<i64, _>(column)?).unwrap_or(0))
     };
-    Ok(Usage { sandboxes: count("sandboxes")?, vcpus: count("vcpus")?, memory_mib: count("memory_mib")? })
+    Ok(Usage {
+        sandboxes: count("sandboxes")?,
+        kept: count("kept")?,
+        vcpus: count("vcpus")?,
+        memory_mib: count("memory_mib")?,
+    })
 }
 
 impl Store {
-    /// What a team uses now. Only for show: it may change before the answer arrives.
+    /// Usage of a team at this moment. Only for show: it may change before the answer arrives.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn team_usage(&self, team: TeamId) -> Result<Usage, StoreError> {
         self.run("count a team's usage", || async {
             let mut connection = self.pool.acquire().await?;

@@ -16,6 +16,9 @@ pub struct Rate {
 
 impl Store {
     /// Counts one try. Answers how long to wait when it is one too many; such a try is not counted.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn rate_take(&self, key: &str, rate: Rate) -> Result<Result<(), Duration>, StoreError> {
         let every = rate.every.as_secs_f64();
         let ahead = every * f64::from(rate.burst);
@@ -47,6 +50,9 @@ impl Store {
     }
 
     /// Forgives all tries under a key.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn rate_forgive(&self, key: &str) -> Result<(), StoreError> {
         self.run("forgive tries", || async {
             sqlx::query("DELETE FROM rate_limits WHERE key = $1").bind(key).execute(&self.pool).await.map(|_| ())
@@ -55,6 +61,9 @@ impl Store {
     }
 
     /// Removes counters that no longer limit anything.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn rate_sweep(&self) -> Result<u64, StoreError> {
         self.run("remove old counters", || async {
             let done = sqlx::query("DELETE FROM rate_limits WHERE arrival_at < now()").execute(&self.pool).await?;

@@ -9,17 +9,20 @@ use sqlx::postgres::PgRow;
 use sqlx::types::Json;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
-use wrenn_domain::ids::{HostId, SandboxId, TeamId};
+use wrenn_domain::ids::{ForkId, HostId, SandboxId, SnapshotId, TeamId, TemplateId};
 use wrenn_domain::limits::LIST_CAPSULES_MAX;
+use wrenn_domain::names::TemplateName;
 use wrenn_domain::sandbox::SandboxState;
+use wrenn_domain::sizes::{DiskMib, MemoryMib, TimeoutSec, Vcpus};
+use wrenn_domain::{ErrorCode, SandboxErrorCode};
 
 use super::audit::{Author, AuthorJson, NewAudit, note};
-use super::outbox::{NewEvent, tell};
+use super::outbox::{NewEvent, publish};
 use super::signals::DUE_CHANNEL;
 use crate::error::corrupt;
 use crate::{Store, StoreError};
 
-/// What a sandbox's user wants of it.
+/// State a sandbox's user wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Desired {
     Running,
@@ -27,22 +30,22 @@ pub enum Desired {
     Stopped,
 }
 
-/// What a sandbox was made from, beyond its template's name. Fixed at its birth.
+/// Origin of a sandbox beyond its template's name. Fixed when it is created.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Origin {
     /// The snapshot whose memory it continues; none for an image.
-    pub snapshot: Option<Uuid>,
+    pub snapshot: Option<SnapshotId>,
     /// Empty: the image's.
     pub default_user: String,
     pub default_env: BTreeMap<String, String>,
 }
 
-/// What traffic from outside may do. Fixed at its birth.
+/// Rights of traffic from outside. Fixed when the sandbox is created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Traffic {
-    /// It resumes the sandbox when that is paused.
+    /// Traffic resumes the sandbox when that is paused.
     pub auto_resume: bool,
-    /// It may come from anybody who knows the name; else only from callers with a key of the team.
+    /// Traffic may come from anybody who knows the name; else only from callers with a key of the team.
     pub public_ports: bool,
 }
 
@@ -55,8 +58,8 @@ impl Default for Traffic {
 /// A snapshot under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capture {
-    /// The pending template's.
-    pub id: Uuid,
+    /// The snapshot; also the pending template.
+    pub id: SnapshotId,
     /// The sandbox goes back to paused after it, else to running.
     pub from_paused: bool,
 }
@@ -67,42 +70,42 @@ pub struct Sandbox {
     pub id: SandboxId,
     pub team: TeamId,
     pub host: Option<HostId>,
-    pub template: String,
-    pub template_id: Option<Uuid>,
+    pub template: TemplateName,
+    pub template_id: Option<TemplateId>,
     pub origin: Origin,
     pub state: SandboxState,
     /// Grows with every change of state; what compare-and-set compares.
     pub generation: i64,
     pub desired: Desired,
-    pub vcpus: u32,
-    pub memory_mib: u32,
-    pub disk_mib: u32,
-    pub timeout_sec: u32,
+    pub vcpus: Vcpus,
+    pub memory: MemoryMib,
+    pub disk: DiskMib,
+    pub timeout: TimeoutSec,
     pub traffic: Traffic,
     /// The user's labels.
     pub metadata: BTreeMap<String, String>,
-    /// What the host reports (versions).
+    /// Versions the host reports.
     pub system_metadata: BTreeMap<String, String>,
     /// Newest host report taken.
     pub report_generation: i64,
     /// Names the newest wish for a pause or resume towards the host.
     pub operation: i64,
-    /// Of a crashed one: the host still has its disk. Stays set while that disk is booted again.
+    /// The host still has the disk of this crashed sandbox. Stays set while that disk is booted again.
     pub disk_kept: bool,
     pub capture: Option<Capture>,
     /// The sandbox it was forked from.
     pub parent: Option<SandboxId>,
     /// The fork that makes it, until its host has confirmed that.
-    pub fork: Option<Uuid>,
+    pub fork: Option<ForkId>,
     pub error: Option<String>,
-    pub error_code: Option<String>,
+    pub error_code: Option<SandboxErrorCode>,
     pub created_at: DateTime<Utc>,
     pub started_at: Option<DateTime<Utc>>,
     pub last_active_at: Option<DateTime<Utc>>,
     pub updated_at: DateTime<Utc>,
     pub attempts: u32,
-    /// Who asked last for a change.
-    pub wished_by: Option<Author>,
+    /// Author of the last request for a change.
+    pub requested_by: Option<Author>,
 }
 
 /// A sandbox with the address of its host's agent.
@@ -112,36 +115,57 @@ pub struct PlacedSandbox {
     pub host_address: Option<String>,
 }
 
-/// What a change sets; what is absent stays.
+/// A failure fit to be shown, as it is kept with a sandbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SandboxError {
+    /// Text for the user that says what to do.
+    pub message: String,
+    /// None when the host gave no code.
+    pub code: Option<SandboxErrorCode>,
+}
+
+impl SandboxError {
+    /// An error with a text for the user and its code.
+    pub fn new(message: impl Into<String>, code: SandboxErrorCode) -> Self {
+        Self { message: message.into(), code: Some(code) }
+    }
+
+    /// An error that ended the sandbox, or kept it from being made.
+    pub fn ended(message: impl Into<String>, code: ErrorCode) -> Self {
+        Self::new(message, SandboxErrorCode::Ended(code))
+    }
+}
+
+/// Fields a change sets; what is absent stays.
 #[derive(Debug, Clone, Default)]
 pub struct Change {
     pub state: Option<SandboxState>,
     pub desired: Option<Desired>,
-    /// Text for the user and code, of a failure.
-    pub error: Option<(String, String)>,
+    /// Failure to be kept with the row.
+    pub error: Option<SandboxError>,
     /// Forgets an earlier failure.
     pub clear_error: bool,
     pub report: Option<ReportMark>,
     /// This is a new wish for a pause or resume: it gets the new generation as its number.
     pub new_operation: bool,
     pub disk_kept: Option<bool>,
-    pub timeout_sec: Option<u32>,
+    pub timeout: Option<TimeoutSec>,
     pub capture: Option<Capture>,
     /// Frees the lease, makes the row due at once, and tells every control plane.
     pub due_now: bool,
-    /// Who asks for it.
-    pub wished_by: Option<Author>,
+    /// Author of the change, when somebody asked for it.
+    pub requested_by: Option<Author>,
     /// Told if, and only if, the change is made.
     pub events: Vec<NewEvent>,
     /// Written if, and only if, the change is made.
     pub audit: Vec<NewAudit>,
 }
 
-/// What a host report says, fit to be stored.
+/// Content of a host report, fit to be stored.
 #[derive(Debug, Clone, Default)]
 pub struct ReportMark {
     pub generation: i64,
-    pub disk_mib: Option<u32>,
+    pub disk: Option<DiskMib>,
     pub started_at: Option<DateTime<Utc>>,
     pub last_active_at: Option<DateTime<Utc>>,
     pub metadata: BTreeMap<String, String>,
@@ -162,6 +186,9 @@ pub enum Changed {
 
 impl Store {
     /// One sandbox of a team.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn sandbox_get(&self, team: TeamId, id: SandboxId) -> Result<Option<Sandbox>, StoreError> {
         self.run("look up a sandbox", || async {
             let row = sqlx::query("SELECT * FROM sandboxes WHERE id = $1 AND team_id = $2")
@@ -175,6 +202,9 @@ impl Store {
     }
 
     /// One sandbox of a team with its host's address.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn sandbox_get_placed(&self, team: TeamId, id: SandboxId) -> Result<Option<PlacedSandbox>, StoreError> {
         self.run("look up a sandbox and its host", || async {
             let row = sqlx::query(
@@ -191,6 +221,9 @@ impl Store {
     }
 
     /// One sandbox with its host's address, whatever its team: for traffic, which comes without one.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn sandbox_get_for_traffic(&self, id: SandboxId) -> Result<Option<PlacedSandbox>, StoreError> {
         self.run("look up a sandbox for traffic", || async {
             let row = sqlx::query(
@@ -205,13 +238,28 @@ impl Store {
     }
 
     /// A team's sandboxes that are not over, newest first, and whether there are more than shown.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn sandbox_list(&self, team: TeamId) -> Result<(Vec<Sandbox>, bool), StoreError> {
+        self.list_living(Some(team)).await
+    }
+
+    /// Sandboxes of a team, or of all, that are not over, newest first, and whether there are more than shown.
+    pub(super) async fn list_living(&self, team: Option<TeamId>) -> Result<(Vec<Sandbox>, bool), StoreError> {
         self.run("list sandboxes", || async {
-            let rows = sqlx::query(
-                "SELECT * FROM sandboxes WHERE team_id = $1 AND state NOT IN ('stopped', 'error')
-                 ORDER BY created_at DESC, id LIMIT $2",
-            )
-            .bind(team.uuid())
+            let rows = sqlx::query(match team {
+                Some(_) => {
+                    "SELECT * FROM sandboxes WHERE team_id = $1 AND state NOT IN ('stopped', 'error')
+                     ORDER BY created_at DESC, id LIMIT $2"
+                }
+                // Two statements: each has its own plan.
+                None => {
+                    "SELECT * FROM sandboxes WHERE $1::uuid IS NULL AND state NOT IN ('stopped', 'error')
+                     ORDER BY created_at DESC, id LIMIT $2"
+                }
+            })
+            .bind(team.map(TeamId::uuid))
             .bind(LIST_CAPSULES_MAX + 1)
             .fetch_all(&self.pool)
             .await?;
@@ -222,7 +270,10 @@ impl Store {
         .await
     }
 
-    /// Those of the given sandboxes that are rows here, whatever their team and state.
+    /// Rows of the given sandboxes, whatever their team and state; unknown ids are left out.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn sandbox_list_by_id(&self, ids: &[SandboxId]) -> Result<Vec<Sandbox>, StoreError> {
         let ids: Vec<Uuid> = ids.iter().map(|id| id.uuid()).collect();
         self.run("look up sandboxes", || async {
@@ -234,6 +285,9 @@ impl Store {
     }
 
     /// A host's sandboxes that are not over.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn sandbox_list_by_host(&self, host: HostId) -> Result<Vec<Sandbox>, StoreError> {
         self.run("list a host's sandboxes", || async {
             let rows = sqlx::query("SELECT * FROM sandboxes WHERE host_id = $1 AND state NOT IN ('stopped', 'error')")
@@ -246,6 +300,9 @@ impl Store {
     }
 
     /// Changes a sandbox if its generation is still `seen`.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn sandbox_change(&self, id: SandboxId, seen: i64, change: &Change) -> Result<Changed, StoreError> {
         self.run_seen("change a sandbox", || async {
             if change.events.is_empty() && change.audit.is_empty() {
@@ -260,6 +317,9 @@ impl Store {
     }
 
     /// Notes activity. Changes no generation: nothing depends on it.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn sandbox_touch(&self, ids: &[SandboxId]) -> Result<(), StoreError> {
         let ids: Vec<Uuid> = ids.iter().map(|id| id.uuid()).collect();
         self.run("note activity", || async {
@@ -282,7 +342,7 @@ pub(super) async fn change_row(
 ) -> Result<Changed, sqlx::Error> {
     let changed = update_row(tx, id, seen, change).await?;
     if matches!(changed, Changed::Applied(_)) {
-        tell(tx, &change.events).await?;
+        publish(tx, &change.events).await?;
         note(tx, &change.audit).await?;
     }
     Ok(changed)
@@ -291,10 +351,13 @@ pub(super) async fn change_row(
 async fn update_row(tx: &mut PgConnection, id: SandboxId, seen: i64, change: &Change) -> Result<Changed, sqlx::Error> {
     let state = change.state.map(SandboxState::as_str);
     let desired = change.desired.map(Desired::as_str);
-    let (error, error_code) = change.error.clone().unzip();
+    let error = change.error.as_ref().map(|error| error.message.as_str());
+    // A failure without a code replaces an earlier one's code by the empty word, which is read as none.
+    let error_code = change.error.as_ref().map(|error| error.code.map_or("", SandboxErrorCode::as_str));
     let report = change.report.clone();
     let mark = report.clone().unwrap_or_default();
-    let (capture, origin) = change.capture.map(|c| (c.id, if c.from_paused { "paused" } else { "running" })).unzip();
+    let (capture, origin) =
+        change.capture.map(|c| (c.id.uuid(), if c.from_paused { "paused" } else { "running" })).unzip();
     let row = sqlx::query(
         "WITH changed AS (UPDATE sandboxes SET
            state = coalesce($3, state), desired = coalesce($4, desired), generation = generation + 1,
@@ -312,7 +375,7 @@ async fn update_row(tx: &mut PgConnection, id: SandboxId, seen: i64, change: &Ch
            operation = CASE WHEN $17 THEN generation + 1 ELSE operation END,
            disk_kept = coalesce($18, disk_kept), timeout_sec = coalesce($19, timeout_sec),
            capture_id = coalesce($20, capture_id), capture_origin = coalesce($21, capture_origin),
-           wished_by = coalesce($22, wished_by), moved_at = $23
+           requested_by = coalesce($22, requested_by), moved_at = $23
          WHERE id = $1 AND generation = $2 RETURNING *)
          SELECT changed.*, CASE WHEN $13 THEN pg_notify($14, $15)::text END AS told FROM changed",
     )
@@ -320,11 +383,11 @@ async fn update_row(tx: &mut PgConnection, id: SandboxId, seen: i64, change: &Ch
     .bind(seen)
     .bind(state)
     .bind(desired)
-    .bind(&error)
-    .bind(&error_code)
+    .bind(error)
+    .bind(error_code)
     .bind(report.is_some())
     .bind(mark.generation)
-    .bind(mark.disk_mib.map(|v| v as i32))
+    .bind(mark.disk.map(|v| v.get() as i32))
     .bind(mark.started_at)
     .bind(mark.last_active_at)
     .bind(Json(&mark.metadata))
@@ -334,10 +397,10 @@ async fn update_row(tx: &mut PgConnection, id: SandboxId, seen: i64, change: &Ch
     .bind(change.clear_error)
     .bind(change.new_operation)
     .bind(change.disk_kept)
-    .bind(change.timeout_sec.map(|v| v as i32))
+    .bind(change.timeout.map(|v| v.get() as i32))
     .bind(capture)
     .bind(origin)
-    .bind(change.wished_by.as_ref().map(|author| Json(AuthorJson::from(author))))
+    .bind(change.requested_by.as_ref().map(|author| Json(AuthorJson::from(author))))
     .bind(mark.since)
     .fetch_optional(&mut *tx)
     .await?;
@@ -362,22 +425,27 @@ impl Desired {
     }
 }
 
+/// A code as it stands in a row. Rows of older and newer versions may hold others: they must stay readable.
+fn stored_code(text: &str) -> SandboxErrorCode {
+    text.parse().unwrap_or_else(|_| {
+        tracing::debug!(code = text, "a stored error code is not known and counts as agent_error");
+        SandboxErrorCode::Ended(ErrorCode::AgentError)
+    })
+}
+
 pub(super) fn placed(row: &PgRow) -> Result<PlacedSandbox, sqlx::Error> {
     Ok(PlacedSandbox { sandbox: sandbox(row)?, host_address: row.try_get("address")? })
 }
 
 pub(super) fn sandbox(row: &PgRow) -> Result<Sandbox, sqlx::Error> {
-    let size = |column: &'static str| -> Result<u32, sqlx::Error> {
-        u32::try_from(row.try_get::<i32, _>(column)?).map_err(|_| corrupt("sandboxes.size"))
-    };
     Ok(Sandbox {
         id: SandboxId::from_uuid(row.try_get("id")?),
         team: TeamId::from_uuid(row.try_get("team_id")?),
         host: row.try_get::<Option<Uuid>, _>("host_id")?.map(HostId::from_uuid),
-        template: row.try_get("template")?,
-        template_id: row.try_get("template_id")?,
+        template: row.try_get::<&str, _>("template")?.parse().map_err(|_| corrupt("sandboxes.template"))?,
+        template_id: row.try_get::<Option<Uuid>, _>("template_id")?.map(TemplateId::from_uuid),
         origin: Origin {
-            snapshot: row.try_get("snapshot_id")?,
+            snapshot: row.try_get::<Option<Uuid>, _>("snapshot_id")?.map(SnapshotId::from_uuid),
             default_user: row.try_get("default_user")?,
             default_env: row.try_get::<Json<_>, _>("default_env")?.0,
         },
@@ -389,10 +457,11 @@ pub(super) fn sandbox(row: &PgRow) -> Result<Sandbox, sqlx::Error> {
             "stopped" => Desired::Stopped,
             _ => return Err(corrupt("sandboxes.desired")),
         },
-        vcpus: size("vcpus")?,
-        memory_mib: size("memory_mib")?,
-        disk_mib: size("disk_mib")?,
-        timeout_sec: size("timeout_sec")?,
+        vcpus: Vcpus::from_stored(row.try_get("vcpus")?).ok_or_else(|| corrupt("sandboxes.vcpus"))?,
+        memory: MemoryMib::from_stored(row.try_get("memory_mib")?).ok_or_else(|| corrupt("sandboxes.memory_mib"))?,
+        disk: DiskMib::from_stored(row.try_get("disk_mib")?).ok_or_else(|| corrupt("sandboxes.disk_mib"))?,
+        timeout: TimeoutSec::from_stored(row.try_get("timeout_sec")?)
+            .ok_or_else(|| corrupt("sandboxes.timeout_sec"))?,
         traffic: Traffic { auto_resume: row.try_get("auto_resume")?, public_ports: row.try_get("public_ports")? },
         metadata: row.try_get::<Json<_>, _>("metadata")?.0,
         system_metadata: row.try_get::<Json<_>, _>("system_metadata")?.0,
@@ -400,20 +469,25 @@ pub(super) fn sandbox(row: &PgRow) -> Result<Sandbox, sqlx::Error> {
         operation: row.try_get("operation")?,
         disk_kept: row.try_get("disk_kept")?,
         capture: match (row.try_get("capture_id")?, row.try_get::<Option<&str>, _>("capture_origin")?) {
-            (Some(id), Some(origin)) => Some(Capture { id, from_paused: origin == "paused" }),
+            (Some(id), Some(origin)) => {
+                Some(Capture { id: SnapshotId::from_uuid(id), from_paused: origin == "paused" })
+            }
             _ => None,
         },
         parent: row.try_get::<Option<Uuid>, _>("parent_id")?.map(SandboxId::from_uuid),
-        fork: row.try_get("fork_id")?,
+        fork: row.try_get::<Option<Uuid>, _>("fork_id")?.map(ForkId::from_uuid),
         error: row.try_get("error")?,
-        error_code: row.try_get("error_code")?,
+        error_code: match row.try_get::<Option<&str>, _>("error_code")? {
+            None | Some("") => None,
+            Some(code) => Some(stored_code(code)),
+        },
         created_at: row.try_get("created_at")?,
         started_at: row.try_get("started_at")?,
         last_active_at: row.try_get("last_active_at")?,
         updated_at: row.try_get("updated_at")?,
-        attempts: size("attempts")?,
-        wished_by: match row.try_get::<Option<Json<AuthorJson>>, _>("wished_by")? {
-            Some(Json(author)) => Some(author.read().ok_or_else(|| corrupt("sandboxes.wished_by"))?),
+        attempts: u32::try_from(row.try_get::<i32, _>("attempts")?).map_err(|_| corrupt("sandboxes.attempts"))?,
+        requested_by: match row.try_get::<Option<Json<AuthorJson>>, _>("requested_by")? {
+            Some(Json(author)) => Some(author.read().ok_or_else(|| corrupt("sandboxes.requested_by"))?),
             None => None,
         },
     })

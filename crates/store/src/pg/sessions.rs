@@ -55,6 +55,9 @@ const ALIVE: &str = "s.expires_at > now() AND s.last_seen_at > now() - $2 * inte
 
 impl Store {
     /// Makes a session of an active user. `instead` ends in the same step. None when the account is not active (any more).
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn session_create(
         &self,
         new: &NewSession,
@@ -101,11 +104,17 @@ impl Store {
     }
 
     /// A living session; none when it is unknown, ended, idle or old, or its user is not active.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn session_get(&self, hash: &SecretHash) -> Result<Option<SessionFacts>, StoreError> {
         self.run("look up a session", || read(&self.pool, hash)).await
     }
 
     /// A user's living sessions, newest use first.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn session_list(&self, user: UserId) -> Result<Vec<SessionRow>, StoreError> {
         self.run("list sessions", || async {
             let sql =
@@ -121,6 +130,9 @@ impl Store {
     }
 
     /// Ends one session of a user. Answers the user's new generation, by which caches know.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn session_end(&self, user: UserId, hash: &SecretHash) -> Result<i64, StoreError> {
         self.run("end a session", || async {
             let mut tx = self.pool.begin().await?;
@@ -137,6 +149,9 @@ impl Store {
     }
 
     /// Ends all sessions of a user. Answers the new generation.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn session_end_all(&self, user: UserId) -> Result<i64, StoreError> {
         self.run("end all sessions", || async {
             let mut tx = self.pool.begin().await?;
@@ -149,6 +164,9 @@ impl Store {
     }
 
     /// The generation caches must have seen.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn session_generation(&self, user: UserId) -> Result<Option<i64>, StoreError> {
         self.run("read a session generation", || async {
             sqlx::query_scalar("SELECT session_generation FROM users WHERE id = $1")
@@ -160,6 +178,9 @@ impl Store {
     }
 
     /// Notes the use of sessions, unless noted within the last half minute. A session that went idle stays so.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn session_touch(&self, hashes: &[String]) -> Result<(), StoreError> {
         self.run("note the use of sessions", || async {
             sqlx::query(

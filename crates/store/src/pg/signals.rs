@@ -8,7 +8,7 @@ use crate::{Store, StoreError};
 /// Where ids of sandboxes that became due are announced.
 pub(super) const DUE_CHANNEL: &str = "wrenn_due";
 
-/// News about a sandbox: somebody wants its end and whoever is first may bring it about.
+/// FeedEntry about a sandbox: somebody wants its end and whoever is first may bring it about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
     /// This sandbox.
@@ -22,6 +22,9 @@ pub struct Signals(PgListener);
 
 impl Signals {
     /// The next signal. A broken connection is made again and answered with [`Signal::Lost`].
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn next(&mut self) -> Result<Signal, StoreError> {
         match self.0.try_recv().await.map_err(|error| StoreError::of("listen for signals", error))? {
             Some(news) => Ok(news.payload().parse().map_or(Signal::Lost, Signal::Sandbox)),
@@ -32,6 +35,9 @@ impl Signals {
 
 impl Store {
     /// Opens an ear on its own connection.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn listen(&self) -> Result<Signals, StoreError> {
         let act = "listen for signals";
         let mut ear = PgListener::connect_with(&self.pool).await.map_err(|e| StoreError::of(act, e))?;

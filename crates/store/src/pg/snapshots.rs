@@ -9,14 +9,16 @@ use sqlx::postgres::PgRow;
 use sqlx::types::Json;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
+use wrenn_domain::SandboxErrorCode;
 use wrenn_domain::event::{EventType, Outcome as EventOutcome};
-use wrenn_domain::ids::{EventId, HostId, PLATFORM_TEAM, SandboxId, TeamId};
+use wrenn_domain::ids::{EventId, HostId, PLATFORM_TEAM, SandboxId, SnapshotId, TeamId, TemplateId};
 use wrenn_domain::limits::DISCARD_REPEAT;
 use wrenn_domain::names::TemplateName;
+use wrenn_domain::sizes::{DiskMib, MemoryMib, Vcpus};
 
 use super::audit::{Author, AuthorJson, NewAudit, note};
 use super::jobs::{self, NewJob};
-use super::outbox::{NewEvent, tell};
+use super::outbox::{NewEvent, publish};
 use super::sandboxes::{change_row, sandbox};
 use super::{Change, Changed, JobKind, Sandbox};
 use crate::{Store, StoreError};
@@ -24,14 +26,16 @@ use crate::{Store, StoreError};
 /// A snapshot to be made.
 #[derive(Debug, Clone)]
 pub struct NewSnapshot {
-    /// The template's; also names it towards the host.
-    pub id: Uuid,
+    /// Names the snapshot towards the host, and the template it becomes.
+    pub id: SnapshotId,
     pub name: TemplateName,
     /// Author of the event that tells how it went.
     pub author: Author,
+    /// Whether it takes the name of a snapshot the team has. That one stays until this one is ready.
+    pub replace: bool,
 }
 
-/// What the outside is told of a snapshot's end.
+/// Event data of a snapshot's end.
 #[derive(Debug, Clone)]
 pub struct SnapshotNews {
     pub id: EventId,
@@ -52,15 +56,13 @@ pub enum SnapshotBegun {
     Gone,
 }
 
-/// What a host wrote.
+/// Sizes of a snapshot a host wrote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Captured {
     pub size_bytes: i64,
-    pub vcpus: u32,
-    /// MiB.
-    pub memory_mib: u32,
-    /// MiB.
-    pub disk_mib: u32,
+    pub vcpus: Vcpus,
+    pub memory: MemoryMib,
+    pub disk: DiskMib,
 }
 
 /// How a capture ended.
@@ -74,6 +76,9 @@ pub enum Outcome {
 
 impl Store {
     /// Reserves the name, changes the sandbox (`change` must say what becomes of it) and writes the job: all or nothing.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn snapshot_begin(
         &self,
         source: &Sandbox,
@@ -84,7 +89,7 @@ impl Store {
         self.run_seen("begin a snapshot", || async move {
             let mut tx = self.pool.begin().await?;
             let is_first = reserve(&mut tx, source, host, new).await?;
-            if holder(&mut tx, source.team, &new.name).await? != Some(new.id) {
+            if is_taken(&mut tx, source.team, new).await? {
                 return Ok(SnapshotBegun::NameTaken);
             }
             if !is_first {
@@ -96,8 +101,13 @@ impl Store {
                 Changed::Stale(sandbox) => return Ok(SnapshotBegun::Stale(sandbox)),
                 Changed::Gone => return Ok(SnapshotBegun::Gone),
             };
-            let job =
-                NewJob { kind: JobKind::Capture, id: new.id, host, sandbox: Some(source.id), repeat: Duration::ZERO };
+            let job = NewJob {
+                kind: JobKind::Capture,
+                id: new.id.job(),
+                host,
+                sandbox: Some(source.id),
+                repeat: Duration::ZERO,
+            };
             jobs::insert(&mut tx, &job).await?;
             tx.commit().await?;
             Ok(SnapshotBegun::Begun(sandbox))
@@ -108,9 +118,12 @@ impl Store {
     /// Writes how a capture ended, with what that means for its source (id, generation seen, change), if anything: all or
     /// nothing. Stale: the source was changed meanwhile and nothing is written. What is told of it is told once, when this ends
     /// the pending template.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn snapshot_settle(
         &self,
-        id: Uuid,
+        id: SnapshotId,
         outcome: Outcome,
         news: &SnapshotNews,
         source: Option<(SandboxId, i64, Change)>,
@@ -122,7 +135,7 @@ impl Store {
                 Outcome::Done(captured) => fill(&mut tx, id, captured, news).await?,
                 Outcome::Failed => drop_pending(&mut tx, id, news).await?,
             }
-            jobs::remove(&mut tx, JobKind::Capture, id).await?;
+            jobs::remove(&mut tx, JobKind::Capture, id.job()).await?;
             let changed = match source {
                 Some((sandbox, seen, change)) => change_row(&mut tx, *sandbox, *seen, change).await?,
                 None => Changed::Gone,
@@ -136,6 +149,9 @@ impl Store {
     }
 
     /// Whether a template of this name is still being made by the team.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn snapshot_is_pending(&self, team: TeamId, name: &TemplateName) -> Result<bool, StoreError> {
         self.run("look up a pending snapshot", || async {
             sqlx::query_scalar(
@@ -149,20 +165,44 @@ impl Store {
         .await
     }
 
+    /// Whether a sandbox that was accepted before the snapshot's template was deleted is still to be made from its files.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    pub async fn snapshot_is_awaited(&self, id: SnapshotId) -> Result<bool, StoreError> {
+        self.run("look for creates from a snapshot", || async {
+            sqlx::query_scalar(
+                "SELECT EXISTS (SELECT 1 FROM sandboxes WHERE snapshot_id = $1 AND state = 'starting' AND parent_id IS NULL)",
+            )
+            .bind(id.uuid())
+            .fetch_one(&self.pool)
+            .await
+        })
+        .await
+    }
+
     /// Removes a ready template; its files follow by a job. Removing it twice changes nothing.
-    pub async fn template_delete(&self, id: Uuid, events: &[NewEvent], audit: &[NewAudit]) -> Result<(), StoreError> {
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
+    pub async fn template_delete(
+        &self,
+        id: TemplateId,
+        events: &[NewEvent],
+        audit: &[NewAudit],
+    ) -> Result<(), StoreError> {
         self.run_seen("delete a template", || async {
             let mut tx = self.pool.begin().await?;
             let row = sqlx::query("DELETE FROM templates WHERE id = $1 AND state = 'ready' RETURNING host_id")
-                .bind(id)
+                .bind(id.uuid())
                 .fetch_optional(&mut *tx)
                 .await?;
             if row.is_some() {
-                tell(&mut tx, events).await?;
+                publish(&mut tx, events).await?;
                 note(&mut tx, audit).await?;
             }
             if let Some(host) = row.map(|row| row.try_get::<Option<Uuid>, _>("host_id")).transpose()?.flatten() {
-                discard(&mut tx, id, HostId::from_uuid(host), Duration::ZERO).await?;
+                discard(&mut tx, id.snapshot(), HostId::from_uuid(host), Duration::ZERO).await?;
             }
             tx.commit().await
         })
@@ -179,15 +219,15 @@ async fn reserve(
 ) -> Result<bool, sqlx::Error> {
     let done = sqlx::query(
         "INSERT INTO templates (id, team_id, name, type, state, vcpus, memory_mib, disk_mib, host_id, default_user, default_env,
-           metadata, wished_by)
-         VALUES ($1, $2, $3, 'snapshot', 'pending', $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT (team_id, name) DO NOTHING",
+           metadata, requested_by)
+         VALUES ($1, $2, $3, 'snapshot', 'pending', $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT DO NOTHING",
     )
-    .bind(new.id)
+    .bind(new.id.uuid())
     .bind(source.team.uuid())
     .bind(new.name.as_str())
-    .bind(source.vcpus as i32)
-    .bind(source.memory_mib as i32)
-    .bind(source.disk_mib as i32)
+    .bind(source.vcpus.get() as i32)
+    .bind(source.memory.get() as i32)
+    .bind(source.disk.get() as i32)
     .bind(host.uuid())
     .bind(&source.origin.default_user)
     .bind(Json(&source.origin.default_env))
@@ -198,15 +238,19 @@ async fn reserve(
     Ok(done.rows_affected() == 1)
 }
 
-/// Who has a name, for a team: the platform's template before its own.
-async fn holder(tx: &mut PgConnection, team: TeamId, name: &TemplateName) -> Result<Option<Uuid>, sqlx::Error> {
+/// Whether another template has the name: one of the platform, one that is being made, or one of the team that is not to be replaced.
+async fn is_taken(tx: &mut PgConnection, team: TeamId, new: &NewSnapshot) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar(
-        "SELECT id FROM templates WHERE team_id IN ($1, $2) AND name = $3 ORDER BY team_id = $2 DESC LIMIT 1",
+        "SELECT NOT EXISTS (SELECT 1 FROM templates WHERE id = $1)
+           OR EXISTS (SELECT 1 FROM templates WHERE team_id IN ($2, $3) AND name = $4 AND id <> $1
+                        AND NOT ($5 AND team_id = $2 AND state = 'ready'))",
     )
+    .bind(new.id.uuid())
     .bind(team.uuid())
     .bind(PLATFORM_TEAM.uuid())
-    .bind(name.as_str())
-    .fetch_optional(tx)
+    .bind(new.name.as_str())
+    .bind(new.replace)
+    .fetch_one(tx)
     .await
 }
 
@@ -218,28 +262,51 @@ async fn read(tx: &mut PgConnection, id: SandboxId) -> Result<SnapshotBegun, sql
     })
 }
 
-async fn fill(tx: &mut PgConnection, id: Uuid, captured: Captured, news: &SnapshotNews) -> Result<(), sqlx::Error> {
+async fn fill(
+    tx: &mut PgConnection,
+    id: SnapshotId,
+    captured: Captured,
+    news: &SnapshotNews,
+) -> Result<(), sqlx::Error> {
+    replace(&mut *tx, id).await?;
     let row = sqlx::query(
         "UPDATE templates SET state = 'ready', size_bytes = $2, vcpus = $3, memory_mib = $4, disk_mib = $5, created_at = now()
-         WHERE id = $1 AND state = 'pending' RETURNING team_id, name, wished_by",
+         WHERE id = $1 AND state = 'pending' RETURNING team_id, name, requested_by",
     )
-    .bind(id)
+    .bind(id.uuid())
     .bind(captured.size_bytes)
-    .bind(captured.vcpus as i32)
-    .bind(captured.memory_mib as i32)
-    .bind(captured.disk_mib as i32)
+    .bind(captured.vcpus.get() as i32)
+    .bind(captured.memory.get() as i32)
+    .bind(captured.disk.get() as i32)
     .fetch_optional(&mut *tx)
     .await?;
     match row {
-        Some(row) => tell(tx, &[end_of(&row, news)?]).await,
+        Some(row) => publish(tx, &[end_of(&row, news)?]).await,
         None => Ok(()),
     }
+}
+
+/// Removes the snapshot whose name a pending one takes, if any; its files follow by a job.
+async fn replace(tx: &mut PgConnection, id: SnapshotId) -> Result<(), sqlx::Error> {
+    let rows = sqlx::query(
+        "DELETE FROM templates o USING templates n WHERE n.id = $1 AND n.state = 'pending' AND o.team_id = n.team_id
+           AND o.name = n.name AND o.state = 'ready' AND o.type = 'snapshot' RETURNING o.id, o.host_id",
+    )
+    .bind(id.uuid())
+    .fetch_all(&mut *tx)
+    .await?;
+    for row in rows {
+        let Some(host) = row.try_get::<Option<Uuid>, _>("host_id")? else { continue };
+        let old = TemplateId::from_uuid(row.try_get("id")?);
+        discard(tx, old.snapshot(), HostId::from_uuid(host), Duration::ZERO).await?;
+    }
+    Ok(())
 }
 
 /// The event of a pending template's end.
 fn end_of(row: &PgRow, news: &SnapshotNews) -> Result<NewEvent, sqlx::Error> {
     let failed = news.error.is_some();
-    let reason = failed.then(|| ("reason".to_owned(), "snapshot_failed".to_owned()));
+    let reason = failed.then(|| ("reason".to_owned(), SandboxErrorCode::SnapshotFailed.to_string()));
     Ok(NewEvent {
         id: news.id,
         kind: EventType::SnapshotCreate,
@@ -247,7 +314,7 @@ fn end_of(row: &PgRow, news: &SnapshotNews) -> Result<NewEvent, sqlx::Error> {
         team: TeamId::from_uuid(row.try_get("team_id")?),
         // One that was begun before authors were kept.
         author: row
-            .try_get::<Option<Json<AuthorJson>>, _>("wished_by")?
+            .try_get::<Option<Json<AuthorJson>>, _>("requested_by")?
             .and_then(|author| author.0.read())
             .unwrap_or_else(Author::system),
         resource_type: "snapshot",
@@ -257,25 +324,25 @@ fn end_of(row: &PgRow, news: &SnapshotNews) -> Result<NewEvent, sqlx::Error> {
     })
 }
 
-async fn drop_pending(tx: &mut PgConnection, id: Uuid, news: &SnapshotNews) -> Result<(), sqlx::Error> {
+async fn drop_pending(tx: &mut PgConnection, id: SnapshotId, news: &SnapshotNews) -> Result<(), sqlx::Error> {
     let row = sqlx::query(
-        "DELETE FROM templates WHERE id = $1 AND state = 'pending' RETURNING host_id, team_id, name, wished_by",
+        "DELETE FROM templates WHERE id = $1 AND state = 'pending' RETURNING host_id, team_id, name, requested_by",
     )
-    .bind(id)
+    .bind(id.uuid())
     .fetch_optional(&mut *tx)
     .await?;
     let Some(row) = row else { return Ok(()) };
-    tell(tx, &[end_of(&row, news)?]).await?;
+    publish(tx, &[end_of(&row, news)?]).await?;
     let Some(host) = row.try_get::<Option<Uuid>, _>("host_id")? else { return Ok(()) };
     // The host may still be at it: what it finishes after this must go too.
     discard(tx, id, HostId::from_uuid(host), DISCARD_REPEAT).await
 }
 
-async fn discard(tx: &mut PgConnection, id: Uuid, host: HostId, repeat: Duration) -> Result<(), sqlx::Error> {
-    jobs::insert(tx, &NewJob { kind: JobKind::Discard, id, host, sandbox: None, repeat }).await
+async fn discard(tx: &mut PgConnection, id: SnapshotId, host: HostId, repeat: Duration) -> Result<(), sqlx::Error> {
+    jobs::insert(tx, &NewJob { kind: JobKind::Discard, id: id.job(), host, sandbox: None, repeat }).await
 }
 
-/// What of a sandbox's system metadata also holds for what is made from it.
+/// Part of a sandbox's system metadata that also holds for sandboxes made from it.
 fn versions(system: &BTreeMap<String, String>) -> BTreeMap<&str, &str> {
     system.iter().filter(|(key, _)| key.ends_with("_version")).map(|(k, v)| (k.as_str(), v.as_str())).collect()
 }

@@ -14,7 +14,7 @@ use wrenn_domain::ids::TeamId;
 
 use crate::{Store, StoreError};
 
-/// What a team holds at one moment, or the most of each within a while.
+/// Resources a team holds at one moment, or the most of each within a while.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Level {
     /// Sandboxes that hold vCPUs and memory.
@@ -88,6 +88,9 @@ macro_rules! usage_of {
 
 impl Store {
     /// A team's levels in the last `buckets` of `width` seconds each, and its peaks in the last `peak_days`.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn team_levels(
         &self,
         team: TeamId,
@@ -142,6 +145,9 @@ impl Store {
     }
 
     /// A team's use on each day from `from` to `to`, both included; today's as far as it has come.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn usage_days(&self, team: TeamId, from: NaiveDate, to: NaiveDate) -> Result<Vec<UsageDay>, StoreError> {
         self.run("read a team's use", || async {
             let rolled: Option<NaiveDate> =
@@ -181,6 +187,9 @@ impl Store {
 
     /// Adds up the next day that is over and was not added up, for all teams; none when there is none. A day counts as over
     /// `settle` after its end: a transaction that closes a span in it may still be under way until then.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn usage_roll_one(&self, settle: Duration) -> Result<Option<NaiveDate>, StoreError> {
         self.run("add up a day's use", || async {
             let mut tx = self.pool.begin().await?;
@@ -216,6 +225,9 @@ impl Store {
     }
 
     /// Forgets spans that ended longer ago than `spans_kept` and whose days were added up, and days older than `days_kept`.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn usage_sweep(&self, spans_kept: Duration, days_kept: Duration) -> Result<(), StoreError> {
         self.run("forget old use", || async {
             sqlx::query(

@@ -12,7 +12,7 @@ use wrenn_domain::limits::TEAMS_PER_USER_MAX;
 use wrenn_domain::role::{Act, Role};
 
 use super::audit::{NewAudit, note};
-use super::errands::{NewErrand, owe};
+use super::outbound_jobs::{NewOutboundJob, enqueue};
 use crate::error::corrupt;
 use crate::{Store, StoreError};
 
@@ -36,7 +36,7 @@ pub enum TeamAct<T> {
     Refused,
     /// The person acted on is not there.
     NoTarget,
-    /// It is so already, or the name is taken.
+    /// Nothing changes: it is so already, or the name is taken.
     Already,
     /// As many as there may be.
     Full,
@@ -55,6 +55,9 @@ pub struct NewTeam<'a> {
 
 impl Store {
     /// A user's teams with the role in each, oldest membership first.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn team_list(&self, user: UserId) -> Result<Vec<(Team, Role)>, StoreError> {
         self.run("list teams", || async {
             let rows = sqlx::query(
@@ -70,6 +73,9 @@ impl Store {
     }
 
     /// A team as one of its members sees it; none when the user is not in it.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn team_get(&self, id: TeamId, user: UserId) -> Result<Option<(Team, Role)>, StoreError> {
         self.run("look up a team", || async {
             let row = sqlx::query(
@@ -86,6 +92,9 @@ impl Store {
     }
 
     /// The team a login of this user begins in: the default one, else the oldest membership.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn team_first(&self, user: UserId) -> Result<Option<(TeamId, Role)>, StoreError> {
         self.run("find a user's first team", || async {
             let row = sqlx::query(
@@ -101,6 +110,9 @@ impl Store {
     }
 
     /// A team's name, for keys that belong to no user.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn team_name(&self, id: TeamId) -> Result<Option<String>, StoreError> {
         self.run("look up a team's name", || async {
             sqlx::query_scalar("SELECT name FROM teams WHERE id = $1 AND deleted_at IS NULL")
@@ -112,11 +124,14 @@ impl Store {
     }
 
     /// Makes a team with its owner. False when the user is in as many as may be, or not active.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn team_create(
         &self,
         new: &NewTeam<'_>,
         audit: &[NewAudit],
-        owed: &[NewErrand],
+        jobs: &[NewOutboundJob],
     ) -> Result<bool, StoreError> {
         self.run("make a team", || async {
             let mut tx = self.pool.begin().await?;
@@ -135,7 +150,7 @@ impl Store {
             }
             insert_team(&mut tx, new.id, new.name.as_str(), new.slug, new.owner, new.is_default).await?;
             note(&mut tx, audit).await?;
-            owe(&mut tx, owed).await?;
+            enqueue(&mut tx, jobs).await?;
             tx.commit().await?;
             Ok(true)
         })
@@ -143,6 +158,9 @@ impl Store {
     }
 
     /// Changes a team's name.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn team_rename(
         &self,
         id: TeamId,

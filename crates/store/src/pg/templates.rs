@@ -10,9 +10,10 @@ use sqlx::Row;
 use sqlx::postgres::PgRow;
 use sqlx::types::Json;
 use uuid::Uuid;
-use wrenn_domain::ids::{HostId, PLATFORM_TEAM, TeamId};
+use wrenn_domain::ids::{HostId, PLATFORM_TEAM, TeamId, TemplateId};
 use wrenn_domain::limits::LIST_TEMPLATES_MAX;
 use wrenn_domain::names::TemplateName;
+use wrenn_domain::sizes::{DiskMib, MemoryMib, Vcpus};
 
 use crate::error::corrupt;
 use crate::{Store, StoreError};
@@ -20,15 +21,14 @@ use crate::{Store, StoreError};
 /// A template.
 #[derive(Debug, Clone)]
 pub struct Template {
-    pub id: Uuid,
+    pub id: TemplateId,
     pub name: TemplateName,
     pub kind: TemplateKind,
-    pub vcpus: Option<u32>,
-    /// MiB.
-    pub memory_mib: Option<u32>,
-    /// MiB, of a snapshot: what is made from it has at least this.
-    pub disk_mib: Option<u32>,
-    /// Of a snapshot: the only host that has it.
+    pub vcpus: Option<Vcpus>,
+    pub memory: Option<MemoryMib>,
+    /// Disk of a snapshot: a sandbox made from it has at least this.
+    pub disk: Option<DiskMib>,
+    /// The only host that has the snapshot; none for an image.
     pub host: Option<HostId>,
     pub size_bytes: i64,
     pub default_user: String,
@@ -59,6 +59,9 @@ impl TemplateKind {
 
 impl Store {
     /// The template a name means to a team: its own first, else the platform's.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn template_get(&self, team: TeamId, name: &TemplateName) -> Result<Option<Template>, StoreError> {
         self.run("look up a template", || async {
             let row = sqlx::query(
@@ -76,6 +79,9 @@ impl Store {
     }
 
     /// The team's and the platform's templates, newest first.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn template_list(&self, team: TeamId, kind: Option<TemplateKind>) -> Result<Vec<Template>, StoreError> {
         self.run("list templates", || async {
             let rows = sqlx::query(
@@ -95,20 +101,17 @@ impl Store {
 }
 
 pub(super) fn template(row: &PgRow) -> Result<Template, sqlx::Error> {
-    let size = |column: &'static str| -> Result<Option<u32>, sqlx::Error> {
-        row.try_get::<Option<i32>, _>(column)?.map(u32::try_from).transpose().map_err(|_| corrupt("templates.size"))
-    };
     Ok(Template {
-        id: row.try_get("id")?,
+        id: TemplateId::from_uuid(row.try_get("id")?),
         name: row.try_get::<&str, _>("name")?.parse().map_err(|_| corrupt("templates.name"))?,
         kind: match row.try_get::<&str, _>("type")? {
             "base" => TemplateKind::Base,
             "snapshot" => TemplateKind::Snapshot,
             _ => return Err(corrupt("templates.type")),
         },
-        vcpus: size("vcpus")?,
-        memory_mib: size("memory_mib")?,
-        disk_mib: size("disk_mib")?,
+        vcpus: size(row, "vcpus", Vcpus::from_stored)?,
+        memory: size(row, "memory_mib", MemoryMib::from_stored)?,
+        disk: size(row, "disk_mib", DiskMib::from_stored)?,
         host: row.try_get::<Option<Uuid>, _>("host_id")?.map(HostId::from_uuid),
         size_bytes: row.try_get("size_bytes")?,
         default_user: row.try_get("default_user")?,
@@ -118,4 +121,9 @@ pub(super) fn template(row: &PgRow) -> Result<Template, sqlx::Error> {
         platform: row.try_get::<Uuid, _>("team_id")? == PLATFORM_TEAM.uuid(),
         created_at: row.try_get("created_at")?,
     })
+}
+
+fn size<T>(row: &PgRow, column: &'static str, read: fn(i32) -> Option<T>) -> Result<Option<T>, sqlx::Error> {
+    let stored: Option<i32> = row.try_get(column)?;
+    stored.map(|value| read(value).ok_or_else(|| corrupt("templates.size"))).transpose()
 }

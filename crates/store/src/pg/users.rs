@@ -12,10 +12,9 @@ use wrenn_domain::account::{Email, PersonName, TeamName};
 use wrenn_domain::ids::{TeamId, UserId};
 use wrenn_domain::secret::SecretHash;
 
+use super::account_tokens::{TokenPurpose, forget_tokens, take_token};
 use super::audit::{NewAudit, note};
-use super::errands::{NewErrand, owe};
-use super::facts::claim_first_admin;
-use super::passwords::{TokenPurpose, forget_tokens, take_token};
+use super::outbound_jobs::{NewOutboundJob, enqueue};
 use super::teams::insert_team;
 use crate::error::corrupt;
 use crate::{Store, StoreError};
@@ -51,7 +50,6 @@ pub struct SignUp {
     pub first_team: TeamId,
     pub email: Email,
     pub name: PersonName,
-    pub password_hash: String,
     /// How long the address stays this sign-up's.
     pub keep: Duration,
 }
@@ -96,6 +94,9 @@ impl UserStatus {
 
 impl Store {
     /// The account of an address, whatever its status.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn user_by_email(&self, email: &Email) -> Result<Option<User>, StoreError> {
         self.run("look up an account", || async {
             let row = sqlx::query("SELECT * FROM users WHERE email = $1")
@@ -108,6 +109,9 @@ impl Store {
     }
 
     /// An account, whatever its status.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn user_get(&self, id: UserId) -> Result<Option<User>, StoreError> {
         self.run("look up an account", || async {
             let row =
@@ -119,25 +123,26 @@ impl Store {
 
     /// Puts a sign-up where its activation finds it. A pending one older than `keep` gives way: its address was never
     /// confirmed. `owed` is written however it went, so that every outcome takes as long.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn user_sign_up(
         &self,
         new: &SignUp,
-        owed: impl Fn(SignedUp) -> NewErrand,
+        job: impl Fn(SignedUp) -> NewOutboundJob,
     ) -> Result<SignedUp, StoreError> {
-        let owed = &owed;
+        let job = &job;
         self.run("store a sign-up", || async move {
             let mut tx = self.pool.begin().await?;
             let placed: Option<Uuid> = sqlx::query_scalar(
-                "INSERT INTO users AS u (id, email, name, password_hash, status, first_team_id)
-                 VALUES ($1, $2, $3, $4, 'inactive', $5)
-                 ON CONFLICT (email) DO UPDATE SET name = excluded.name, password_hash = excluded.password_hash,
+                "INSERT INTO users AS u (id, email, name, status, first_team_id) VALUES ($1, $2, $3, 'inactive', $4)
+                 ON CONFLICT (email) DO UPDATE SET name = excluded.name, password_hash = NULL,
                    created_at = now(), updated_at = now()
-                 WHERE u.status = 'inactive' AND u.created_at <= now() - $6 * interval '1 second' RETURNING id",
+                 WHERE u.status = 'inactive' AND u.created_at <= now() - $5 * interval '1 second' RETURNING id",
             )
             .bind(new.user.uuid())
             .bind(new.email.as_str())
             .bind(new.name.as_str())
-            .bind(&new.password_hash)
             .bind(new.first_team.uuid())
             .bind(new.keep.as_secs_f64())
             .fetch_optional(&mut *tx)
@@ -158,7 +163,7 @@ impl Store {
                     }
                 }
             };
-            owe(&mut tx, &[owed(outcome)]).await?;
+            enqueue(&mut tx, &[job(outcome)]).await?;
             tx.commit().await?;
             Ok(outcome)
         })
@@ -166,6 +171,9 @@ impl Store {
     }
 
     /// Whose activation a token is. Takes nothing.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn user_by_activation(&self, token: &SecretHash) -> Result<Option<User>, StoreError> {
         self.run("look up an activation", || async {
             let row = sqlx::query(
@@ -180,12 +188,16 @@ impl Store {
         .await
     }
 
-    /// Takes an activation token and makes the account whole: active, owner of its first team, admin if it is the first of
-    /// all. None when the token is not valid any more.
+    /// Takes an activation token and makes the account whole: active, owner of its first team, with the password
+    /// that came with the token, if any: one that was typed before may be somebody else's. None when the token is not valid any more.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn user_activate(
         &self,
         token: &SecretHash,
         slug: &str,
+        password_hash: Option<&str>,
         audit: impl Fn(&User) -> Vec<NewAudit>,
     ) -> Result<Option<Activated>, StoreError> {
         let audit = &audit;
@@ -193,9 +205,11 @@ impl Store {
             let mut tx = self.pool.begin().await?;
             let Some(id) = take_token(&mut tx, TokenPurpose::Activation, token).await? else { return Ok(None) };
             let row = sqlx::query(
-                "UPDATE users SET status = 'active', updated_at = now() WHERE id = $1 AND status = 'inactive' RETURNING *",
+                "UPDATE users SET status = 'active', password_hash = $2, updated_at = now()
+                 WHERE id = $1 AND status = 'inactive' RETURNING *",
             )
             .bind(id.uuid())
+            .bind(password_hash)
             .fetch_optional(&mut *tx)
             .await?;
             let Some(user) = row.as_ref().map(user).transpose()? else { return Ok(None) };
@@ -209,6 +223,9 @@ impl Store {
     }
 
     /// Changes what a person is called. Cached sessions are told by the new generation, which is answered.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn user_rename(&self, id: UserId, name: &PersonName) -> Result<Option<i64>, StoreError> {
         self.run("rename a user", || async {
             sqlx::query_scalar(
@@ -224,6 +241,9 @@ impl Store {
     }
 
     /// Users who share a team with `asker` and whose address begins so; at most ten.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn user_search(&self, asker: UserId, prefix: &str) -> Result<Vec<(UserId, String)>, StoreError> {
         self.run("search users", || async {
             let rows = sqlx::query(
@@ -241,6 +261,9 @@ impl Store {
     }
 
     /// Removes what is past its time: tokens, sessions, OAuth round trips, device logins, sign-ups nobody confirmed.
+    ///
+    /// # Errors
+    /// When the database is away or a row does not parse.
     pub async fn account_sweep(&self) -> Result<(), StoreError> {
         self.run("remove what is past its time", || async {
             for statement in [
@@ -258,17 +281,13 @@ impl Store {
     }
 }
 
-/// Gives a new account its team and, if it is the first of all, the platform.
+/// Gives a new account its team. Nobody becomes a platform admin by coming first: `wrenn-cp admin create` makes one.
 pub(super) async fn settle_in(tx: &mut PgConnection, user: &User, slug: &str) -> Result<Activated, sqlx::Error> {
     // A name that is no valid one for a team (older rules) still makes a team.
     let name = user.name.parse::<PersonName>().map(|name| TeamName::of_person(&name));
     let name = name.as_ref().map_or("My Team", TeamName::as_str);
     insert_team(tx, user.first_team, name, slug, user.id, true).await?;
-    let is_admin = claim_first_admin(tx, &user.id.to_string()).await?;
-    if is_admin {
-        sqlx::query("UPDATE users SET is_admin = true WHERE id = $1").bind(user.id.uuid()).execute(tx).await?;
-    }
-    Ok(Activated { user: user.id, team: user.first_team, is_admin })
+    Ok(Activated { user: user.id, team: user.first_team, is_admin: user.is_admin })
 }
 
 pub(super) fn user(row: &PgRow) -> Result<User, sqlx::Error> {

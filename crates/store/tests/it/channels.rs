@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use uuid::Uuid;
-use wrenn_domain::channel::{ChannelName, Provider};
 use wrenn_domain::event::EventType;
 use wrenn_domain::ids::{ChannelId, TeamId, UserId};
+use wrenn_domain::notification_channel::{ChannelName, Provider};
 use wrenn_store::Store;
 use wrenn_store::pg::{ChannelChange, Event, Lease, NewChannel, TeamAct};
 use wrenn_testkit::{Database, wait_until};
@@ -41,7 +41,7 @@ async fn an_event_is_owed_once_to_each_channel_that_asked_for_it() {
     let hers = channel(&store, eves, "one", &both).await;
     let told = event(ann.team, "cl-1");
     for _ in 0..2 {
-        store.event_tell(std::slice::from_ref(&told)).await.expect("told");
+        store.event_publish(std::slice::from_ref(&told)).await.expect("told");
     }
     let waiting = async |team, id| store.channel_get(team, id).await.expect("asked").expect("is there").waiting;
     assert_eq!((waiting(ann.team, one).await, waiting(ann.team, two).await, waiting(eve.team, hers).await), (1, 0, 0));
@@ -61,44 +61,48 @@ async fn a_channel_is_held_by_one_and_what_waits_goes_in_order() {
     let id = channel(&store, (ann.team, ann.user), "one", &[EventType::CapsuleCreate]).await;
     let events: Vec<_> = (0..3).map(|n| event(ann.team, &format!("cl-{n}"))).collect();
     for told in &events {
-        store.event_tell(std::slice::from_ref(told)).await.expect("told");
+        store.event_publish(std::slice::from_ref(told)).await.expect("told");
     }
     let of = |payload: &str| Event::read(payload).expect("an event").id;
     // Of all who ask at once one gets it; one that died is followed by another.
     let dead = lease(1);
-    let claims = join_all((0..6).map(|_| store.channel_claim(dead, None, 10))).await;
+    let claims = join_all((0..6).map(|_| store.channel_claim(dead, 10))).await;
     assert!(claims.iter().all(Result::is_ok));
     let living = lease(60_000);
     let work = wait_until("the lease ends", Duration::from_secs(10), || async {
-        store.channel_claim(living, Some(id), 1).await.expect("asked").pop()
+        store.channel_claim_one(living, id).await.expect("asked")
     })
     .await;
     assert_eq!((of(&work.event.payload), work.config.as_slice()), (events[0].id, &b"sealed"[..]));
     assert!(work.event.attempts >= 2, "the dead one's try counts");
-    assert!(store.channel_claim(lease(1), None, 10).await.expect("asked").is_empty(), "it is held");
+    assert!(store.channel_claim(lease(1), 10).await.expect("asked").is_empty(), "it is held");
     assert!(!store.channel_renew(dead, id).await.expect("asked"));
     assert!(store.channel_renew(living, id).await.expect("asked"));
     // What another one does in its name changes nothing.
     store.channel_postpone(dead.owner, id, Duration::ZERO).await.expect("asked");
-    assert!(store.channel_claim(lease(1), None, 10).await.expect("asked").is_empty(), "still held");
+    assert!(store.channel_claim(lease(1), 10).await.expect("asked").is_empty(), "still held");
 
-    let next = store.channel_next(living.owner, id, work.event.seq, true).await.expect("asked").expect("one more");
-    assert_eq!((of(&next.payload), next.attempts), (events[1].id, 1));
+    store.channel_finish(living.owner, id, work.event.seq, true).await.expect("finished");
+    store.channel_postpone(living.owner, id, Duration::ZERO).await.expect("given back");
+    let next = store.channel_claim_one(living, id).await.expect("asked").expect("one more").event;
+    assert_eq!((of(&next.payload), next.attempts), (events[1].id, 1), "its tries are its own");
     store.channel_failed(id, "no").await.expect("noted");
     store.channel_postpone(living.owner, id, Duration::from_secs(60)).await.expect("given back");
-    assert!(store.channel_claim(lease(1), None, 10).await.expect("asked").is_empty(), "it pauses");
+    assert!(store.channel_claim(lease(1), 10).await.expect("asked").is_empty(), "it pauses");
     // Configured anew it is tried at once.
     let changed = store.channel_change_by(ann.team, ann.user, id, ChannelChange::Configure(b"other"), &[]).await;
     assert!(matches!(changed, Ok(TeamAct::Done(_))));
-    let work = store.channel_claim(living, None, 10).await.expect("asked").pop().expect("due");
+    let work = store.channel_claim(living, 10).await.expect("asked").pop().expect("due");
     assert_eq!(
         (of(&work.event.payload), work.event.attempts, work.config.as_slice()),
         (events[1].id, 1, &b"other"[..])
     );
-    let next = store.channel_next(living.owner, id, work.event.seq, false).await.expect("asked").expect("the last");
+    store.channel_finish(living.owner, id, work.event.seq, false).await.expect("finished");
+    store.channel_postpone(living.owner, id, Duration::ZERO).await.expect("given back");
+    let next = store.channel_claim_one(living, id).await.expect("asked").expect("the last").event;
     assert_eq!(of(&next.payload), events[2].id);
-    // Who lost the channel does not go on with it.
-    assert!(store.channel_next(dead.owner, id, next.seq, true).await.expect("asked").is_none());
+    // Who lost the channel counts nothing for it any more.
+    store.channel_finish(dead.owner, id, next.seq, false).await.expect("asked");
     let row = store.channel_get(ann.team, id).await.expect("asked").expect("is there");
     assert_eq!((row.waiting, row.given_up, row.failure.map(|(_, why)| why)), (0, 1, Some("no".to_owned())));
 }

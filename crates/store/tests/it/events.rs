@@ -7,8 +7,8 @@ use uuid::Uuid;
 use wrenn_domain::event::{ActorType, EventType, Outcome};
 use wrenn_domain::ids::EventId;
 use wrenn_domain::sandbox::SandboxState;
-use wrenn_store::haste::Haste;
 use wrenn_store::pg::{Author, Begun, Change, Changed, Event, NewAudit, NewEvent, Settled};
+use wrenn_store::redis::Redis;
 use wrenn_testkit::Database;
 
 use crate::rows::{host, place, team, wish};
@@ -64,12 +64,12 @@ async fn a_delivery_is_tried_by_one_at_a_time_and_never_after_it_settled() {
     let store = Database::fresh().await.store();
     let team = team(&store).await;
     let early = event(team, "early");
-    store.event_tell(std::slice::from_ref(&early)).await.expect("told");
+    store.event_publish(std::slice::from_ref(&early)).await.expect("told");
     store.event_group_ensure("g").await.expect("known");
     let told = event(team, "told");
-    store.event_tell(std::slice::from_ref(&told)).await.expect("told");
+    store.event_publish(std::slice::from_ref(&told)).await.expect("told");
     let minute = Duration::from_secs(60);
-    assert_eq!(store.delivery_begin("g", early.id, minute).await.expect("asked"), Begun::Over, "not owed");
+    assert_eq!(store.delivery_begin("g", early.id, minute).await.expect("asked"), Begun::Over, "not mail");
     let tries = futures::future::join_all((0..6).map(|_| store.delivery_begin("g", told.id, minute))).await;
     let ours = tries.iter().filter(|t| matches!(t, Ok(Begun::Try(1)))).count();
     let busy = tries.iter().filter(|t| matches!(t, Ok(Begun::Busy))).count();
@@ -95,44 +95,44 @@ async fn a_delivery_is_tried_by_one_at_a_time_and_never_after_it_settled() {
 #[tokio::test]
 async fn what_a_dead_consumer_took_is_reclaimed_and_a_lost_group_is_made_again() {
     let database = Database::empty().await;
-    let haste = Haste::new(&database.redis_url, &database.redis_prefix).expect("a handle");
+    let redis = Redis::new(&database.redis_url, &database.redis_prefix).expect("a handle");
     let block = Duration::from_millis(50);
-    haste.events_append(&["one".to_owned(), "two".to_owned()]).await.expect("appended");
-    let mut dead = haste.events_reader("g", "dead", block).await.expect("joined");
+    redis.events_append(&["one".to_owned(), "two".to_owned()]).await.expect("appended");
+    let mut dead = redis.events_reader("g", "dead", block).await.expect("joined");
     let taken = dead.fresh(block).await.expect("read");
     assert_eq!(taken.iter().map(|e| e.payload.as_str()).collect::<Vec<_>>(), ["one", "two"]);
     dead.acknowledge(&taken[0].id).await.expect("acknowledged");
     drop(dead);
-    let mut next = haste.events_reader("g", "next", block).await.expect("joined");
+    let mut next = redis.events_reader("g", "next", block).await.expect("joined");
     assert!(next.fresh(block).await.expect("read").is_empty());
     let again = next.reclaim(Duration::ZERO).await.expect("reclaimed");
     assert_eq!(again.iter().map(|e| e.payload.as_str()).collect::<Vec<_>>(), ["two"]);
     let client = redis::Client::open(database.redis_url.as_str()).expect("a client");
-    let mut redis = client.get_multiplexed_async_connection().await.expect("connects");
+    let mut connection = client.get_multiplexed_async_connection().await.expect("connects");
     redis::cmd("DEL")
         .arg(format!("{}events", database.redis_prefix))
-        .query_async::<()>(&mut redis)
+        .query_async::<()>(&mut connection)
         .await
         .expect("gone");
     assert!(next.fresh(block).await.is_err(), "the group is gone with its stream");
     next.ensure_group().await.expect("made again");
-    haste.events_append(&["three".to_owned()]).await.expect("appended");
+    redis.events_append(&["three".to_owned()]).await.expect("appended");
     assert_eq!(next.fresh(block).await.expect("read").len(), 1);
 }
 
 #[tokio::test]
 async fn a_session_read_before_its_end_cannot_be_shared_after_it() {
     let database = Database::empty().await;
-    let haste = Haste::new(&database.redis_url, &database.redis_prefix).expect("a handle");
+    let redis = Redis::new(&database.redis_url, &database.redis_prefix).expect("a handle");
     let hash = crate::people::secret().hash();
-    assert_eq!(haste.session_get(&hash).await.expect("asked"), None);
-    haste.session_put(&hash, "usr-a", 1, "{\"a b\": 1}").await.expect("shared");
-    assert_eq!(haste.session_get(&hash).await.expect("asked").as_deref(), Some("{\"a b\": 1}"));
-    haste.sessions_changed("usr-a", 2).await.expect("told");
-    assert_eq!(haste.session_get(&hash).await.expect("asked"), None);
-    haste.session_put(&hash, "usr-a", 1, "late").await.expect("ignored");
-    assert_eq!(haste.session_get(&hash).await.expect("asked"), None, "a late writer brings nothing back");
-    haste.sessions_changed("usr-a", 1).await.expect("told");
-    haste.session_put(&hash, "usr-a", 2, "new").await.expect("shared");
-    assert_eq!(haste.session_get(&hash).await.expect("asked").as_deref(), Some("new"));
+    assert_eq!(redis.session_get(&hash).await.expect("asked"), None);
+    redis.session_put(&hash, "usr-a", 1, "{\"a b\": 1}").await.expect("shared");
+    assert_eq!(redis.session_get(&hash).await.expect("asked").as_deref(), Some("{\"a b\": 1}"));
+    redis.sessions_changed("usr-a", 2).await.expect("told");
+    assert_eq!(redis.session_get(&hash).await.expect("asked"), None);
+    redis.session_put(&hash, "usr-a", 1, "late").await.expect("ignored");
+    assert_eq!(redis.session_get(&hash).await.expect("asked"), None, "a late writer brings nothing back");
+    redis.sessions_changed("usr-a", 1).await.expect("told");
+    redis.session_put(&hash, "usr-a", 2, "new").await.expect("shared");
+    assert_eq!(redis.session_get(&hash).await.expect("asked").as_deref(), Some("new"));
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use uuid::Uuid;
 use wrenn_domain::ids::{HostId, PLATFORM_TEAM};
 use wrenn_domain::sandbox::SandboxState;
-use wrenn_store::pg::{Change, Changed, HostStatus, TemplateKind};
+use wrenn_store::pg::{Change, Changed, HostFacts, HostImage, HostStatus, TemplateKind};
 use wrenn_testkit::Database;
 
 use crate::rows::{facts, host, place, team, wish};
@@ -35,8 +35,32 @@ async fn images_become_templates_of_everybody_once() {
     assert_eq!(list.len(), 1);
     assert!(list[0].platform && list[0].protected && list[0].kind == TemplateKind::Base);
     let found = store.template_get(team, &own).await.expect("asked").expect("there");
-    assert_eq!((found.size_bytes, found.id), (1, Uuid::nil()));
+    assert_eq!((found.size_bytes, found.id.uuid()), (1, Uuid::nil()));
     assert!(store.template_list(PLATFORM_TEAM, Some(TemplateKind::Snapshot)).await.expect("templates").is_empty());
+}
+
+#[tokio::test]
+async fn a_host_says_nothing_of_an_image_that_another_holds_and_a_teams_own_nothing_of_the_platforms() {
+    let store = Database::fresh().await.store();
+    let (one, name) = (host(&store).await, "minimal".parse().expect("a name"));
+    let size = async || store.template_get(PLATFORM_TEAM, &name).await.expect("asked").expect("there").size_bytes;
+    let report = |image: &str, size_bytes| HostFacts {
+        images: vec![HostImage { name: image.parse().expect("a name"), size_bytes }],
+        ..facts(8192)
+    };
+    store.host_seen(one, Some(&report("minimal", 2))).await.expect("seen");
+    assert_eq!(size().await, 2, "the only one that holds it");
+    let other = host(&store).await;
+    store.host_seen(other, Some(&report("minimal", 7))).await.expect("seen");
+    assert_eq!(size().await, 2);
+    sqlx::query("UPDATE hosts SET type = 'byoc' WHERE id = $1")
+        .bind(other.uuid())
+        .execute(store.pool())
+        .await
+        .expect("set");
+    store.host_seen(other, Some(&report("theirs", 1))).await.expect("seen");
+    let theirs = store.template_get(PLATFORM_TEAM, &"theirs".parse().expect("a name")).await.expect("asked");
+    assert!(theirs.is_none(), "{theirs:?}");
 }
 
 #[tokio::test]

@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use uuid::Uuid;
-use wrenn_domain::ids::{EventId, HostId, KeyId, SandboxId, TeamId};
+use wrenn_domain::SandboxErrorCode;
+use wrenn_domain::ids::{EventId, ForkId, HostId, KeyId, SandboxId, SnapshotId, TeamId};
 use wrenn_domain::sandbox::SandboxState;
+use wrenn_domain::sizes::{DiskMib, MemoryMib, TimeoutSec, Vcpus};
 use wrenn_store::Store;
 use wrenn_store::pg::{
     Author, Capture, Captured, Change, Changed, Forked, JobKind, Lease, NewFork, NewSnapshot, Origin, Outcome,
-    Readmitted, Sandbox, SnapshotBegun, SnapshotNews, TemplateKind, Unlimited, Work,
+    Readmitted, Sandbox, SandboxError, SnapshotBegun, SnapshotNews, TemplateKind, Unlimited, Work,
 };
 use wrenn_testkit::{Database, wait_until};
 
@@ -35,7 +37,16 @@ async fn running(store: &Store, team: TeamId, host: HostId) -> Sandbox {
 }
 
 fn snapshot(name: &str) -> NewSnapshot {
-    NewSnapshot { id: Uuid::new_v4(), name: name.parse().expect("a name"), author: Author::system() }
+    NewSnapshot {
+        id: SnapshotId::from_uuid(Uuid::new_v4()),
+        name: name.parse().expect("a name"),
+        author: Author::system(),
+        replace: false,
+    }
+}
+
+fn disk() -> DiskMib {
+    DiskMib::parse(9000).expect("a size")
 }
 
 fn news() -> SnapshotNews {
@@ -121,8 +132,9 @@ async fn one_name_is_reserved_once_and_is_seen_when_it_is_full() {
     assert!(store.snapshot_is_pending(team, &name).await.expect("asked"));
 
     let job = store.job_claim(JobKind::Capture, lease(LONG), 10).await.expect("claimed").remove(0);
-    assert_eq!((job.id, job.sandbox), (new.id, Some(source.id)));
-    let done = Outcome::Done(Captured { size_bytes: 7, vcpus: 1, memory_mib: 512, disk_mib: 9000 });
+    assert_eq!((job.id, job.sandbox), (new.id.job(), Some(source.id)));
+    let done =
+        Outcome::Done(Captured { size_bytes: 7, vcpus: Vcpus::DEFAULT, memory: MemoryMib::DEFAULT, disk: disk() });
     let stale = (source.id, source.generation, Change::default());
     let answer = store.snapshot_settle(new.id, done, &news(), Some(stale)).await.expect("asked");
     let Changed::Stale(now) = answer else { panic!("{answer:?}") };
@@ -133,11 +145,49 @@ async fn one_name_is_reserved_once_and_is_seen_when_it_is_full() {
     assert!(matches!(answer, Changed::Applied(row) if row.state == SandboxState::Running));
     let made = store.template_get(team, &name).await.expect("asked").expect("there");
     assert_eq!(
-        (made.kind, made.host, made.disk_mib, made.size_bytes),
-        (TemplateKind::Snapshot, Some(host), Some(9000), 7)
+        (made.kind, made.host, made.disk, made.size_bytes),
+        (TemplateKind::Snapshot, Some(host), Some(disk()), 7)
     );
     assert_eq!((made.default_user.as_str(), made.default_env["A"].as_str()), ("me", "1"));
     assert!(store.job_claim(JobKind::Capture, lease(LONG), 10).await.expect("claimed").is_empty());
+}
+
+#[tokio::test]
+async fn one_that_replaces_takes_the_name_when_it_is_ready_and_not_before() {
+    let store = Database::fresh().await.store();
+    let (team, host) = (team(&store).await, host(&store).await);
+    let name = "mine".parse().expect("a name");
+    let done =
+        Outcome::Done(Captured { size_bytes: 7, vcpus: Vcpus::DEFAULT, memory: MemoryMib::DEFAULT, disk: disk() });
+    let begin = async |new: &NewSnapshot| {
+        let row = running(&store, team, host).await;
+        store.snapshot_begin(&row, new, &capturing(new)).await.expect("asked")
+    };
+    let old = snapshot("mine");
+    begin(&old).await;
+    store.snapshot_settle(old.id, done, &news(), None).await.expect("settled");
+    let held = async || store.template_get(team, &name).await.expect("asked").map(|template| template.id);
+    let other = begin(&snapshot("mine")).await;
+    assert!(matches!(other, SnapshotBegun::NameTaken), "{other:?}");
+    let mut failing = snapshot("mine");
+    failing.replace = true;
+    assert!(matches!(begin(&failing).await, SnapshotBegun::Begun(_)));
+    let mut second = snapshot("mine");
+    second.replace = true;
+    let begun = begin(&second).await;
+    assert!(matches!(begun, SnapshotBegun::NameTaken), "one at a time takes a name: {begun:?}");
+    store.snapshot_settle(failing.id, Outcome::Failed, &news(), None).await.expect("settled");
+    assert_eq!(held().await, Some(old.id.template()), "a failed one leaves what there was");
+    assert!(matches!(begin(&second).await, SnapshotBegun::Begun(_)));
+    assert_eq!(held().await, Some(old.id.template()), "it stays until the new one is ready");
+    store.snapshot_settle(second.id, done, &news(), None).await.expect("settled");
+    assert_eq!(held().await, Some(second.id.template()));
+    let discards = store.job_claim(JobKind::Discard, lease(LONG), 10).await.expect("claimed");
+    assert!(discards.iter().any(|job| job.id == old.id.job()), "the files of the old one go: {discards:?}");
+    let mut platform = snapshot("minimal");
+    platform.replace = true;
+    let begun = begin(&platform).await;
+    assert!(matches!(begun, SnapshotBegun::NameTaken), "the platform's are nobody's to replace: {begun:?}");
 }
 
 #[tokio::test]
@@ -162,7 +212,7 @@ async fn a_failed_snapshot_frees_its_name_and_is_discarded_until_nothing_can_com
     store.snapshot_settle(new.id, Outcome::Failed, &news(), None).await.expect("asked");
     store.snapshot_settle(new.id, Outcome::Failed, &news(), None).await.expect("twice is once");
     let discards = store.job_claim(JobKind::Discard, lease(LONG), 10).await.expect("claimed");
-    assert_eq!((discards.len(), discards[0].id, discards[0].is_final), (1, new.id, false));
+    assert_eq!((discards.len(), discards[0].id, discards[0].is_final), (1, new.id.job(), false));
     let (other, again) = (running(&store, team, host).await, snapshot("mine"));
     let begun = store.snapshot_begin(&other, &again, &capturing(&again)).await.expect("asked");
     assert!(matches!(begun, SnapshotBegun::Begun(_)), "{begun:?}");
@@ -174,25 +224,26 @@ async fn a_deleted_template_is_gone_at_once_and_its_files_follow_by_a_job() {
     let (team, host) = (team(&store).await, host(&store).await);
     let (row, new) = (running(&store, team, host).await, snapshot("mine"));
     store.snapshot_begin(&row, &new, &capturing(&new)).await.expect("asked");
-    let done = Outcome::Done(Captured { size_bytes: 7, vcpus: 1, memory_mib: 512, disk_mib: 9000 });
+    let done =
+        Outcome::Done(Captured { size_bytes: 7, vcpus: Vcpus::DEFAULT, memory: MemoryMib::DEFAULT, disk: disk() });
     store.snapshot_settle(new.id, done, &news(), None).await.expect("asked");
     for _ in 0..2 {
-        store.template_delete(new.id, &[], &[]).await.expect("asked");
+        store.template_delete(new.id.template(), &[], &[]).await.expect("asked");
     }
     assert!(store.template_get(team, &new.name).await.expect("asked").is_none());
     let mine = lease(LONG);
-    let job = store.job_claim_one(JobKind::Discard, mine, new.id).await.expect("asked").expect("there is one");
+    let job = store.job_claim_one(JobKind::Discard, mine, new.id.job()).await.expect("asked").expect("there is one");
     assert!(job.is_final);
-    assert!(store.job_claim_one(JobKind::Discard, lease(LONG), new.id).await.expect("asked").is_none(), "held");
-    assert!(store.job_renew(JobKind::Discard, mine, new.id).await.expect("asked"));
-    assert!(!store.job_renew(JobKind::Discard, lease(LONG), new.id).await.expect("asked"), "not the holder");
-    store.job_postpone(JobKind::Discard, mine.owner, new.id, Duration::ZERO, true).await.expect("asked");
+    assert!(store.job_claim_one(JobKind::Discard, lease(LONG), new.id.job()).await.expect("asked").is_none(), "held");
+    assert!(store.job_renew(JobKind::Discard, mine, new.id.job()).await.expect("asked"));
+    assert!(!store.job_renew(JobKind::Discard, lease(LONG), new.id.job()).await.expect("asked"), "not the holder");
+    store.job_postpone(JobKind::Discard, mine.owner, new.id.job(), Duration::ZERO, true).await.expect("asked");
     let job = wait_until("it is due again", Duration::from_secs(5), || async {
-        store.job_claim_one(JobKind::Discard, lease(LONG), new.id).await.expect("asked")
+        store.job_claim_one(JobKind::Discard, lease(LONG), new.id.job()).await.expect("asked")
     })
     .await;
     assert_eq!(job.attempts, 1);
-    store.job_finish(JobKind::Discard, new.id).await.expect("asked");
+    store.job_finish(JobKind::Discard, new.id.job()).await.expect("asked");
     assert!(store.job_next_due(JobKind::Discard).await.expect("asked").is_none());
 }
 
@@ -202,7 +253,7 @@ async fn a_fork_reserves_what_fits_and_only_the_fork_makes_its_children() {
     let (team, host) = (team(&store).await, host(&store).await);
     let source = running(&store, team, host).await;
     let new = NewFork {
-        id: Uuid::new_v4(),
+        id: ForkId::from_uuid(Uuid::new_v4()),
         key: Some(KeyId::from_uuid(Uuid::new_v4())),
         user: None,
         author: Author::system(),
@@ -227,7 +278,7 @@ async fn a_fork_reserves_what_fits_and_only_the_fork_makes_its_children() {
     assert!(store.work_claim_one(Work::Start, lease(LONG), new.children[0]).await.expect("asked").is_none());
     assert!(store.work_next_due(Work::Start).await.expect("asked").is_none());
     let job = store.job_claim(JobKind::Fork, lease(LONG), 10).await.expect("asked").remove(0);
-    assert_eq!((job.id, job.sandbox), (new.id, Some(source.id)));
+    assert_eq!((job.id, job.sandbox), (new.id.job(), Some(source.id)));
     assert_eq!(store.fork_children(new.id).await.expect("asked").len(), 3);
     store.fork_finish(new.id).await.expect("asked");
     assert!(store.fork_children(new.id).await.expect("asked").is_empty());
@@ -241,15 +292,19 @@ async fn a_wish_gets_its_generation_as_number_and_forgets_the_last_failure() {
     let store = Database::fresh().await.store();
     let (team, host) = (team(&store).await, host(&store).await);
     let row = running(&store, team, host).await;
-    let failed = Change { error: Some(("it broke".to_owned(), "pause_failed".to_owned())), ..Change::default() };
+    let failed =
+        Change { error: Some(SandboxError::new("it broke", SandboxErrorCode::PauseFailed)), ..Change::default() };
     let Changed::Applied(row) = store.sandbox_change(row.id, row.generation, &failed).await.expect("asked") else {
         panic!("applied")
     };
-    assert_eq!((row.error.as_deref(), row.error_code.as_deref()), (Some("it broke"), Some("pause_failed")));
+    assert_eq!(
+        (row.error.as_deref(), row.error_code.map(SandboxErrorCode::as_str)),
+        (Some("it broke"), Some("pause_failed"))
+    );
     let change = Change {
         clear_error: true,
         new_operation: true,
-        timeout_sec: Some(90),
+        timeout: TimeoutSec::parse(90).ok(),
         disk_kept: Some(true),
         ..Change::default()
     };
@@ -257,5 +312,5 @@ async fn a_wish_gets_its_generation_as_number_and_forgets_the_last_failure() {
         panic!("applied")
     };
     assert_eq!((now.operation, now.generation), (row.generation + 1, row.generation + 1));
-    assert_eq!((now.error, now.error_code, now.timeout_sec, now.disk_kept), (None, None, 90, true));
+    assert_eq!((now.error, now.error_code, now.timeout.get(), now.disk_kept), (None, None, 90, true));
 }

@@ -8,7 +8,7 @@ use wrenn_domain::ids::{EventId, PLATFORM_TEAM, SandboxId, TeamId};
 use wrenn_domain::sandbox::SandboxState;
 use wrenn_store::Store;
 use wrenn_store::pg::{
-    Author, Begun, Change, Changed, Desired, Event, Happening, Missed, NewEvent, News, Sandbox, Settled,
+    Author, Begun, Change, Changed, Desired, Event, FeedBody, FeedEntry, NewEvent, ResumePoint, Sandbox, Settled,
 };
 use wrenn_testkit::Database;
 
@@ -30,21 +30,21 @@ fn event(team: TeamId, resource: &str) -> NewEvent {
 
 async fn tell(store: &Store, team: TeamId, resource: &str) -> EventId {
     let event = event(team, resource);
-    store.event_tell(std::slice::from_ref(&event)).await.expect("told");
+    store.event_publish(std::slice::from_ref(&event)).await.expect("told");
     event.id
 }
 
-fn told(news: &[News]) -> Vec<EventId> {
-    let id = |news: &News| match &news.what {
-        Happening::Told(event) => Some(event.id),
-        Happening::Moved { .. } => None,
+fn told(news: &[FeedEntry]) -> Vec<EventId> {
+    let id = |news: &FeedEntry| match &news.body {
+        FeedBody::Event(event) => Some(event.id),
+        FeedBody::StateChange { .. } => None,
     };
     news.iter().filter_map(id).collect()
 }
 
-fn moves(news: &[News], of: SandboxId) -> Vec<String> {
-    let text = |news: &News| match &news.what {
-        Happening::Moved { sandbox, from, to, author, .. } if *sandbox == of => {
+fn moves(news: &[FeedEntry], of: SandboxId) -> Vec<String> {
+    let text = |news: &FeedEntry| match &news.body {
+        FeedBody::StateChange { sandbox, from, to, author, .. } if *sandbox == of => {
             let from = from.map(|state| state.to_string()).unwrap_or_default();
             Some(format!("{from}>{to} by {}", author.kind))
         }
@@ -174,20 +174,20 @@ async fn who_missed_more_than_is_told_again_hears_the_newest_and_that_there_is_a
     .await
     .expect("written");
     let missed = store.live_missed(Some(team), first).await.expect("asked");
-    let left: i64 = sqlx::query_scalar("SELECT count(*) FROM event_outbox WHERE place > $1")
+    let left: i64 = sqlx::query_scalar("SELECT count(*) FROM event_outbox WHERE feed_position > $1")
         .bind(missed.after)
         .fetch_one(store.pool())
         .await
         .expect("counted");
     assert_eq!((missed.gap, left), (true, 10_000));
     let head = store.live_head().await.expect("asked");
-    let last: Uuid = sqlx::query_scalar("SELECT id FROM event_outbox WHERE place = $1")
+    let last: Uuid = sqlx::query_scalar("SELECT id FROM event_outbox WHERE feed_position = $1")
         .bind(head)
         .fetch_one(store.pool())
         .await
         .expect("there");
     let none = store.live_missed(Some(team), EventId::from_uuid(last)).await.expect("asked");
-    assert_eq!(none, Missed { after: head, gap: false });
+    assert_eq!(none, ResumePoint { after: head, gap: false });
 }
 
 #[tokio::test]
@@ -202,7 +202,7 @@ async fn every_change_of_state_is_seen_whoever_makes_it_with_who_wished_it() {
     let pausing = Change {
         state: Some(SandboxState::Pausing),
         desired: Some(Desired::Paused),
-        wished_by: Some(key),
+        requested_by: Some(key),
         ..Change::default()
     };
     let row = to(&store, &row, pausing).await;
@@ -254,15 +254,15 @@ async fn a_host_s_silence_and_return_are_told_once_to_whom_it_belongs() {
     let (news, _) = store.live_after(head).await.expect("read");
     let mut seen: Vec<String> = news
         .iter()
-        .filter_map(|news| match &news.what {
-            Happening::Told(event) => {
+        .filter_map(|news| match &news.body {
+            FeedBody::Event(event) => {
                 let whose = if event.team == PLATFORM_TEAM { "the platform" } else { "its team" };
                 let which = if event.resource_id == shared.to_string() { "shared" } else { "own" };
                 assert!(event.outcome.is_none() && event.resource_type == "host");
                 assert_eq!(event.metadata.contains_key("last_seen_at"), event.kind == EventType::HostDown);
                 Some(format!("{} {which} to {whose}", event.kind))
             }
-            Happening::Moved { .. } => None,
+            FeedBody::StateChange { .. } => None,
         })
         .collect();
     seen.sort();

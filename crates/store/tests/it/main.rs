@@ -2,16 +2,17 @@
 
 mod accounts;
 mod channels;
-mod errands;
 mod events;
-mod haste;
 mod hosts;
 mod leases;
 mod lifecycle;
 mod live;
+mod migrations;
+mod outbound_jobs;
 mod people;
 mod quota;
 mod races;
+mod redis;
 mod rows;
 mod sandboxes;
 mod schema;

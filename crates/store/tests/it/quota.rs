@@ -38,7 +38,7 @@ async fn parallel_creates_cannot_pass_a_limit_together() {
     let wishes: Vec<_> = (0..12).map(|_| wish(team)).collect();
     let placed = join_all(wishes.iter().enumerate().map(|(n, new)| {
         // On two hosts, so that no host's lock orders them.
-        store.sandbox_place_within(new, hosts[n % 2], |_| true, Uuid::new_v4(), Duration::ZERO, &quota)
+        store.sandbox_insert_within(new, hosts[n % 2], |_| true, Uuid::new_v4(), Duration::ZERO, &quota)
     }))
     .await;
     let here = placed.iter().filter(|p| matches!(p, Ok(Placed::Here(_)))).count();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use uuid::Uuid;
-use wrenn_domain::ids::{HostId, KeyId, SandboxId, TeamId};
+use wrenn_domain::ids::{HostId, KeyId, SandboxId, TeamId, TemplateId};
 use wrenn_domain::sizes::{DiskMib, MemoryMib, TimeoutSec, Vcpus};
 use wrenn_store::Store;
 use wrenn_store::pg::{Author, HostFacts, HostImage, NewSandbox, Origin, Placed, PlacedSandbox, Sandbox, Traffic};
@@ -27,7 +27,7 @@ pub fn facts(memory_mib: u64) -> HostFacts {
         memory_mib,
         disk_total_mib: 100_000,
         disk_free_mib: 90_000,
-        images: vec![HostImage { name: "minimal".to_owned(), size_bytes: 1 }],
+        images: vec![HostImage { name: "minimal".parse().expect("a name"), size_bytes: 1 }],
         ..HostFacts::default()
     }
 }
@@ -41,7 +41,7 @@ pub fn wish(team: TeamId) -> NewSandbox {
         author: Author::system(),
         audit: Vec::new(),
         template: "minimal".parse().expect("a name"),
-        template_id: Uuid::nil(),
+        template_id: TemplateId::from_uuid(Uuid::nil()),
         origin: Origin::default(),
         vcpus: Vcpus::DEFAULT,
         memory: MemoryMib::DEFAULT,
@@ -54,7 +54,7 @@ pub fn wish(team: TeamId) -> NewSandbox {
 
 /// Leased to nobody who lives, for `keep`.
 pub async fn place(store: &Store, new: &NewSandbox, host: HostId, keep: Duration) -> Sandbox {
-    match store.sandbox_place(new, host, |_| true, Uuid::new_v4(), keep).await.expect("a database") {
+    match store.sandbox_insert(new, host, |_| true, Uuid::new_v4(), keep).await.expect("a database") {
         Placed::Here(sandbox) => *sandbox,
         other => panic!("the host is online and fits: {other:?}"),
     }

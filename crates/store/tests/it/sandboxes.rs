@@ -6,6 +6,7 @@ use std::time::Duration;
 use uuid::Uuid;
 use wrenn_domain::ids::SandboxId;
 use wrenn_domain::sandbox::SandboxState;
+use wrenn_domain::sizes::DiskMib;
 use wrenn_store::pg::{Change, Changed, Desired, Placed, ReportMark};
 use wrenn_testkit::{CutProxy, Database};
 
@@ -37,7 +38,7 @@ async fn a_report_is_written_with_its_change_and_what_is_absent_stays() {
     let started = chrono::DateTime::from_timestamp_millis(1_700_000_000_123).expect("a time");
     let mark = ReportMark {
         generation: 7,
-        disk_mib: Some(6000),
+        disk: DiskMib::from_stored(6000),
         started_at: Some(started),
         last_active_at: Some(started),
         metadata: BTreeMap::from([("envd_version".to_owned(), "1".to_owned())]),
@@ -47,7 +48,7 @@ async fn a_report_is_written_with_its_change_and_what_is_absent_stays() {
     let Changed::Applied(now) = store.sandbox_change(row.id, row.generation, &change).await.expect("asked") else {
         panic!("applied")
     };
-    assert_eq!((now.report_generation, now.disk_mib, now.started_at), (7, 6000, Some(started)));
+    assert_eq!((now.report_generation, now.disk.get(), now.started_at), (7, 6000, Some(started)));
     assert_eq!((now.metadata["who"].as_str(), now.system_metadata["envd_version"].as_str()), ("me", "1"));
     let older =
         ReportMark { generation: 8, last_active_at: chrono::DateTime::from_timestamp(1, 0), ..ReportMark::default() };
@@ -56,7 +57,7 @@ async fn a_report_is_written_with_its_change_and_what_is_absent_stays() {
         panic!("applied")
     };
     assert_eq!((now.state, now.desired, now.last_active_at), (SandboxState::Running, Desired::Stopped, Some(started)));
-    assert_eq!((now.disk_mib, now.system_metadata.len()), (6000, 1));
+    assert_eq!((now.disk.get(), now.system_metadata.len()), (6000, 1));
 }
 
 #[tokio::test]
@@ -66,7 +67,7 @@ async fn the_last_room_is_given_once() {
     let wishes: Vec<_> = (0..10).map(|_| wish(team)).collect();
     let tries = wishes
         .iter()
-        .map(|new| store.sandbox_place(new, host, |load| load.sandboxes < 3, Uuid::new_v4(), Duration::ZERO));
+        .map(|new| store.sandbox_insert(new, host, |load| load.sandboxes < 3, Uuid::new_v4(), Duration::ZERO));
     let outcomes = futures::future::join_all(tries).await;
     let here = outcomes.iter().filter(|o| matches!(o, Ok(Placed::Here(_)))).count();
     assert_eq!((here, outcomes.len()), (3, 10));

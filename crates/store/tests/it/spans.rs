@@ -46,7 +46,7 @@ async fn spans_follow_the_state_and_a_snapshot_changes_nothing_of_them() {
     assert_eq!(spans(&store, row.id).await, ["running+"], "one span for all of it");
     let row = to(&store, &row, state(SandboxState::Paused)).await;
     assert_eq!(spans(&store, row.id).await, ["running", "paused+"]);
-    let capture = Capture { id: Uuid::new_v4(), from_paused: true };
+    let capture = Capture { id: wrenn_domain::ids::SnapshotId::from_uuid(Uuid::new_v4()), from_paused: true };
     let row = to(&store, &row, Change { capture: Some(capture), ..state(SandboxState::Snapshotting) }).await;
     assert_eq!(spans(&store, row.id).await, ["running", "paused+"], "captured where it lies");
     let row = to(&store, &row, state(SandboxState::Paused)).await;

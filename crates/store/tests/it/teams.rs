@@ -12,7 +12,7 @@ use wrenn_store::Store;
 use wrenn_store::pg::{Author, NewAudit, NewKey, Placed, TeamAct};
 use wrenn_testkit::Database;
 
-use crate::people::{owed, person};
+use crate::people::{mail, person};
 use crate::rows::{host, place, wish};
 
 fn audit(team: TeamId) -> NewAudit {
@@ -22,7 +22,7 @@ fn audit(team: TeamId) -> NewAudit {
 async fn join(store: &Store, team: TeamId, owner: UserId, email: &str) -> UserId {
     let who = person(store, email).await.user;
     let added =
-        store.member_add(team, owner, &email.parse().expect("an address"), |_| audit(team), |_, _| owed()).await;
+        store.member_add(team, owner, &email.parse().expect("an address"), |_| audit(team), |_, _| mail()).await;
     let added = added.expect("asked");
     assert!(matches!(added, TeamAct::Done(_)), "{added:?}");
     who
@@ -105,7 +105,7 @@ async fn strangers_find_no_team_and_members_are_refused_what_their_role_lacks() 
     assert!(store.member_list(ann.team, eve).await.expect("asked").is_none());
     assert_eq!(store.member_list(ann.team, bob).await.expect("asked").map(|m| m.len()), Some(2));
     let again = store
-        .member_add(ann.team, ann.user, &"b@example.com".parse().expect("one"), |_| audit(ann.team), |_, _| owed())
+        .member_add(ann.team, ann.user, &"b@example.com".parse().expect("one"), |_| audit(ann.team), |_, _| mail())
         .await;
     assert!(matches!(again.expect("asked"), TeamAct::Already));
 }
@@ -118,7 +118,7 @@ async fn nothing_is_created_in_a_team_that_is_being_deleted() {
     let first = place(&store, &wish(ann.team), host, Duration::ZERO).await;
     let wishes: Vec<_> = (0..6).map(|_| wish(ann.team)).collect();
     let creates =
-        join_all(wishes.iter().map(|new| store.sandbox_place(new, host, |_| true, Uuid::new_v4(), Duration::ZERO)));
+        join_all(wishes.iter().map(|new| store.sandbox_insert(new, host, |_| true, Uuid::new_v4(), Duration::ZERO)));
     let author = Author::system();
     let (creates, deleted) = tokio::join!(creates, store.team_delete(ann.team, ann.user, &author, &[]));
     assert!(matches!(deleted.expect("asked"), TeamAct::Done(_)));
@@ -129,7 +129,7 @@ async fn nothing_is_created_in_a_team_that_is_being_deleted() {
         .expect("asked");
     assert_eq!(living, 0, "every sandbox of the team is wished to stop");
     let row = store.admin_sandbox_get(first.id).await.expect("asked").expect("there");
-    assert_eq!((row.state, row.wished_by), (SandboxState::Stopping, Some(author)));
+    assert_eq!((row.state, row.requested_by), (SandboxState::Stopping, Some(author)));
 }
 
 #[tokio::test]

@@ -9,6 +9,8 @@ use wrenn_contract::proto::wrenn::host::v1::{
     SnapshotSandboxResponse,
 };
 
+use wrenn_domain::ErrorCode as WireCode;
+
 use super::guest::{Home, make_home};
 use super::{Inner, Sim, Snapshot, rpc};
 
@@ -87,7 +89,7 @@ pub(super) async fn fork(inner: Arc<Inner>, wish: ForkSandboxRequest) -> Result<
         None => ForkedSandbox {
             sandbox_id: id.clone(),
             error: "this child failed on purpose".to_owned(),
-            error_code: "disk_full".to_owned(),
+            error_code: WireCode::DiskFull.to_string(),
             ..Default::default()
         },
     });

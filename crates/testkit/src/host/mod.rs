@@ -164,6 +164,7 @@ impl SimHost {
             ("WRENN_CP_LISTEN_ADDR", "127.0.0.1:0".to_owned()),
             ("CP_HOST_AGENT_ADDR", self.url()),
             ("WRENN_HOST_TOKEN", TOKEN.to_owned()),
+            ("WRENN_SIGNUP", "open".to_owned()),
         ];
         values.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
     }

@@ -266,7 +266,7 @@ pub(super) async fn start_guest(inner: &Inner, disk: Option<Home>) -> Result<Opt
         let home = make_home(disk.as_ref().map(|disk| disk.path()))?;
         GuestProcess::start(program, home).await
     };
-    started.await.map(Some).map_err(|error| ("internal_error".to_owned(), format!("{error:#}")))
+    started.await.map(Some).map_err(|error| (wrenn_domain::ErrorCode::InternalError.to_string(), format!("{error:#}")))
 }
 
 /// Takes a sandbox from STARTING to RUNNING or FAILED.

@@ -12,7 +12,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use wrenn_contract::guest::TOKEN_HEADER;
-use wrenn_contract::host::{AUTH_HEADER, RELAY_ERROR_HEADER, RelayError};
+use wrenn_contract::host::{AUTH_HEADER, RELAY_ERROR_HEADER, RELAYED_HEADER, RelayError};
 use wrenn_contract::proto::wrenn::host::v1::{HostServiceExt, SandboxPhase};
 
 use super::rpc::Rpc;
@@ -85,7 +85,11 @@ async fn relay(State(relay): State<Relay>, Path((id, _)): Path<(String, String)>
     request.headers_mut().remove(http::header::HOST);
     request.headers_mut().insert(TOKEN_HEADER, token.parse().expect("hex is a header value"));
     match relay.client.request(request).await {
-        Ok(response) => response.map(Body::new),
+        Ok(mut response) => {
+            response.headers_mut().remove(RELAY_ERROR_HEADER);
+            response.headers_mut().insert(RELAYED_HEADER, http::HeaderValue::from_static("1"));
+            response.map(Body::new)
+        }
         Err(_) => refuse(RelayError::Unresponsive),
     }
 }

@@ -1,29 +1,29 @@
-//! The command line of a machine: a value made without touching the host.
+//! Command line of a machine: a value made without touching the host.
 
 use std::ffi::OsString;
 use std::path::Path;
 
-use crate::{Acceleration, Frame, Spec};
+use crate::{Acceleration, DiskSpec, Frame, Spec, VmmError};
 
 /// Console bytes QEMU keeps; a power of two.
 pub const CONSOLE_BYTES: usize = 64 * 1024;
 
-/// How a machine begins.
+/// Begin is how a machine begins.
 #[derive(Debug, Clone, Copy)]
 pub enum Begin<'a> {
-    /// From its kernel, with empty memory.
+    /// Boots from its kernel, with empty memory.
     Boot(&'a Spec),
-    /// From device state that is awaited, with a capture's memory; paused.
+    /// Waits, paused, for device state, with a capture's memory.
     Restore(&'a Spec),
-    /// As a restore, and waits before that for memory and disk.
-    Blank,
+    /// Waits for memory and disk, then for device state.
+    Prestart,
 }
 
 /// Names by which memory and disk are asked for.
 pub const MEMORY: &str = "memory0";
 pub const DISK: &str = "disk0";
 
-/// What the host offers.
+/// Host is what a command line depends on besides the machine.
 #[derive(Debug, Clone, Copy)]
 pub struct Host {
     pub acceleration: Acceleration,
@@ -33,25 +33,36 @@ pub struct Host {
     pub maps_read_only: bool,
 }
 
-/// Numbers of inherited files.
+/// Files are the numbers of inherited files.
 #[derive(Debug, Clone, Copy)]
 pub struct Files {
     pub qmp: i32,
     pub tap: i32,
 }
 
-/// The machine of every guest.
+/// Machine type of every guest.
 pub const MACHINE: &str = "microvm,acpi=on,rtc=on,pcie=off";
 
 /// Values of `-accel` and `-cpu`.
 pub fn accelerator(acceleration: Acceleration) -> (&'static str, &'static str) {
     match acceleration {
-        Acceleration::Kvm => ("kvm", "host"),
-        Acceleration::Tcg => ("tcg,thread=multi", "max"),
+        Acceleration::Hardware => ("kvm", "host"),
+        Acceleration::Software => ("tcg,thread=multi", "max"),
     }
 }
 
-/// Everything after the program's name.
+/// The only disk of a machine. One more would need a device that a prestarted VMM would have to have already.
+///
+/// # Errors
+/// There is none, or more than one.
+pub fn only_disk(disks: &[DiskSpec]) -> Result<&Path, VmmError> {
+    match disks {
+        [disk] => Ok(&disk.path),
+        _ => Err(VmmError::new("start", format!("it has {} disks, and QEMU's driver takes one", disks.len()))),
+    }
+}
+
+/// Arguments after the program's name. The disk of the spec is not looked for in it: [`only_disk`] found it.
 pub fn command_line(frame: &Frame, host: Host, begin: Begin<'_>, files: Files) -> Vec<OsString> {
     let (accel, cpu) = accelerator(host.acceleration);
     // A VMM taken over by its guest must not write into memory that others start from.
@@ -59,9 +70,7 @@ pub fn command_line(frame: &Frame, host: Host, begin: Begin<'_>, files: Files) -
     let mac = frame.mac.map(|byte| format!("{byte:02x}")).join(":");
     let mut args: Vec<OsString> = Vec::new();
     let mut option = |name: &str, value: String| args.extend([OsString::from(name), OsString::from(value)]);
-    // Whoever looks for VMMs of a place finds one that has nothing else of it yet.
-    option("-name", escaped(&frame.log));
-    let backend = if matches!(begin, Begin::Blank) { String::new() } else { format!(",memory-backend={MEMORY}") };
+    let backend = if matches!(begin, Begin::Prestart) { String::new() } else { format!(",memory-backend={MEMORY}") };
     option("-machine", format!("{MACHINE},suppress-vmdesc=on{backend}"));
     option("-accel", accel.into());
     option("-cpu", cpu.into());
@@ -70,8 +79,13 @@ pub fn command_line(frame: &Frame, host: Host, begin: Begin<'_>, files: Files) -
     if let Begin::Boot(spec) | Begin::Restore(spec) = begin {
         let (path, size) = (escaped(&spec.memory), frame.memory_mib);
         option("-object", format!("memory-backend-file,id={MEMORY},size={size}M,share=off{read_only},mem-path={path}"));
-        let path = escaped(&spec.disk);
-        option("-blockdev", format!("driver=raw,node-name={DISK},discard=unmap,file.driver=file,file.filename={path}"));
+        for disk in &spec.disks {
+            let path = escaped(&disk.path);
+            option(
+                "-blockdev",
+                format!("driver=raw,node-name={DISK},discard=unmap,file.driver=file,file.filename={path}"),
+            );
+        }
     }
     // Device state is written without memory, and such a stream has no such head.
     option("-global", "migration.send-configuration=off".into());
@@ -88,9 +102,6 @@ pub fn command_line(frame: &Frame, host: Host, begin: Begin<'_>, files: Files) -
     option("-device", format!("virtio-net-device,netdev=net0,mac={mac}"));
     option("-object", "rng-random,id=rng0,filename=/dev/urandom".into());
     option("-device", "virtio-rng-device,rng=rng0".into());
-    if let Begin::Boot(Spec { balloon: true, .. }) | Begin::Restore(Spec { balloon: true, .. }) = begin {
-        option("-device", "virtio-balloon-device,id=balloon0,deflate-on-oom=on".into());
-    }
     option("-chardev", format!("ringbuf,id=console0,size={CONSOLE_BYTES}"));
     option("-serial", "chardev:console0".into());
     option("-chardev", format!("socket,id=qmp0,fd={},server=on,wait=off", files.qmp));
@@ -99,10 +110,10 @@ pub fn command_line(frame: &Frame, host: Host, begin: Begin<'_>, files: Files) -
     // A VMM taken over by its guest starts no programs and gains no rights.
     option("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny".into());
     args.extend(["-nodefaults", "-no-user-config", "-no-reboot", "-no-shutdown"].map(OsString::from));
-    if matches!(begin, Begin::Restore(_) | Begin::Blank) {
+    if matches!(begin, Begin::Restore(_) | Begin::Prestart) {
         args.extend(["-incoming", "defer", "-S"].map(OsString::from));
     }
-    if matches!(begin, Begin::Blank) {
+    if matches!(begin, Begin::Prestart) {
         args.push("-preconfig".into());
     }
     args
@@ -112,7 +123,7 @@ pub fn command_line(frame: &Frame, host: Host, begin: Begin<'_>, files: Files) -
 /// timer that is emulated in bursts fails, and the kernel then waits for a tick that never comes. So it is told.
 fn kernel_command_line(spec: &Spec, host: Host) -> String {
     let mut line = String::from("console=ttyS0 root=/dev/vda rw reboot=t panic=-1 quiet loglevel=1 ");
-    if host.acceleration == Acceleration::Tcg {
+    if host.acceleration == Acceleration::Software {
         // Mitigations guard against a speculating processor; a translated guest does not run on one directly.
         line.push_str(&format!("tsc_early_khz={} mitigations=off ", host.tsc_khz));
     }
@@ -123,4 +134,48 @@ fn kernel_command_line(spec: &Spec, host: Host) -> String {
 /// A path inside an option list: a comma is written twice.
 fn escaped(path: &Path) -> String {
     path.display().to_string().replace(',', ",,")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::path::PathBuf;
+
+    use super::*;
+
+    fn spec() -> Spec {
+        Spec {
+            frame: Frame {
+                vcpus: 2,
+                memory_mib: 512,
+                tap: File::open("/dev/null").unwrap().into(),
+                mac: [2, 0xfc, 0, 0, 0, 1],
+                run_dir: PathBuf::from("/run/wrenn-1a2b/cl-1"),
+                log: PathBuf::from("/store/sandboxes/cl-1/vmm.log"),
+            },
+            kernel: PathBuf::from("/kernels/vmlinux-6.12.1"),
+            initramfs: Some(PathBuf::from("/kernels/initramfs-6.12.1")),
+            command_line: "wrenn.test=1".to_owned(),
+            disks: vec![DiskSpec { path: PathBuf::from("/store/a,b/disk") }],
+            memory: PathBuf::from("/store/a,b/memory"),
+        }
+    }
+
+    fn shown(acceleration: Acceleration, maps_read_only: bool, begin: fn(&Spec) -> Begin<'_>) -> String {
+        let (spec, host) = (spec(), Host { acceleration, tsc_khz: 2_100_000, maps_read_only });
+        let args = command_line(&spec.frame, host, begin(&spec), Files { qmp: 10, tap: 11 });
+        // One option a line.
+        args.iter().fold(String::new(), |text, arg| match arg.to_str().unwrap() {
+            option if option.starts_with('-') => format!("{text}\n{option}"),
+            value => format!("{text} {value}"),
+        })
+    }
+
+    #[test]
+    fn the_command_line_of_each_beginning_is_the_one_that_was_reviewed() {
+        insta::assert_snapshot!("boot_software", shown(Acceleration::Software, false, |spec| Begin::Boot(spec)));
+        insta::assert_snapshot!("boot_hardware", shown(Acceleration::Hardware, true, |spec| Begin::Boot(spec)));
+        insta::assert_snapshot!("restore", shown(Acceleration::Hardware, true, |spec| Begin::Restore(spec)));
+        insta::assert_snapshot!("prestart", shown(Acceleration::Hardware, true, |_| Begin::Prestart));
+    }
 }

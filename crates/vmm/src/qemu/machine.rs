@@ -1,7 +1,7 @@
-//! One QEMU process under control.
+//! Machine of one QEMU process.
 
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use base64::Engine;
@@ -9,44 +9,73 @@ use futures::future::BoxFuture;
 use serde_json::json;
 use tokio::net::UnixStream;
 use tokio::sync::watch;
-use wrenn_linux::private_pages::Taker;
 use wrenn_linux::process::Process;
 
-use super::args::CONSOLE_BYTES;
+use super::args::{CONSOLE_BYTES, DISK};
+use super::capture::{PendingPages, STATE_BYTES_MAX, blocking};
 use super::qmp::{Qmp, QmpError};
-use crate::{Captured, Machine, MachineState, Record, VmmError};
+use super::status::{Status, status};
+use crate::{CaptureRequest, DeviceState, Machine, PendingCapture, Record, VmmError};
 
-/// Device state without memory is some 60 KB; a bound for a VMM gone mad.
-const STATE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Name of this driver, in records and captures.
+pub const NAME: &str = "qemu";
+/// Longest time a VMM that failed may take to end.
+pub const KILL_WAIT: Duration = Duration::from_secs(20);
+/// Longest time device state may take to be loaded; it takes milliseconds.
 const STATE_WAIT: Duration = Duration::from_secs(60);
-const LOOK_EVERY: Duration = Duration::from_millis(2);
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
-/// Names of what it holds open.
+/// Paths are the names of what a VMM holds open.
 #[derive(Clone)]
-struct Places {
+struct Paths {
     run_dir: PathBuf,
-    /// The file its memory is mapped over.
+    /// File the memory is mapped over.
     memory: PathBuf,
 }
 
-/// A machine.
+/// QemuMachine is a machine whose QEMU answers.
 pub struct QemuMachine {
     process: Process,
-    qmp: Qmp,
-    places: Mutex<Places>,
-    /// What was read of the console so far: reading takes it out of QEMU's ring.
+    qmp: Arc<Qmp>,
+    /// Version of the QEMU that runs.
+    version: String,
+    paths: Mutex<Paths>,
+    /// Console as read so far: reading takes it out of QEMU's ring.
     console: Mutex<Vec<u8>>,
     down: watch::Sender<bool>,
 }
 
 impl QemuMachine {
-    pub(super) fn new(process: Process, qmp: Qmp, run_dir: PathBuf, memory: PathBuf) -> Self {
-        let places = Mutex::new(Places { run_dir, memory });
-        Self { process, qmp, places, console: Mutex::default(), down: watch::Sender::new(false) }
+    pub(super) fn new(process: Process, qmp: Qmp, run_dir: PathBuf, memory: PathBuf, version: &str) -> Self {
+        Self {
+            process,
+            qmp: Arc::new(qmp),
+            version: version.to_owned(),
+            paths: Mutex::new(Paths { run_dir, memory }),
+            console: Mutex::default(),
+            down: watch::Sender::new(false),
+        }
     }
 
-    fn places(&self) -> Places {
-        self.places.lock().expect("no holder of this lock can panic").clone()
+    /// Loads device state into this machine, which waits for it; the VMM is ended when that fails.
+    ///
+    /// # Errors
+    /// The VMM refuses the state, or it is another driver's.
+    pub(super) async fn loaded(self, state: &DeviceState) -> Result<Arc<dyn Machine>, VmmError> {
+        let loaded = async { self.load(&state.only_file()?).await };
+        if let Err(error) = loaded.await {
+            let _ = self.kill(KILL_WAIT).await;
+            return Err(error);
+        }
+        Ok(Arc::new(self) as Arc<dyn Machine>)
+    }
+
+    fn paths(&self) -> Paths {
+        self.paths.lock().expect("no holder of this lock can panic").clone()
+    }
+
+    pub(super) async fn status(&self) -> Result<Status, VmmError> {
+        status(&self.qmp).await
     }
 
     /// Notes that the guest is down; an event of it was perhaps sent before we listened.
@@ -64,10 +93,10 @@ impl QemuMachine {
     }
 
     /// Loads device state into a machine that was started for it.
-    pub(super) async fn load(&self, state: &Path) -> Result<(), VmmError> {
+    async fn load(&self, state: &Path) -> Result<(), VmmError> {
         const ACT: &str = "restore";
         let failed = |error: std::io::Error| VmmError::new(ACT, error);
-        let socket = self.places().run_dir.join("state");
+        let socket = self.paths().run_dir.join("state");
         let _ = std::fs::remove_file(&socket);
         // Nobody has to learn that the guest is here: its neighbour knows its address. Told to announce itself, a restored guest
         // spends its first milliseconds, and more half a second later, on packets nobody reads.
@@ -86,21 +115,8 @@ impl QemuMachine {
         self.migration_ended(ACT).await
     }
 
-    /// Device state by QEMU. Its command carries Xen's name and needs no Xen: it writes every device and leaves memory out.
-    async fn save(&self, state: &Path) -> Result<u64, VmmError> {
-        const ACT: &str = "capture";
-        let failed = |error: std::io::Error| VmmError::new(ACT, error);
-        let arguments = json!({"filename": state.display().to_string(), "live": false});
-        self.command(ACT, "xen-save-devices-state", arguments).await?;
-        let bytes = state.metadata().map_err(failed)?.len();
-        if bytes == 0 || bytes > STATE_BYTES_MAX {
-            return Err(VmmError::new(ACT, format!("the VMM wrote {bytes} bytes of device state")));
-        }
-        Ok(bytes)
-    }
-
     async fn migration_ended(&self, act: &'static str) -> Result<(), VmmError> {
-        let look = async {
+        let ended = async {
             loop {
                 let status = self.command(act, "query-migrate", json!({})).await?;
                 match status["status"].as_str() {
@@ -109,11 +125,11 @@ impl QemuMachine {
                         let reason = status["error-desc"].as_str().unwrap_or("no reason given").to_owned();
                         return Err(VmmError::new(act, reason));
                     }
-                    _ => tokio::time::sleep(LOOK_EVERY).await,
+                    _ => tokio::time::sleep(POLL_INTERVAL).await,
                 }
             }
         };
-        tokio::time::timeout(STATE_WAIT, look).await.unwrap_or_else(|_| Err(VmmError::new(act, QmpError::Late)))
+        tokio::time::timeout(STATE_WAIT, ended).await.unwrap_or_else(|_| Err(VmmError::new(act, QmpError::Late)))
     }
 
     /// Takes what is new out of QEMU's ring.
@@ -128,34 +144,20 @@ impl QemuMachine {
     }
 }
 
-/// File work on a thread that may block.
-async fn blocking<T: Send + 'static>(
-    act: &'static str,
-    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
-) -> Result<T, VmmError> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|error| VmmError::new(act, error))?.map_err(|error| VmmError::new(act, error))
-}
-
 impl Machine for QemuMachine {
     fn record(&self) -> Record {
-        let Places { run_dir, memory } = self.places();
-        Record { process: self.process.identity(), run_dir, memory }
+        let Paths { run_dir, memory } = self.paths();
+        Record {
+            driver: NAME.to_owned(),
+            version: self.version.clone(),
+            process: self.process.identity(),
+            run_dir,
+            memory,
+        }
     }
 
     fn moved(&self, run_dir: PathBuf, memory: PathBuf) {
-        *self.places.lock().expect("no holder of this lock can panic") = Places { run_dir, memory };
-    }
-
-    fn state(&self) -> BoxFuture<'_, Result<MachineState, VmmError>> {
-        Box::pin(async move {
-            let status = self.command("look at", "query-status", json!({})).await?;
-            Ok(match status["status"].as_str() {
-                Some("running") => MachineState::Running,
-                Some("shutdown" | "guest-panicked" | "internal-error" | "io-error") => MachineState::Down,
-                _ => MachineState::Paused,
-            })
-        })
+        *self.paths.lock().expect("no holder of this lock can panic") = Paths { run_dir, memory };
     }
 
     fn pause(&self) -> BoxFuture<'_, Result<(), VmmError>> {
@@ -166,35 +168,22 @@ impl Machine for QemuMachine {
         Box::pin(async move { self.command("resume", "cont", json!({})).await.map(drop) })
     }
 
-    fn expect_capture(&self, memory: PathBuf, held_bytes_max: usize) -> BoxFuture<'_, Result<Taker, VmmError>> {
-        let (pid, base) = (self.process.identity().pid, self.places().memory);
-        Box::pin(blocking("get ready to capture", move || {
-            let target = std::fs::File::options().read(true).write(true).open(memory)?;
-            Taker::new(pid, &base, target, held_bytes_max)
-        }))
-    }
-
-    fn capture(&self, state: PathBuf, taker: Taker) -> BoxFuture<'_, Result<Captured, VmmError>> {
+    fn begin_capture(&self, request: CaptureRequest) -> BoxFuture<'_, Result<Box<dyn PendingCapture>, VmmError>> {
+        let (qmp, pid, base) = (Arc::clone(&self.qmp), self.process.identity().pid, self.paths().memory);
         Box::pin(async move {
-            // Memory by us: the pages the guest has written since it was started. A paused machine's VMM does not write to them, so
-            // nothing here has to wait for anything else; the guest waits for all of it.
-            let taking = blocking("capture", || taker.take());
-            let (found, state_bytes, memory) = tokio::join!(self.state(), self.save(&state), taking);
-            if found? != MachineState::Paused {
-                return Err(VmmError::new("capture", "it is not paused"));
-            }
-            Ok(Captured { state_bytes: state_bytes?, memory: memory? })
+            let pending = blocking("begin to capture", move || PendingPages::begin(qmp, pid, &base, request)).await?;
+            Ok(Box::new(pending) as Box<dyn PendingCapture>)
         })
     }
 
-    fn grow_disk(&self, bytes: u64) -> BoxFuture<'_, Result<(), VmmError>> {
-        let arguments = json!({"node-name": "disk0", "size": bytes});
-        Box::pin(async move { self.command("grow the disk of", "block_resize", arguments).await.map(drop) })
-    }
-
-    fn resize_balloon(&self, memory_mib: u32) -> BoxFuture<'_, Result<(), VmmError>> {
-        let bytes = u64::from(memory_mib) * 1024 * 1024;
-        Box::pin(async move { self.command("resize", "balloon", json!({"value": bytes})).await.map(drop) })
+    fn grow_disk(&self, disk: usize, bytes: u64) -> BoxFuture<'_, Result<(), VmmError>> {
+        const ACT: &str = "grow a disk of";
+        Box::pin(async move {
+            if disk != 0 {
+                return Err(VmmError::new(ACT, format!("it has no disk {disk}")));
+            }
+            self.command(ACT, "block_resize", json!({"node-name": DISK, "size": bytes})).await.map(drop)
+        })
     }
 
     fn console(&self) -> BoxFuture<'_, Vec<u8>> {

@@ -1,4 +1,4 @@
-//! A guest of nothing but a kernel and busybox that tells on its console what it knows, and the files and network it needs.
+//! Guest of nothing but a kernel and busybox that prints on its console what it knows, and the files and network it needs.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use wrenn_linux::netns::{self, Netns};
 use wrenn_linux::tap;
-use wrenn_vmm::qemu::Qemu;
-use wrenn_vmm::{Driver, Frame, Machine, Spec};
+use wrenn_vmm::{DeviceState, DiskSpec, Driver, Frame, Machine, Spec, VmmChoice, VmmConfig, find_vmms};
 
 const BUSYBOX: &str = "/bin/busybox";
 const QEMU: &str = "/usr/bin/qemu-system-x86_64";
@@ -41,23 +40,22 @@ pub struct Bench {
     netns: Option<Netns>,
     name: String,
     kernel: PathBuf,
-    pub driver: Qemu,
+    pub driver: Arc<dyn Driver>,
 }
 
 impl Bench {
-    /// `None`, said aloud, where a guest cannot be made.
+    /// Makes the bench; `None` where a guest cannot be made and the test may be skipped for that.
     pub async fn new(name: &str) -> Option<Self> {
         let kernels = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../builds/guest/kernels");
         let kernel = std::fs::read_dir(&kernels).ok().into_iter().flatten().flatten().map(|e| e.path());
         let kernel =
             kernel.into_iter().find(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("vmlinux")));
-        let Some(kernel) = kernel.filter(|_| Path::new(BUSYBOX).exists() && Path::new(QEMU).exists()) else {
-            eprintln!("SKIPPED: no guest kernel, busybox or QEMU here; run `make images`");
-            return None;
-        };
-        let probed = wrenn_vmm::probe::acceleration(Path::new(QEMU)).await;
-        let driver = Qemu::find(Path::new(QEMU), probed.acceleration).await.unwrap();
+        let kernel = kernel.filter(|_| Path::new(BUSYBOX).exists() && Path::new(QEMU).exists());
+        let kernel = kernel.ok_or("a guest kernel, busybox or QEMU is missing; run `make images`");
+        let kernel = wrenn_testkit::require("kernel", kernel)?;
         let dir = tempfile::Builder::new().prefix("wrenn-vmm-").tempdir_in("/var/tmp").unwrap();
+        let config = VmmConfig { choice: VmmChoice::Qemu, qemu: QEMU.into(), owner: dir.path().to_owned() };
+        let driver = wrenn_vmm::find(&config).await.unwrap().driver;
         make_initramfs(dir.path(), &kernels);
         let name = format!("wrenn-vmm-{name}-{}", std::process::id());
         let netns = Netns::create(&name).unwrap();
@@ -88,10 +86,21 @@ impl Bench {
             kernel: self.kernel.clone(),
             initramfs: Some(self.path("initramfs")),
             command_line: String::new(),
-            disk,
+            disks: vec![DiskSpec { path: disk }],
             memory,
-            balloon: false,
         }
+    }
+
+    /// VMMs of this bench with a file below this directory open.
+    pub fn vmms_below(&self, dir: &Path) -> usize {
+        find_vmms(self.dir.path(), dir).len()
+    }
+
+    /// A capture's device state.
+    pub fn state(&self, name: &str) -> DeviceState {
+        let dir = self.path(&format!("{name}.state"));
+        let files = std::fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        DeviceState { files: files.collect(), dir }
     }
 
     pub async fn boot(&self, name: &str) -> Arc<dyn Machine> {
@@ -102,7 +111,7 @@ impl Bench {
 impl Drop for Bench {
     /// Also after a test that failed: nothing it started may stay.
     fn drop(&mut self) {
-        for machine in wrenn_linux::process::with_file_below(&self.dir.path().display().to_string(), self.dir.path()) {
+        for machine in find_vmms(self.dir.path(), self.dir.path()) {
             let _ = wrenn_linux::process::kill_now(machine.pid);
         }
         self.netns = None;
@@ -110,7 +119,7 @@ impl Drop for Bench {
     }
 }
 
-/// What a guest said last.
+/// Said is what a guest said last.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Said {
     pub count: u64,
@@ -131,9 +140,9 @@ pub async fn hears(machine: &Arc<dyn Machine>, count: u64) -> Said {
     match heard.await {
         Ok(said) => said,
         Err(_) => {
-            let (state, console) = (machine.state().await, machine.console().await);
+            let console = machine.console().await;
             let end = String::from_utf8_lossy(&console[console.len().saturating_sub(2000)..]).into_owned();
-            panic!("the guest never counted beyond {count}; it is {state:?} and its console ends with: {end}")
+            panic!("the guest never counted beyond {count}; its console ends with: {end}")
         }
     }
 }

@@ -1,10 +1,8 @@
-//! Boot, pause, resume, taking hold again, the end; console and balloon.
+//! Boot, pause, resume, adoption, the end, the console.
 
 use std::time::Duration;
 
-use wrenn_vmm::{Driver, MachineState};
-
-use super::harness::{Bench, MEMORY_MIB, WAIT, hears, last};
+use super::harness::{Bench, WAIT, hears, last};
 
 const GONE: Duration = Duration::from_secs(10);
 
@@ -13,9 +11,7 @@ async fn a_machine_boots_stands_still_while_paused_and_goes_on() {
     let Some(bench) = Bench::new("life").await else { return };
     let machine = bench.boot("a").await;
     let before = hears(&machine, 2).await;
-    assert_eq!(machine.state().await.unwrap(), MachineState::Running);
     machine.pause().await.unwrap();
-    assert_eq!(machine.state().await.unwrap(), MachineState::Paused);
     let still = last(&machine).await.unwrap();
     // Whatever it could have said in this time it would have said to its console.
     assert!(tokio::time::timeout(Duration::from_millis(400), hears(&machine, still.count)).await.is_err());
@@ -33,6 +29,11 @@ async fn a_machine_outlives_its_starter_and_is_taken_over_by_its_record() {
     let before = hears(&machine, 1).await;
     let record = machine.record();
     drop(machine);
+    assert_eq!((record.driver.as_str(), record.version.as_str()), (bench.driver.name(), bench.driver.version()));
+    let foreign = wrenn_vmm::Record { driver: "another".to_owned(), ..record.clone() };
+    let refused = bench.driver.adopt(foreign).await.err().expect("another driver's machine is refused");
+    let why = std::error::Error::source(&refused).unwrap().to_string();
+    assert_eq!(why, "it was started by another, not qemu");
     let again = bench.driver.adopt(record.clone()).await.unwrap().expect("it still runs");
     assert_eq!(hears(&again, before.count).await.nonce, before.nonce);
     again.kill(GONE).await.unwrap();
@@ -61,15 +62,35 @@ async fn the_console_keeps_its_newest_bytes_and_no_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_balloon_takes_memory_and_a_machine_without_one_says_so() {
-    let Some(bench) = Bench::new("balloon").await else { return };
+async fn a_vmm_is_found_by_its_owner_and_its_directory_whatever_that_is_called_by_now() {
+    let Some(bench) = Bench::new("found").await else { return };
+    let (first, second) = (bench.path("first"), bench.path("second"));
+    std::fs::create_dir(&first).unwrap();
     let mut spec = bench.spec("a", bench.path("a.memory"));
-    spec.balloon = true;
+    spec.frame.log = first.join("vmm.log");
     let machine = bench.driver.boot(spec).await.unwrap();
-    hears(&machine, 1).await;
-    machine.resize_balloon(MEMORY_MIB / 2).await.unwrap();
+    assert_eq!(bench.vmms_below(&first), 1);
+    std::fs::rename(&first, &second).unwrap();
+    assert_eq!((bench.vmms_below(&first), bench.vmms_below(&second)), (0, 1));
+    // Another owner has nothing here, and one directory is not another whose name it begins with.
+    assert!(wrenn_vmm::find_vmms(&bench.path("another"), &second).is_empty());
+    assert_eq!(bench.vmms_below(&bench.path("sec")), 0);
+    let process = machine.record().process;
+    assert!(wrenn_vmm::all_vmms().contains(&(bench.dir.path().to_owned(), process)));
+    // Without its files it is still found where they were.
+    std::fs::remove_dir_all(&second).unwrap();
+    assert_eq!(bench.vmms_below(&second), 1);
     machine.kill(GONE).await.unwrap();
-    let plain = bench.boot("b").await;
-    assert!(plain.resize_balloon(MEMORY_MIB / 2).await.is_err());
-    plain.kill(GONE).await.unwrap();
+    assert_eq!(bench.vmms_below(&second), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_has_one_disk_and_another_number_is_refused_before_anything_starts() {
+    let Some(bench) = Bench::new("disks").await else { return };
+    for count in [0, 2] {
+        let mut spec = bench.spec("a", bench.path("a.memory"));
+        spec.disks = std::iter::repeat_n(spec.disks[0].clone(), count).collect();
+        assert!(bench.driver.boot(spec).await.is_err(), "{count} disks");
+        assert_eq!(bench.vmms_below(bench.dir.path()), 0);
+    }
 }

@@ -7,13 +7,19 @@ use anyhow::{Context, bail, ensure};
 use wrenn_agent::faults::Point;
 use wrenn_vmtest::{Answer, Stack, wait_until};
 
-use crate::Case;
+use crate::{Run, skip};
 
-pub const CASES: &[Case] = &[
-    ("faults::an_agent_killed_at_any_step_loses_nothing", agent),
-    ("faults::a_vmm_killed_at_any_step_leaves_the_disk_and_nothing_half_made", vmm),
-    ("faults::what_was_promised_outlasts_a_power_cut", power),
-];
+/// Lists one test for each step and victim, so that one failure hides no other.
+pub fn cases() -> impl Iterator<Item = (String, Run)> {
+    let agent = Point::ALL.iter().map(|point| (*point, Victim::Agent, "agent_killed_at"));
+    let vmm = Point::ALL.iter().filter(|point| has_vmm(**point)).map(|point| (*point, Victim::Vmm, "vmm_killed_at"));
+    let power = power_points().iter().map(|point| (*point, Victim::Power, "power_cut_at"));
+    agent.chain(vmm).chain(power).map(|(point, victim, what)| {
+        let name = format!("faults::{what}_{}", point.as_str());
+        let test = name.clone();
+        (name, Box::new(move |stack: &Stack| one(stack, &test, point, victim)) as Run)
+    })
+}
 
 const SETTLED: Duration = Duration::from_secs(90);
 
@@ -34,18 +40,21 @@ fn operation(point: Point) -> &'static str {
         | P::CreateLinked
         | P::CreateLoaded
         | P::CreateRunning
-        | P::CreateGreeted
+        | P::CreateInitialized
         | P::CreateNoted => "create",
-        P::PauseAsked
+        P::PauseRequested
         | P::PauseFrozen
         | P::PauseWritten
         | P::PauseSealed
         | P::PauseCommitted
         | P::PauseNoted
         | P::PauseReleased => "pause",
-        P::ResumeAsked | P::ResumeLinked | P::ResumeLoaded | P::ResumeRunning | P::ResumeGreeted | P::ResumeNoted => {
-            "resume"
-        }
+        P::ResumeRequested
+        | P::ResumeLinked
+        | P::ResumeLoaded
+        | P::ResumeRunning
+        | P::ResumeInitialized
+        | P::ResumeNoted => "resume",
         P::SnapshotFrozen | P::SnapshotWritten | P::SnapshotThawed | P::SnapshotSealed | P::SnapshotCommitted => {
             "snapshot"
         }
@@ -53,53 +62,44 @@ fn operation(point: Point) -> &'static str {
     }
 }
 
-fn agent(stack: &Stack) -> anyhow::Result<()> {
-    Point::ALL.iter().try_for_each(|point| one(stack, *point, Victim::Agent))
-}
-
-fn vmm(stack: &Stack) -> anyhow::Result<()> {
-    Point::ALL.iter().filter(|point| has_vmm(**point)).try_for_each(|point| one(stack, *point, Victim::Vmm))
-}
-
-/// The steps around every promise; all of them with WRENN_TEST_POWER=all (five minutes more).
-fn power(stack: &Stack) -> anyhow::Result<()> {
+/// Returns the steps around every promise; all of them with WRENN_TEST_POWER=all (five minutes more).
+fn power_points() -> &'static [Point] {
     use Point as P;
-    if !stack.store().join("../store.xfs").exists() {
-        eprintln!("SKIPPED: the store lies on this machine's own disk, whose power is not ours to cut");
-        return Ok(());
-    }
-    let around = [
+    const AROUND: [Point; 10] = [
         P::CreateNoted,
         P::PauseWritten,
         P::PauseSealed,
         P::PauseCommitted,
         P::PauseNoted,
-        P::ResumeGreeted,
+        P::ResumeInitialized,
         P::ResumeNoted,
         P::SnapshotSealed,
         P::SnapshotCommitted,
         P::ForkMade,
     ];
-    let all = std::env::var("WRENN_TEST_POWER").is_ok_and(|value| value == "all");
-    let points = if all { Point::ALL } else { &around };
-    points.iter().try_for_each(|point| one(stack, *point, Victim::Power))
+    if std::env::var("WRENN_TEST_POWER").is_ok_and(|value| value == "all") { Point::ALL } else { &AROUND }
 }
 
 /// Whether there is a VMM to be killed at this step. A full match: see `operation`.
 fn has_vmm(point: Point) -> bool {
     use Point as P;
     match point {
-        P::CreateMoved | P::CreateLoaded | P::CreateRunning | P::CreateGreeted | P::CreateNoted => true,
-        P::PauseAsked | P::PauseFrozen | P::PauseWritten | P::PauseSealed | P::PauseCommitted | P::PauseNoted => true,
-        P::ResumeLoaded | P::ResumeRunning | P::ResumeGreeted | P::ResumeNoted => true,
+        P::CreateMoved | P::CreateLoaded | P::CreateRunning | P::CreateInitialized | P::CreateNoted => true,
+        P::PauseRequested | P::PauseFrozen | P::PauseWritten | P::PauseSealed | P::PauseCommitted | P::PauseNoted => {
+            true
+        }
+        P::ResumeLoaded | P::ResumeRunning | P::ResumeInitialized | P::ResumeNoted => true,
         P::SnapshotFrozen | P::SnapshotWritten | P::SnapshotThawed | P::SnapshotSealed => true,
-        P::CreateBegun | P::CreateLinked | P::PauseReleased | P::ResumeAsked | P::ResumeLinked => false,
+        P::CreateBegun | P::CreateLinked | P::PauseReleased | P::ResumeRequested | P::ResumeLinked => false,
         // The source's VMM is no part of these any more.
         P::SnapshotCommitted | P::ForkCaptured | P::ForkFirstChild | P::ForkMade => false,
     }
 }
 
-fn one(stack: &Stack, point: Point, victim: Victim) -> anyhow::Result<()> {
+fn one(stack: &Stack, test: &str, point: Point, victim: Victim) -> anyhow::Result<()> {
+    if victim == Victim::Power && !stack.store().join("../store.xfs").exists() {
+        return skip(test, "power", "the store lies on this machine's own disk, whose power is not ours to cut");
+    }
     let what = format!("{victim:?} at {}", point.as_str());
     let tried = match operation(point) {
         "create" => create(stack, point, victim),
@@ -163,7 +163,14 @@ fn ids(stack: &Stack) -> anyhow::Result<Vec<String>> {
     Ok(all.as_array().into_iter().flatten().filter_map(|c| c["id"].as_str().map(str::to_owned)).collect())
 }
 
+/// Lists the directories of sandboxes in the host's store.
+fn stored(stack: &Stack) -> anyhow::Result<Vec<std::ffi::OsString>> {
+    Ok(std::fs::read_dir(stack.store().join("sandboxes"))?.flatten().map(|entry| entry.file_name()).collect())
+}
+
 fn change(stack: &Stack, point: Point, victim: Victim, operation: &str) -> anyhow::Result<()> {
+    // What another test left is that one's failure.
+    let before = stored(stack)?;
     let id = stack.capsule(&["--memory", "192"])?;
     let mark = format!("{}-{victim:?}", point.as_str());
     let both = format!("echo {mark} > /dev/shm/mark; echo {mark} > mark; sync");
@@ -221,7 +228,7 @@ fn change(stack: &Stack, point: Point, victim: Victim, operation: &str) -> anyho
         stack.wrenn(&["template", "rm", &name])?.ok()?;
     }
     stack.remove(&id)?;
-    let left: Vec<_> = std::fs::read_dir(stack.store().join("sandboxes"))?.flatten().map(|e| e.file_name()).collect();
+    let left: Vec<_> = stored(stack)?.into_iter().filter(|name| !before.contains(name)).collect();
     ensure!(left.is_empty(), "left in the store: {left:?}");
     Ok(())
 }

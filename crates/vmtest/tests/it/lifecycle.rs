@@ -20,8 +20,8 @@ pub const CASES: &[Case] = &[
 fn whole_life(stack: &Stack) -> anyhow::Result<()> {
     let id = stack.capsule(&["-m", "purpose=test"])?;
     // Its own VMM: others are made ahead of time and come and go.
-    let place = stack.store().join("sandboxes").join(&id);
-    let ledger: serde_json::Value = serde_json::from_slice(&std::fs::read(place.join("ledger.json"))?)?;
+    let path = stack.store().join("sandboxes").join(&id);
+    let ledger: serde_json::Value = serde_json::from_slice(&std::fs::read(path.join("ledger.json"))?)?;
     let vmm = Path::new("/proc").join(ledger["machine"]["process"]["pid"].to_string());
     ensure!(vmm.exists(), "its VMM: {ledger}");
     let listed = stack.wrenn(&["--json", "capsule", "list"])?.ok()?.json()?;
@@ -38,7 +38,7 @@ fn whole_life(stack: &Stack) -> anyhow::Result<()> {
     // Again: repeating a delete is no error.
     stack.remove(&id)?;
     ensure!(stack.status(&id)? == "stopped");
-    ensure!(!vmm.exists() && !place.exists(), "left: {} or {}", vmm.display(), place.display());
+    ensure!(!vmm.exists() && !path.exists(), "left: {} or {}", vmm.display(), path.display());
     Ok(())
 }
 
@@ -83,7 +83,7 @@ fn death(stack: &Stack) -> anyhow::Result<()> {
     let capsule = stack.wrenn(&["--json", "capsule", "get", &id])?.ok()?.json()?;
     ensure!(capsule["error"].as_str().is_some_and(|e| !e.is_empty()), "{capsule}");
     let exec = stack.wrenn(&["exec", &id, "--", "true"])?;
-    ensure!(exec.code == Some(1), "{exec:?}");
+    ensure!(exec.code == Some(125), "{exec:?}");
     stack.remove(&id)
 }
 

@@ -9,7 +9,9 @@ use std::time::Instant;
 use libtest_mimic::{Arguments, Failed, Trial};
 use wrenn_vmtest::{HostState, Stack};
 
+mod attack;
 mod captures;
+mod copies;
 mod copying;
 mod faults;
 mod hardship;
@@ -20,32 +22,51 @@ mod restart;
 mod running;
 mod sdk;
 
+/// A test with its name.
 type Case = (&'static str, fn(&Stack) -> anyhow::Result<()>);
+/// A test of a family that is made by a loop, as it is run.
+type Run = Box<dyn Fn(&Stack) -> anyhow::Result<()> + Send>;
 
-fn main() -> ExitCode {
-    let mut arguments = Arguments::from_args();
-    let builds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../builds");
-    let builds = builds.canonicalize().unwrap_or(builds);
-    let cases: Vec<Case> = [
+/// Passes a test that lacks something, said aloud, when `WRENN_TEST_SKIP` names the test or what it lacks.
+///
+/// # Errors
+/// `WRENN_TEST_SKIP` names neither.
+fn skip(test: &str, need: &str, why: &str) -> anyhow::Result<()> {
+    anyhow::ensure!(wrenn_testkit::skip::is_allowed(need, test), wrenn_testkit::skip::refusal(need, why));
+    wrenn_testkit::skip::note(test, need, why);
+    Ok(())
+}
+
+/// Lists every test, in the order in which they run.
+fn all() -> Vec<(String, Run)> {
+    let named = |cases: &'static [Case]| cases.iter().map(|(name, case)| ((*name).to_owned(), Box::new(*case) as Run));
+    let first = [
         running::CASES,
+        copies::CASES,
         copying::CASES,
         lifecycle::CASES,
         network::CASES,
         ports::CASES,
         captures::CASES,
         sdk::CASES,
-        faults::CASES,
-        hardship::CASES,
-        restart::CASES,
-    ]
-    .into_iter()
-    .flatten()
-    .copied()
-    .collect();
+        attack::CASES,
+    ];
+    let last = [hardship::CASES, restart::CASES];
+    first.into_iter().flat_map(named).chain(faults::cases()).chain(last.into_iter().flat_map(named)).collect()
+}
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    let builds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../builds");
+    let builds = builds.canonicalize().unwrap_or(builds);
+    let cases = all();
     if let Some(why) = Stack::missing(&builds) {
-        println!("SKIPPED: {} whole-stack tests: {why}; run `make build images`", cases.len());
-        let ignored = cases.into_iter().map(|(name, _)| Trial::test(name, || Ok(())).with_ignored_flag(true));
-        return libtest_mimic::run(&arguments, ignored.collect()).exit_code();
+        let why = format!("{why}; run `make build images`");
+        let refused = cases.into_iter().map(|(name, _)| {
+            let (test, why) = (name.clone(), why.clone());
+            Trial::test(name, move || skip(&test, "vm", &why).map_err(|error| Failed::from(format!("{error:#}"))))
+        });
+        return libtest_mimic::run(&arguments, refused.collect()).exit_code();
     }
     if arguments.list {
         let listed = cases.into_iter().map(|(name, _)| Trial::test(name, || Ok(()))).collect();

@@ -62,14 +62,14 @@ fn clear_errors(stack: &Stack) -> anyhow::Result<()> {
     let missing = stack.wrenn(&["exec", &id, "--", "/no/such/program"])?;
     ensure!(missing.code.is_some_and(|c| c != 0) && !missing.stderr.is_empty(), "{missing:?}");
     let cwd = stack.wrenn(&["exec", "-w", "/no/such/dir", &id, "--", "true"])?;
-    ensure!(cwd.code == Some(1) && cwd.stderr.contains("/no/such/dir"), "{cwd:?}");
+    ensure!(cwd.code == Some(125) && cwd.stderr.contains("/no/such/dir"), "{cwd:?}");
     let user = stack.wrenn(&["exec", "-u", "nobody-at-all", &id, "--", "true"])?;
-    ensure!(user.code == Some(1) && user.stderr.contains("nobody-at-all"), "{user:?}");
+    ensure!(user.code == Some(125) && user.stderr.contains("nobody-at-all"), "{user:?}");
     stack.remove(&id)?;
     let gone = stack.wrenn(&["exec", &id, "--", "true"])?;
-    ensure!(gone.code == Some(1), "{gone:?}");
+    ensure!(gone.code == Some(125), "{gone:?}");
     let unknown = stack.wrenn(&["exec", "cl-0000000000000000000000001", "--", "true"])?;
-    ensure!(unknown.code == Some(1), "{unknown:?}");
+    ensure!(unknown.code == Some(125), "{unknown:?}");
     let malformed = stack.wrenn(&["exec", "cl-../x", "--", "true"])?;
     ensure!(malformed.code == Some(2), "{malformed:?}");
     let key =

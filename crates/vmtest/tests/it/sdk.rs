@@ -7,13 +7,17 @@ use anyhow::{Context, ensure};
 use sha2::Digest;
 use wrenn_vmtest::Stack;
 
-use crate::Case;
+use crate::{Case, skip};
 
-pub const CASES: &[Case] = &[("sdk::the_published_python_sdk_works_unchanged", suite)];
+const NAME: &str = "sdk::the_published_python_sdk_works_unchanged";
+pub const CASES: &[Case] = &[(NAME, suite)];
 
 fn suite(stack: &Stack) -> anyhow::Result<()> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("sdk");
-    let Some(python) = environment(&source.join("requirements.txt"))? else { return Ok(()) };
+    let python = match environment(&source.join("requirements.txt"))? {
+        Ok(python) => python,
+        Err(why) => return skip(NAME, "pypi", &why),
+    };
     let output = Command::new(python)
         .args(["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"])
         .arg(&source)
@@ -28,28 +32,27 @@ fn suite(stack: &Stack) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A virtual environment of exactly these requirements, made once; its interpreter. None, said aloud, on a machine without a way
-/// to the package index: it can still run everything else.
-fn environment(requirements: &Path) -> anyhow::Result<Option<PathBuf>> {
+/// Makes a virtual environment of exactly these requirements, once, and returns its interpreter; or why there is none, on a machine
+/// without a way to the package index.
+fn environment(requirements: &Path) -> anyhow::Result<Result<PathBuf, String>> {
     let wanted = std::fs::read(requirements)?;
     let name = format!("sdk-{}", &hex::encode(sha2::Sha256::digest(&wanted))[..12]);
-    let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    let python = place.join("bin/python");
-    let done = place.join("done");
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let python = path.join("bin/python");
+    let done = path.join("done");
     if done.exists() {
-        return Ok(Some(python));
+        return Ok(Ok(python));
     }
-    let _ = std::fs::remove_dir_all(&place);
-    let venv = Command::new("python3").args(["-m", "venv"]).arg(&place).output().context("python3 does not start")?;
+    let _ = std::fs::remove_dir_all(&path);
+    let venv = Command::new("python3").args(["-m", "venv"]).arg(&path).output().context("python3 does not start")?;
     ensure!(venv.status.success(), "no virtual environment: {}", String::from_utf8_lossy(&venv.stderr));
     let install = ["-m", "pip", "install", "-q", "--disable-pip-version-check", "--ignore-requires-python", "-r"];
     let installed = Command::new(&python).args(install).arg(requirements).output().context("pip does not start")?;
     let said = String::from_utf8_lossy(&installed.stderr);
     if !installed.status.success() && said.contains("connection broken") {
-        eprintln!("SKIPPED: the published SDK cannot be fetched from here: {said}");
-        return Ok(None);
+        return Ok(Err(format!("the published SDK cannot be fetched from here: {said}")));
     }
     ensure!(installed.status.success(), "the published SDK does not install: {said}");
     std::fs::write(done, "")?;
-    Ok(Some(python))
+    Ok(Ok(python))
 }

@@ -1,19 +1,20 @@
 //! A network namespace stands for the guest: its loopback carries the guest's address, plain sockets are its servers, and a real
 //! envd speaks for its loopback. Needs root, as the agent does.
 
-use std::net::{Ipv6Addr, TcpListener as StdListener};
+use std::net::{Ipv6Addr, SocketAddr, TcpListener as StdListener};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use axum::extract::{Path, Request, State};
 use axum::response::IntoResponse;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
-use wrenn_contract::guest::{HEALTH, INIT, Init, PORT};
+use wrenn_contract::guest::{GUEST_ADDR, HEALTH, INIT, Init, PORT};
 use wrenn_domain::limits::PORT_CONNECTIONS_MAX;
 use wrenn_linux::links::Links;
-use wrenn_linux::netns;
+use wrenn_linux::netns::{self, Netns};
 
 use super::*;
 
@@ -30,6 +31,7 @@ struct World {
 
 #[derive(Clone)]
 struct Doors {
+    pool: Arc<HostPool>,
     guest: Arc<GuestClient>,
     touched: Arc<AtomicUsize>,
 }
@@ -39,7 +41,7 @@ async fn door(State(doors): State<Doors>, Path(port): Path<u16>, request: Reques
     let activity = Arc::new(move || {
         touched.fetch_add(1, Ordering::Relaxed);
     });
-    tunnel(&doors.guest, port, request, activity)
+    tunnel(&doors.guest, port, request, activity, &doors.pool)
         .await
         .unwrap_or_else(|error| (StatusCode::BAD_GATEWAY, error.code()).into_response())
 }
@@ -50,9 +52,9 @@ impl World {
         let name = format!("wrt{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let netns = Arc::new(Netns::create(&name).expect("a namespace; this test needs root"));
         Links::inside(&netns).expect("netlink").configure("lo", GUEST_ADDR, 32).await.expect("an address");
-        let guest = Arc::new(GuestClient::new(netns.clone(), "the-token"));
+        let guest = Arc::new(GuestClient::new(netns.clone(), "the-token").expect("a token"));
         let touched = Arc::new(AtomicUsize::new(0));
-        let doors = Doors { guest: guest.clone(), touched: touched.clone() };
+        let doors = Doors { pool: Arc::new(HostPool::new(4096, 64)), guest: guest.clone(), touched: touched.clone() };
         let app = axum::Router::new().route("/{port}", axum::routing::get(door)).with_state(doors);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let addr = listener.local_addr().expect("bound");
@@ -232,7 +234,7 @@ async fn a_guest_that_ends_resets_its_tunnels() {
     guest.write_all(b"half an ans").await.expect("answers");
     let mut half = [0; 11];
     in_time(stream.read_exact(&mut half)).await.expect("half of it");
-    world.guest.hang_up();
+    world.guest.disconnect();
     let ended = in_time(stream.read_u8()).await.expect_err("no more");
     assert_eq!(ended.kind(), io::ErrorKind::ConnectionReset, "not to be taken for the end of the answer");
     assert_eq!(world.refused(port).await, "not_running");
@@ -255,7 +257,7 @@ async fn an_answer_passes_whole_when_the_server_stops_reading_the_request() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_sandbox_has_so_many_tunnels_and_an_ended_one_makes_room() {
+async fn a_guest_has_so_many_tunnels_and_the_longest_idle_one_goes_for_another() {
     let world = World::start().await;
     let (listener, port) = world.listen(GUEST_ADDR);
     echo(listener);
@@ -263,11 +265,15 @@ async fn a_sandbox_has_so_many_tunnels_and_an_ended_one_makes_room() {
     for _ in 0..PORT_CONNECTIONS_MAX {
         open.push(world.tunnel(port).await);
     }
-    assert_eq!(world.refused(port).await, "busy");
-    drop(open.pop());
-    let deadline = Instant::now() + SOON;
-    while !world.open(port).await.0.starts_with("HTTP/1.1 101 ") {
-        assert!(Instant::now() < deadline, "the place does not come back");
-        tokio::time::sleep(Duration::from_millis(5)).await;
+    // The first one is used later than the second.
+    let mut first = open.remove(0);
+    in_time(first.write_all(b"x")).await.expect("it is open");
+    assert_eq!(in_time(first.read_u8()).await.expect("an echo comes back"), b'x');
+    let newest = world.tunnel(port).await;
+    let mut second = open.remove(0);
+    let ended = in_time(second.read_u8()).await.expect_err("the longest idle one has ended");
+    assert_eq!(ended.kind(), io::ErrorKind::ConnectionReset);
+    for stream in [first, newest, open.remove(0)] {
+        check_echo(stream).await;
     }
 }

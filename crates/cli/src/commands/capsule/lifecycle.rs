@@ -9,7 +9,8 @@ use wrenn_contract::rest::capsules::{Capsule, CapsuleStatus, ForkCapsule, ForkRe
 use wrenn_contract::rest::snapshots::{CreateSnapshot, Template};
 use wrenn_domain::limits::CAPTURE_CALL_MAX;
 
-use super::{LOOK_EVERY, get, wait_running, word};
+use super::show::word;
+use super::wait::{ASK_EVERY, get, wait_running};
 use crate::api::Client;
 use crate::output::{Output, plain};
 
@@ -18,7 +19,7 @@ const CHANGE_WAIT: Duration = CAPTURE_CALL_MAX;
 /// Capsules that are asked about at once.
 const AT_ONCE: usize = 16;
 
-/// What a wait is for.
+/// A change of state that a command asks for and waits for.
 #[derive(Debug, Clone, Copy)]
 struct Change {
     verb: &'static str,
@@ -123,7 +124,7 @@ async fn change_one(
                 CHANGE_WAIT.as_secs()
             );
         }
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(ASK_EVERY).await;
         capsule = get(client, id).await?;
     }
 }
@@ -137,8 +138,8 @@ pub(super) async fn snapshot(
 ) -> anyhow::Result<()> {
     let name = name.map_or_else(fresh_name, Ok)?;
     let spinner = output.spinner(&format!("capturing {id} as {name}"));
-    let wish = CreateSnapshot { sandbox_id: id.to_owned(), name: Some(name.clone()) };
-    let mut capsule: Capsule = client.post("/v1/snapshots", &wish).await?;
+    let request = CreateSnapshot { sandbox_id: id.to_owned(), name: Some(name.clone()) };
+    let mut capsule: Capsule = client.post("/v1/snapshots", &request).await?;
     if no_wait {
         spinner.finish_and_clear();
         output.result(&capsule, || name);
@@ -152,7 +153,7 @@ pub(super) async fn snapshot(
                 CHANGE_WAIT.as_secs()
             );
         }
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(ASK_EVERY).await;
         capsule = get(client, id).await?;
     }
     let templates: Vec<Template> = client.get("/v1/snapshots?type=snapshot").await?;
@@ -177,8 +178,8 @@ fn fresh_name() -> anyhow::Result<String> {
 
 pub(super) async fn fork(id: &str, count: u32, no_wait: bool, client: &Client, output: &Output) -> anyhow::Result<u8> {
     let spinner = output.spinner(&format!("forking {id}"));
-    let wish = ForkCapsule { count: Some(i64::from(count)) };
-    let results: Vec<ForkResult> = client.post(&format!("/v1/capsules/{id}/fork"), &wish).await?;
+    let request = ForkCapsule { count: Some(i64::from(count)) };
+    let results: Vec<ForkResult> = client.post(&format!("/v1/capsules/{id}/fork"), &request).await?;
     spinner.set_message(format!("starting {} children", results.len()));
     let mut waits = stream::iter(results).map(|result| child(result, no_wait, client)).buffered(AT_ONCE);
     let (mut made, mut failures) = (Vec::new(), Vec::new());

@@ -10,6 +10,9 @@ use crate::output::{Output, table};
 const ROWS_MAX: usize = 30;
 
 /// Shows the points of a range.
+///
+/// # Errors
+/// The server refuses or cannot be reached.
 pub async fn run(id: &str, range: &str, client: &Client, output: &Output) -> anyhow::Result<()> {
     let metrics: CapsuleMetrics = client.get(&format!("/v1/capsules/{id}/metrics?range={range}")).await?;
     output.result(&metrics, || {

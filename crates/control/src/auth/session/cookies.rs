@@ -5,14 +5,14 @@ use http::{HeaderMap, HeaderValue};
 use wrenn_domain::limits::SESSION_AGE_MAX;
 use wrenn_domain::secret::Secret;
 
-use super::middleware::{CSRF_COOKIE_NAME, SESSION_COOKIE_NAME};
+use super::names::{CSRF_COOKIE_NAME, SESSION_COOKIE_NAME, cookie_name};
 
-/// What the CSRF token is derived for: it follows from the session's secret, so it is the session's own and needs no store.
+/// Purpose the CSRF token is derived for: it follows from the session's secret, so it is the session's own and needs no store.
 const CSRF_PURPOSE: &str = "wrenn csrf";
 
-/// What a request's session cookie says.
+/// Reading of a request's session cookie.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum SessionCookie {
+pub(crate) enum SessionCookie {
     Absent,
     Malformed,
     /// More than one value. A sibling subdomain can set a cookie beside ours, and nothing in the request says which is whose:
@@ -26,10 +26,11 @@ pub(super) fn csrf_of(session: &Secret) -> Secret {
     session.derive(CSRF_PURPOSE)
 }
 
-/// Reads the session cookie.
-pub(super) fn session_of(headers: &HeaderMap) -> SessionCookie {
+/// Reads the session cookie. Over TLS only the one that no sibling domain can set.
+pub(crate) fn session_of(headers: &HeaderMap, secure: bool) -> SessionCookie {
     let mut found: Option<&str> = None;
-    for value in values(headers, SESSION_COOKIE_NAME) {
+    let name = cookie_name(SESSION_COOKIE_NAME, secure);
+    for value in values(headers, &name) {
         match found {
             Some(other) if other != value => return SessionCookie::Ambiguous,
             _ => found = Some(value),
@@ -65,10 +66,11 @@ pub(super) fn clear(headers: &mut HeaderMap, secure: bool) {
     append(headers, &line(CSRF_COOKIE_NAME, "", "Strict", 0, secure, false));
 }
 
-/// A Set-Cookie line for this host alone.
+/// A Set-Cookie line for this host alone. A secure cookie gets the prefix that keeps other hosts from setting it.
 pub(crate) fn line(name: &str, value: &str, same_site: &str, age_secs: u64, secure: bool, http_only: bool) -> String {
     let http_only = if http_only { "; HttpOnly" } else { "" };
     let secure = if secure { "; Secure" } else { "" };
+    let name = cookie_name(name, !secure.is_empty());
     format!("{name}={value}; Path=/; SameSite={same_site}; Max-Age={age_secs}{http_only}{secure}")
 }
 
@@ -96,13 +98,22 @@ mod tests {
     fn one_cookie_is_found_and_two_different_ones_are_nobodys() {
         let (a, b) = ("a".repeat(64), "b".repeat(64));
         let one = SessionCookie::One(a.parse().expect("a secret"));
-        assert_eq!(session_of(&headers(&[&format!("x=1; wrenn_sid={a}; y=2")])), one);
-        assert_eq!(session_of(&headers(&[&format!("wrenn_sid={a}"), &format!("wrenn_sid={a}")])), one);
+        assert_eq!(session_of(&headers(&[&format!("x=1; wrenn_sid={a}; y=2")]), false), one);
+        assert_eq!(session_of(&headers(&[&format!("wrenn_sid={a}"), &format!("wrenn_sid={a}")]), false), one);
         let tossed = format!("wrenn_sid={b}; wrenn_sid={a}");
-        assert_eq!(session_of(&headers(&[&tossed])), SessionCookie::Ambiguous);
-        assert_eq!(session_of(&headers(&["wrenn_sid_x=1; xwrenn_sid=2"])), SessionCookie::Absent);
-        assert_eq!(session_of(&headers(&["wrenn_sid="])), SessionCookie::Absent);
-        assert_eq!(session_of(&headers(&["wrenn_sid=zz"])), SessionCookie::Malformed);
+        assert_eq!(session_of(&headers(&[&tossed]), false), SessionCookie::Ambiguous);
+        assert_eq!(session_of(&headers(&["wrenn_sid_x=1; xwrenn_sid=2"]), false), SessionCookie::Absent);
+        assert_eq!(session_of(&headers(&["wrenn_sid="]), false), SessionCookie::Absent);
+        assert_eq!(session_of(&headers(&["wrenn_sid=zz"]), false), SessionCookie::Malformed);
+    }
+
+    #[test]
+    fn over_tls_a_cookie_of_a_sibling_domain_counts_for_nothing() {
+        let (ours, theirs) = (Secret::from_random([1; 32]), Secret::from_random([2; 32]));
+        let both = format!("wrenn_sid={}; __Host-wrenn_sid={}", theirs.reveal(), ours.reveal());
+        assert_eq!(session_of(&headers(&[&both]), true), SessionCookie::One(ours));
+        let tossed = format!("wrenn_sid={}", theirs.reveal());
+        assert_eq!(session_of(&headers(&[&tossed]), true), SessionCookie::Absent);
     }
 
     #[test]
@@ -110,8 +121,10 @@ mod tests {
         let mut out = HeaderMap::new();
         set(&mut out, &Secret::from_random([1; 32]), true);
         let lines: Vec<_> = out.get_all(SET_COOKIE).iter().map(|v| v.to_str().expect("text")).collect();
-        assert!(lines[0].starts_with("wrenn_sid=01") && lines[0].contains("HttpOnly") && lines[0].contains("Secure"));
-        assert!(lines[1].starts_with("wrenn_csrf=") && !lines[1].contains("HttpOnly"));
+        assert!(
+            lines[0].starts_with("__Host-wrenn_sid=01") && lines[0].contains("HttpOnly") && lines[0].contains("Secure")
+        );
+        assert!(lines[1].starts_with("__Host-wrenn_csrf=") && !lines[1].contains("HttpOnly"));
         assert!(lines.iter().all(|line| line.contains("SameSite=Strict") && !line.contains("Domain")));
         assert!(!lines[1].contains("01010101"), "the token gives nothing of the session away");
     }

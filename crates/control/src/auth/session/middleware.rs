@@ -28,21 +28,15 @@ use wrenn_domain::secret::{Secret, SecretHash};
 use wrenn_store::pg::SessionFacts;
 
 use super::{cookies, guards};
-use crate::auth::address::ClientAddress;
+use crate::actor::{Actor, Person};
+use crate::answer::ApiError;
+use crate::client_address::ClientAddress;
 use crate::context::Context;
-use crate::extension::ServerContext;
-use crate::rest::ApiError;
+use crate::extension::context::ServerContext;
 use crate::service::sessions::{self, Browser};
-use crate::service::{Actor, Person};
 
 pub(crate) use cookies::{append as append_cookie, line as cookie_line, values as cookie_values};
-
-/// Cookie that holds the session; scripts cannot read it.
-pub const SESSION_COOKIE_NAME: &str = "wrenn_sid";
-/// Cookie by which scripts learn the CSRF token.
-pub const CSRF_COOKIE_NAME: &str = "wrenn_csrf";
-/// Header that carries the CSRF token on every method but GET, HEAD and OPTIONS.
-pub const CSRF_HEADER_NAME: &str = "X-CSRF-Token";
+pub(crate) use guards::{is_secure, refuse_foreign_page};
 
 /// The user of a session.
 #[derive(Debug, Clone)]
@@ -201,6 +195,9 @@ where
 
 /// Makes a session for an active user and sets its cookies on an answer. The session the request came with, if any, ends:
 /// nobody who knew it before the login knows the one after it. None when the account is not active.
+///
+/// # Errors
+/// When the system gives no random numbers or the database is away.
 pub async fn issue_session(
     ctx: &ServerContext,
     request: &Parts,
@@ -209,7 +206,7 @@ pub async fn issue_session(
     team: Option<TeamId>,
 ) -> Result<Option<SessionFacts>, ApiError> {
     let ctx = ctx.inner();
-    let before = match cookies::session_of(&request.headers) {
+    let before = match cookies::session_of(&request.headers, is_secure(request, ctx)) {
         cookies::SessionCookie::One(secret) => Some(secret.hash()),
         _ => None,
     };
@@ -223,13 +220,6 @@ pub async fn issue_session(
 /// Takes both cookies back from a browser. The session itself lives until it is ended.
 pub fn clear_session_cookies(ctx: &ServerContext, request: &Parts, answer: &mut HeaderMap) {
     cookies::clear(answer, is_secure(request, ctx.inner()));
-}
-
-/// Whether cookies of this answer may travel over TLS only.
-pub(crate) fn is_secure(request: &Parts, ctx: &Context) -> bool {
-    let accounts = &ctx.config.accounts;
-    let public = accounts.public_url.as_deref().is_some_and(|url| url.starts_with("https://"));
-    public || ClientAddress::of(request, &accounts.trusted_proxies).is_tls()
 }
 
 fn browser(request: &Parts, ctx: &Context) -> Browser {

@@ -12,11 +12,11 @@ use axum::response::Response;
 use serde::Deserialize;
 use wrenn_contract::rest::error::ErrorBody;
 
-use super::super::ApiError;
 use super::super::extract::{Caller, CapsuleId, Params, SelectorText};
 use super::super::processes::selector;
 use super::print::{Form, Until, print};
 use super::socket::{Conversation, End, Incoming, Session, Upgrade, serve};
+use crate::answer::ApiError;
 use crate::context::Context;
 use crate::service::streams::Selector;
 

@@ -12,15 +12,14 @@ use axum::extract::State;
 use axum::response::Response;
 use wrenn_contract::rest::error::ErrorBody;
 use wrenn_contract::rest::processes::{ExecClientFrame, ExecServerFrame};
+use wrenn_domain::command::Command;
 
-use super::super::ApiError;
-use super::super::exec::command;
 use super::super::extract::{Caller, CapsuleId};
-use super::input::{self, Next, Queue};
+use super::input::{Next, Queue};
 use super::print::{Form, Until, print};
 use super::socket::{Conversation, End, Incoming, Said, Session, Upgrade, serve};
+use crate::answer::ApiError;
 use crate::context::Context;
-use crate::service::exec::Command;
 use crate::service::streams::InputKind;
 
 /// Run a command over a WebSocket
@@ -46,7 +45,7 @@ impl Conversation for Running {
     const CLIENT_BEGINS: bool = true;
 
     async fn hold(self, session: &Session<'_>, from: &mut Incoming) -> Result<(), End> {
-        let Wish { command, stdin, form } = first_frame(from).await?;
+        let Request { command, stdin, form } = first_frame(from).await?;
         let live = session.inside.run(command, stdin).await?;
         let (pid, input) = (live.pid(), Arc::new(Queue::default()));
         // All arms are driven until one ends the conversation: the end of the output, or the client's stop or hang-up. In
@@ -68,16 +67,16 @@ pub(super) fn failure(data: String) -> String {
     serde_json::to_string(&ExecServerFrame::Error { data }).unwrap_or_default()
 }
 
-struct Wish {
+struct Request {
     command: Command,
     stdin: bool,
     form: Form,
 }
 
-async fn first_frame(from: &mut Incoming) -> Result<Wish, End> {
+async fn first_frame(from: &mut Incoming) -> Result<Request, End> {
     match serde_json::from_str(&from.first().await?) {
-        Ok(ExecClientFrame::Start { cmd, args, envs, cwd, user, stdin, binary }) => Ok(Wish {
-            command: command(cmd, args, envs, cwd, user)?,
+        Ok(ExecClientFrame::Start { cmd, args, envs, cwd, user, stdin, binary }) => Ok(Request {
+            command: Command::parse(cmd, args, envs, cwd, user)?,
             stdin,
             form: if binary { Form::Binary } else { Form::Text },
         }),
@@ -121,7 +120,7 @@ async fn feed(session: &Session<'_>, pid: u32, queue: &Arc<Queue>) -> std::conve
     loop {
         match queue.next().await {
             Next::Bytes => {
-                let _ = input::feed(session, pid, InputKind::Pipe, queue).await;
+                let _ = session.feed(pid, InputKind::Pipe, queue).await;
             }
             Next::Resize(_) => {}
             Next::End => {

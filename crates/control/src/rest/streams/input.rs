@@ -5,28 +5,22 @@
 
 use std::collections::VecDeque;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::Stream;
 use tokio::sync::Notify;
 use tokio::time::timeout;
-use wrenn_domain::limits::{
-    STREAM_INPUT_BYTES_MAX, STREAM_INPUT_PIECES_MAX, STREAM_INPUT_RUN_BYTES, STREAM_INPUT_SILENCE_MAX,
-};
+use wrenn_domain::limits::{STREAM_INPUT_BYTES_MAX, STREAM_INPUT_PIECES_MAX, STREAM_INPUT_RUN_BYTES};
 
-use super::socket::Session;
-use crate::service::ServiceError;
-use crate::service::streams::{Fed, InputKind, Size};
+use crate::service::streams::Size;
+use crate::sync::lock;
 
-/// Between two tries to feed a process that too many feed already.
-const FEED_AGAIN: Duration = Duration::from_millis(50);
-
-/// What the process gets next.
+/// Next thing the process gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Next {
-    /// Bytes, to be fed with [`feed`].
+    /// Bytes, to be fed in a [`Run`].
     Bytes,
     Resize(Size),
     /// Nothing more will come.
@@ -38,40 +32,25 @@ pub(super) enum Next {
 pub(super) struct Queue {
     inner: Mutex<Inner>,
     room: Notify,
-    news: Notify,
+    changed: Notify,
 }
 
 #[derive(Default)]
 struct Inner {
-    pieces: VecDeque<Held>,
+    pieces: VecDeque<Piece>,
     bytes: usize,
     /// All bytes ever put in.
     typed: u64,
     ended: bool,
     /// Number of the newest run; an older one gets nothing more.
     run: u64,
-    /// What that run carried.
+    /// Bytes that run carried.
     carried: Vec<u8>,
 }
 
-enum Held {
+enum Piece {
     Bytes(BytesMut),
     Resize(Size),
-}
-
-/// Feeds the process what is next for as long as that is bytes, and returns when it took them.
-pub(super) async fn feed(
-    session: &Session<'_>,
-    pid: u32,
-    kind: InputKind,
-    queue: &Arc<Queue>,
-) -> Result<(), ServiceError> {
-    let run = Run::begin(queue.clone());
-    if session.inside.feed(pid, kind, run.bytes(STREAM_INPUT_SILENCE_MAX)).await? == Fed::Nothing {
-        run.put_back();
-        tokio::time::sleep(FEED_AGAIN).await;
-    }
-    Ok(())
 }
 
 impl Queue {
@@ -84,28 +63,28 @@ impl Queue {
         inner.bytes += bytes.len();
         inner.typed += bytes.len() as u64;
         match inner.pieces.back_mut() {
-            Some(Held::Bytes(last)) => last.extend_from_slice(bytes),
-            _ => inner.pieces.push_back(Held::Bytes(bytes.into())),
+            Some(Piece::Bytes(last)) => last.extend_from_slice(bytes),
+            _ => inner.pieces.push_back(Piece::Bytes(bytes.into())),
         }
         drop(inner);
-        self.news.notify_waiters();
+        self.changed.notify_waiters();
     }
 
     /// Adds a resize; of two in a row only the last counts.
     pub(super) fn resize(&self, size: Size) {
         let mut inner = self.lock();
         match inner.pieces.back_mut() {
-            Some(Held::Resize(last)) => *last = size,
-            _ => inner.pieces.push_back(Held::Resize(size)),
+            Some(Piece::Resize(last)) => *last = size,
+            _ => inner.pieces.push_back(Piece::Resize(size)),
         }
         drop(inner);
-        self.news.notify_waiters();
+        self.changed.notify_waiters();
     }
 
     /// Nothing more will be added.
     pub(super) fn end(&self) {
         self.lock().ended = true;
-        self.news.notify_waiters();
+        self.changed.notify_waiters();
     }
 
     /// True when there is no room for more now.
@@ -126,12 +105,12 @@ impl Queue {
         self.lock().typed
     }
 
-    /// What is next, once something is. Takes a resize, and leaves bytes where they are.
+    /// Waits for what is next. Takes a resize, and leaves bytes where they are.
     pub(super) async fn next(&self) -> Next {
         self.wait(|inner| match inner.pieces.front() {
             None => inner.ended.then_some(Next::End),
-            Some(Held::Bytes(_)) => Some(Next::Bytes),
-            Some(Held::Resize(size)) => {
+            Some(Piece::Bytes(_)) => Some(Next::Bytes),
+            Some(Piece::Resize(size)) => {
                 let size = *size;
                 inner.pieces.pop_front();
                 Some(Next::Resize(size))
@@ -141,22 +120,22 @@ impl Queue {
     }
 
     /// Looks after every change until there is something to see.
-    async fn wait<T>(&self, mut look: impl FnMut(&mut Inner) -> Option<T>) -> T {
+    async fn wait<T>(&self, mut find: impl FnMut(&mut Inner) -> Option<T>) -> T {
         loop {
-            let mut news = pin!(self.news.notified());
+            let mut changed = pin!(self.changed.notified());
             // Before looking, so that what comes while we look rings too.
-            news.as_mut().enable();
-            let seen = look(&mut self.lock());
+            changed.as_mut().enable();
+            let seen = find(&mut self.lock());
             if let Some(seen) = seen {
                 self.room.notify_one();
                 return seen;
             }
-            news.await;
+            changed.await;
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.inner)
     }
 }
 
@@ -169,8 +148,8 @@ impl Inner {
         }
         match self.pieces.front_mut() {
             None => self.ended.then_some(None),
-            Some(Held::Resize(_)) => Some(None),
-            Some(Held::Bytes(bytes)) => {
+            Some(Piece::Resize(_)) => Some(None),
+            Some(Piece::Bytes(bytes)) => {
                 let piece = bytes.split_to(bytes.len().min(room)).freeze();
                 if bytes.is_empty() {
                     self.pieces.pop_front();
@@ -184,13 +163,13 @@ impl Inner {
 }
 
 /// One run. Dropping it ends it; what it has not carried by then is for the next one.
-struct Run {
+pub(super) struct Run {
     queue: Arc<Queue>,
     number: u64,
 }
 
 impl Run {
-    fn begin(queue: Arc<Queue>) -> Self {
+    pub(super) fn begin(queue: Arc<Queue>) -> Self {
         let mut inner = queue.lock();
         inner.run += 1;
         inner.carried.clear();
@@ -200,26 +179,26 @@ impl Run {
     }
 
     /// The bytes it carries, until nothing came for `silence`. May be polled on after the run is over, and then ends.
-    fn bytes(&self, silence: Duration) -> impl Stream<Item = Bytes> + Send + 'static {
+    pub(super) fn bytes(&self, silence: Duration) -> impl Stream<Item = Bytes> + Send + 'static {
         futures::stream::unfold((self.queue.clone(), self.number), move |(queue, number)| async move {
             let next = timeout(silence, queue.wait(|inner| inner.take(number))).await;
             next.ok().flatten().map(|bytes| (bytes, (queue, number)))
         })
     }
 
-    /// None of what it carried was taken: all of it is next again.
-    fn put_back(self) {
+    /// Puts back what it carried, none of which was taken: all of it is next again.
+    pub(super) fn put_back(self) {
         let mut inner = self.queue.lock();
         // Over now: its stream must not take what is put back.
         inner.run += 1;
         let mut carried = BytesMut::from(&*std::mem::take(&mut inner.carried));
         inner.bytes += carried.len();
-        if let Some(Held::Bytes(rest)) = inner.pieces.front() {
+        if let Some(Piece::Bytes(rest)) = inner.pieces.front() {
             carried.extend_from_slice(rest);
             inner.pieces.pop_front();
         }
         if !carried.is_empty() {
-            inner.pieces.push_front(Held::Bytes(carried));
+            inner.pieces.push_front(Piece::Bytes(carried));
         }
     }
 }
@@ -230,7 +209,7 @@ impl Drop for Run {
         inner.run += 1;
         inner.carried = Vec::new();
         drop(inner);
-        self.queue.news.notify_waiters();
+        self.queue.changed.notify_waiters();
     }
 }
 

@@ -6,7 +6,7 @@ use wrenn_domain::limits::PROCESS_REPLAY_BYTES;
 
 use super::socket::{End, Session};
 use super::text::Utf8Carry;
-use crate::service::streams::{Live, ProcessNews};
+use crate::service::streams::{Live, ProcessEvent};
 
 /// Which form the client asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,18 +40,18 @@ pub(super) async fn print(session: &Session<'_>, form: Form, mut live: Live, unt
             return printer.flush().await;
         }
         match live.next().await? {
-            ProcessNews::Started { .. } => {}
-            ProcessNews::Stdout(bytes) => {
+            ProcessEvent::Started { .. } => {}
+            ProcessEvent::Stdout(bytes) => {
                 sent += bytes.len();
                 printer.bytes(From::Stdout, bytes).await?;
             }
-            ProcessNews::Stderr(bytes) => {
+            ProcessEvent::Stderr(bytes) => {
                 sent += bytes.len();
                 printer.bytes(From::Stderr, bytes).await?;
             }
-            ProcessNews::Quiet if until == Until::CaughtUp => return printer.flush().await,
-            ProcessNews::Quiet => {}
-            ProcessNews::Ended(ended) => {
+            ProcessEvent::Quiet if until == Until::CaughtUp => return printer.flush().await,
+            ProcessEvent::Quiet => {}
+            ProcessEvent::Ended(ended) => {
                 printer.flush().await?;
                 return session.out.json(&ExecServerFrame::Exit { exit_code: ended.exit_code }).await;
             }
@@ -90,7 +90,7 @@ impl Printer<'_> {
         }
     }
 
-    /// What unfinished characters left behind.
+    /// Sends what unfinished characters left behind.
     async fn flush(&mut self) -> Result<(), End> {
         let (stdout, stderr) = (self.stdout.rest(), self.stderr.rest());
         self.text(From::Stdout, stdout).await?;

@@ -17,23 +17,28 @@ use tokio_tungstenite::tungstenite;
 use wrenn_contract::rest::error::ErrorCode;
 use wrenn_domain::ids::SandboxId;
 use wrenn_domain::limits::{
-    FIRST_FRAME_MAX, FRAME_BYTES_MAX, STREAM_FAREWELL_MAX, STREAM_MESSAGES_BURST, STREAM_MESSAGES_PER_SEC_MAX,
-    STREAM_READ_BUFFER_BYTES, STREAM_TOUCH_EVERY,
+    FIRST_FRAME_MAX, FRAME_BYTES_MAX, STREAM_FAREWELL_MAX, STREAM_INPUT_SILENCE_MAX, STREAM_MESSAGES_BURST,
+    STREAM_MESSAGES_PER_SEC_MAX, STREAM_READ_BUFFER_BYTES, STREAM_TOUCH_EVERY,
 };
 
-use super::super::{ApiError, request};
-use super::input::Queue;
+use super::input::{Queue, Run};
+use crate::actor::Actor;
+use crate::answer::{ApiError, request_id, within_request};
 use crate::context::Context;
-use crate::service::streams::{self, Inside};
-use crate::service::{Actor, ServiceError, standing};
+use crate::error::ServiceError;
+use crate::service::streams::{self, Fed, InputKind, Inside};
+use crate::service::{credential_watch, lookup};
 
 /// A send that took this long waited for the client to read.
 const TOOK_LONG_MS: u64 = 100;
 
+/// Between two tries to feed a process that too many feed already.
+const FEED_AGAIN: Duration = Duration::from_millis(50);
+
 /// The upgrade as it was asked for, if it was.
 pub(in crate::rest) type Upgrade = Result<WebSocketUpgrade, WebSocketUpgradeRejection>;
 
-/// What is talked about on one socket.
+/// Conversation held on one socket.
 pub(super) trait Conversation: Send + 'static {
     /// Sent with every ping, for clients that see no others.
     const PING: Option<&'static str> = None;
@@ -76,12 +81,12 @@ pub(super) fn serve<C: Conversation>(
         .read_buffer_size(STREAM_READ_BUFFER_BYTES)
         // Every message is flushed: gathering here would only cost memory.
         .write_buffer_size(0);
-    let id = request::id();
+    let id = request_id();
     Ok(upgrade.on_upgrade(move |socket| {
         // Tracked: the end of the server waits until everybody was told. Boxed, here and below: a future that is moved into
         // another one is held twice.
         let tasks = ctx.tasks.clone();
-        request::within(id, tasks.track_future(Box::pin(run(ctx, actor, capsule, conversation, socket))))
+        within_request(id, tasks.track_future(Box::pin(run(ctx, actor, capsule, conversation, socket))))
     }))
 }
 
@@ -102,7 +107,7 @@ async fn run<C: Conversation>(
         end = Box::pin(talk(&ctx, &actor, capsule, conversation, &out, &mut from)) => end,
         () = stop.cancelled() => failed("the server restarts; connect again", close_code::RESTART),
         // A stream must not outlive what it was opened with.
-        () = standing::lost(&ctx, &actor) => {
+        () = credential_watch::lost(&ctx, &actor) => {
             failed("what this was opened with no longer holds; log in again or use another key", close_code::POLICY)
         }
         () = keep_alive(&ctx, &out, C::PING) => Err(End::Hung),
@@ -138,10 +143,17 @@ async fn talk<C: Conversation>(
     let session = Session { inside, out, ctx: ctx.clone(), id, touched: AtomicU64::new(0) };
     let end = Box::pin(conversation.hold(&session, from)).await;
     ctx.touches.sandbox(id);
-    end
+    match end {
+        // What broke the connection is the cause, not that it broke.
+        Err(End::Failed { error, code }) if error.is_about_the_host() => {
+            let ended = Box::pin(lookup::ended_meanwhile(ctx, actor, id)).await;
+            Err(End::Failed { error: ended.map_or(error, ApiError::from), code })
+        }
+        end => end,
+    }
 }
 
-/// Says why, says good-bye, and waits until the client has read it: closing with input unread would reset the connection,
+/// Tells why, says good-bye, and waits until the client has read it: closing with input unread would reset the connection,
 /// and the client would lose the last frames.
 async fn farewell<C: Conversation>(end: Result<(), End>, out: &Outgoing, from: &mut Incoming) {
     let code = match end {
@@ -174,7 +186,7 @@ async fn keep_alive(ctx: &Context, out: &Outgoing, also: Option<&'static str>) {
     }
 }
 
-/// What a conversation is held with.
+/// Session a conversation is held with.
 pub(super) struct Session<'a> {
     /// The sandbox it is about.
     pub(super) inside: Inside,
@@ -195,13 +207,23 @@ impl Session<'_> {
             self.ctx.touches.sandbox(self.id);
         }
     }
+
+    /// Feeds the process what is next for as long as that is bytes, and returns when it took them.
+    pub(super) async fn feed(&self, pid: u32, kind: InputKind, queue: &Arc<Queue>) -> Result<(), ServiceError> {
+        let run = Run::begin(queue.clone());
+        if self.inside.feed(pid, kind, run.bytes(STREAM_INPUT_SILENCE_MAX)).await? == Fed::Nothing {
+            run.put_back();
+            tokio::time::sleep(FEED_AGAIN).await;
+        }
+        Ok(())
+    }
 }
 
-/// What is known of the other side.
+/// Signs of life of the other side.
 struct Peer {
     began: Instant,
     heard_ms: AtomicU64,
-    /// It is not listened to now: the process does not read.
+    /// Whether it is not listened to now, because the process does not read.
     unheard: AtomicBool,
 }
 
@@ -314,7 +336,7 @@ impl Incoming {
     }
 }
 
-/// What a message that could not be read means.
+/// Judges a message that could not be read.
 fn broken(error: axum::Error) -> End {
     let failed = |code, close, text: &str| End::Failed { error: ApiError::new(code, text), code: close };
     match error.into_inner().downcast_ref::<tungstenite::Error>() {
@@ -353,8 +375,8 @@ impl Bucket {
     }
 }
 
-/// What could not be done, as a frame may say it.
-pub(super) fn told(error: ServiceError) -> String {
+/// Words what could not be done, as a frame may say it.
+pub(super) fn message_of(error: ServiceError) -> String {
     ApiError::from(error).message().to_owned()
 }
 

@@ -19,20 +19,19 @@ use futures::FutureExt;
 use tokio::time::{Instant, timeout, timeout_at};
 use wrenn_contract::rest::error::ErrorBody;
 use wrenn_contract::rest::processes::{PtyClientFrame, PtyEncoding, PtyServerFrame};
-use wrenn_domain::failure::{Failure, FailureKind};
+use wrenn_domain::command::Command;
+use wrenn_domain::failure::FailureKind;
 use wrenn_domain::limits::{PROCESS_PIECE_BYTES, PTY_GATHER_MAX, STREAM_FAREWELL_MAX};
 use wrenn_domain::names::ProcessTag;
 
-use super::super::ApiError;
-use super::super::exec::{bounded, command};
 use super::super::extract::{Caller, CapsuleId};
-use super::input::{self, Next, Queue};
-use super::socket::{Conversation, End, Incoming, Said, Session, Upgrade, serve, told};
+use super::input::{Next, Queue};
+use super::socket::{Conversation, End, Incoming, Said, Session, Upgrade, message_of, serve};
+use crate::answer::ApiError;
 use crate::context::Context;
-use crate::service::ServiceError;
-use crate::service::chance;
-use crate::service::exec::Command;
-use crate::service::streams::{InputKind, Live, ProcessNews, Selector, Size};
+use crate::error::ServiceError;
+use crate::random;
+use crate::service::streams::{InputKind, Live, ProcessEvent, Selector, Size};
 
 /// Columns and rows of a terminal whose client names none.
 const COLS: u32 = 80;
@@ -66,8 +65,8 @@ impl Conversation for Terminal {
     const PING: Option<&'static str> = Some("{\"type\":\"ping\"}");
 
     async fn hold(self, session: &Session<'_>, from: &mut Incoming) -> Result<(), End> {
-        let (wish, encoding) = first_frame(from).await?;
-        let (live, tag) = begin(session, wish).await?;
+        let (request, encoding) = first_frame(from).await?;
+        let (live, tag) = begin(session, request).await?;
         let pid = live.pid();
         session.out.json(&PtyServerFrame::Started { tag: tag.to_string(), pid }).await?;
         let input = Arc::new(Queue::default());
@@ -89,24 +88,20 @@ impl Conversation for Terminal {
     }
 }
 
-enum Wish {
+enum Request {
     Start { command: Command, size: Size },
     Connect { tag: ProcessTag },
 }
 
-async fn first_frame(from: &mut Incoming) -> Result<(Wish, PtyEncoding), End> {
+async fn first_frame(from: &mut Incoming) -> Result<(Request, PtyEncoding), End> {
     match serde_json::from_str(&from.first().await?) {
         Ok(PtyClientFrame::Start { cmd, args, cols, rows, envs, cwd, user, encoding }) => {
             let size = Size { cols: if cols == 0 { COLS } else { cols }, rows: if rows == 0 { ROWS } else { rows } };
-            let command = match cmd.filter(|cmd| !cmd.is_empty()) {
-                Some(cmd) => command(cmd, args, envs, cwd, user)?,
-                None if args.is_empty() => bounded(Command { cmd: String::new(), args, envs, cwd, user })?,
-                None => return Err(ApiError::invalid("args without a cmd").into()),
-            };
-            Ok((Wish::Start { command, size }, encoding))
+            let command = Command::parse_for_terminal(cmd, args, envs, cwd, user)?;
+            Ok((Request::Start { command, size }, encoding))
         }
         Ok(PtyClientFrame::Connect { tag, encoding }) => {
-            Ok((Wish::Connect { tag: tag.parse::<ProcessTag>()? }, encoding))
+            Ok((Request::Connect { tag: tag.parse::<ProcessTag>()? }, encoding))
         }
         Ok(_) => {
             Err(ApiError::invalid("the first frame must be {\"type\":\"start\"} or {\"type\":\"connect\"}").into())
@@ -115,18 +110,14 @@ async fn first_frame(from: &mut Incoming) -> Result<(Wish, PtyEncoding), End> {
     }
 }
 
-async fn begin(session: &Session<'_>, wish: Wish) -> Result<(Live, ProcessTag), ServiceError> {
-    match wish {
-        Wish::Start { command, size } => {
-            let tag = fresh_tag()?;
+async fn begin(session: &Session<'_>, request: Request) -> Result<(Live, ProcessTag), ServiceError> {
+    match request {
+        Request::Start { command, size } => {
+            let tag = random::tag("pty")?;
             Ok((session.inside.open_terminal(command, tag.clone(), size).await?, tag))
         }
-        Wish::Connect { tag } => Ok((session.inside.attach(&Selector::Tag(tag.clone())).await?, tag)),
+        Request::Connect { tag } => Ok((session.inside.attach(&Selector::Tag(tag.clone())).await?, tag)),
     }
-}
-
-fn fresh_tag() -> Result<ProcessTag, Failure> {
-    format!("pty-{}", hex::encode(chance::bytes::<4>()?)).parse()
 }
 
 /// Shows output to the end of the session.
@@ -134,13 +125,13 @@ async fn show(session: &Session<'_>, mut live: Live, encoding: PtyEncoding, inpu
     let mut shown_at = Instant::now();
     let mut typed = input.typed();
     loop {
-        let mut news = Some(live.next().await?);
-        if let Some(ProcessNews::Stdout(bytes) | ProcessNews::Stderr(bytes)) = &mut news {
+        let mut event = Some(live.next().await?);
+        if let Some(ProcessEvent::Stdout(bytes) | ProcessEvent::Stderr(bytes)) = &mut event {
             let mut bytes = std::mem::take(bytes);
             // Who typed waits for the echo. Otherwise a frame soon after the last one is filled up first.
             let waited_for = input.typed() != typed;
             let until = (!waited_for).then(|| shown_at + PTY_GATHER_MAX);
-            news = gather(&mut live, &mut bytes, until).await?;
+            event = gather(&mut live, &mut bytes, until).await?;
             typed = input.typed();
             session.active();
             match encoding {
@@ -151,25 +142,25 @@ async fn show(session: &Session<'_>, mut live: Live, encoding: PtyEncoding, inpu
             }
             shown_at = Instant::now();
         }
-        if let Some(ProcessNews::Ended(ended)) = news {
+        if let Some(ProcessEvent::Ended(ended)) = event {
             return session.out.json(&PtyServerFrame::Exit { exit_code: ended.exit_code }).await;
         }
     }
 }
 
 /// Adds whatever is there already, and output that comes until then. Returns other news that came instead.
-async fn gather(live: &mut Live, bytes: &mut Vec<u8>, until: Option<Instant>) -> Result<Option<ProcessNews>, End> {
+async fn gather(live: &mut Live, bytes: &mut Vec<u8>, until: Option<Instant>) -> Result<Option<ProcessEvent>, End> {
     while bytes.len() < PROCESS_PIECE_BYTES {
         // A timer would add its own resolution, a millisecond, to every echo.
         let next = match until.filter(|until| *until > Instant::now()) {
             Some(until) => timeout_at(until, live.next()).await.ok(),
             None => live.next().now_or_never(),
         };
-        let Some(news) = next else { break };
-        match news? {
-            ProcessNews::Stdout(more) | ProcessNews::Stderr(more) => bytes.extend_from_slice(&more),
-            ProcessNews::Started { .. } | ProcessNews::Quiet => {}
-            ended @ ProcessNews::Ended(_) => return Ok(Some(ended)),
+        let Some(event) = next else { break };
+        match event? {
+            ProcessEvent::Stdout(more) | ProcessEvent::Stderr(more) => bytes.extend_from_slice(&more),
+            ProcessEvent::Started { .. } | ProcessEvent::Quiet => {}
+            ended @ ProcessEvent::Ended(_) => return Ok(Some(ended)),
         }
     }
     Ok(None)
@@ -193,7 +184,7 @@ async fn hear(session: &Session<'_>, from: &mut Incoming, pid: u32, input: &Queu
                 // Past all keystrokes that wait: what does not read them is what is to be killed.
                 Ok(PtyClientFrame::Kill) => {
                     if let Err(error) = session.inside.kill(pid).await {
-                        complain(session, told(error)).await?;
+                        complain(session, message_of(error)).await?;
                     }
                 }
                 Ok(PtyClientFrame::Pong) => continue,
@@ -212,18 +203,18 @@ async fn hear(session: &Session<'_>, from: &mut Incoming, pid: u32, input: &Queu
 async fn feed(session: &Session<'_>, pid: u32, queue: &Arc<Queue>) -> Result<(), End> {
     loop {
         match queue.next().await {
-            Next::Bytes => match input::feed(session, pid, InputKind::Terminal, queue).await {
+            Next::Bytes => match session.feed(pid, InputKind::Terminal, queue).await {
                 Ok(()) => {}
                 // Its last process has closed the terminal, and its end is on the way; or there never was a terminal.
                 Err(error) if error.kind() == Some(FailureKind::Conflict) => {
                     tokio::time::sleep(END_WAIT_MAX).await;
-                    complain(session, told(error)).await?;
+                    complain(session, message_of(error)).await?;
                 }
                 Err(error) => return Err(error.into()),
             },
             Next::Resize(size) => {
                 if let Err(error) = session.inside.resize(pid, size).await {
-                    complain(session, told(error)).await?;
+                    complain(session, message_of(error)).await?;
                 }
             }
             Next::End => return Ok(()),
@@ -231,7 +222,7 @@ async fn feed(session: &Session<'_>, pid: u32, queue: &Arc<Queue>) -> Result<(),
     }
 }
 
-/// Says what did not work; the session goes on.
+/// Tells what did not work; the session goes on.
 async fn complain(session: &Session<'_>, data: String) -> Result<(), End> {
     session.out.json(&PtyServerFrame::Error { data, fatal: false }).await
 }

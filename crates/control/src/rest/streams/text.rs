@@ -14,7 +14,7 @@ impl Utf8Carry {
         String::from_utf8_lossy(&all).into_owned()
     }
 
-    /// What an unfinished character left behind.
+    /// Takes what an unfinished character left behind.
     pub(super) fn rest(&mut self) -> String {
         String::from_utf8_lossy(&std::mem::take(&mut self.0)).into_owned()
     }

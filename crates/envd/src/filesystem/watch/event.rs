@@ -3,7 +3,7 @@
 use wrenn_contract::proto::filesystem::{EventType, FilesystemEvent};
 use wrenn_linux::inotify::{AddWatchFlags, IN_EXCL_UNLINK};
 
-/// What is asked of the kernel for each directory.
+/// Events that the kernel is asked for, for each directory.
 pub(super) fn mask() -> AddWatchFlags {
     AddWatchFlags::IN_CREATE
         | AddWatchFlags::IN_MODIFY
@@ -20,7 +20,7 @@ pub(super) fn mask() -> AddWatchFlags {
 /// One event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// Relative to the watched directory; `.` is that itself; empty for [`EventKind::Lost`].
+    /// Relative to the watched directory; `.` is that itself; empty for [`EventKind::Lost`]. An escaped absolute path where the name is not UTF-8.
     pub name: String,
     pub kind: EventKind,
 }

@@ -12,10 +12,13 @@
 
 mod event;
 mod hub;
+mod pending;
 mod polled;
 mod queue;
+mod reader;
 mod stream;
 mod tree;
+mod watched;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -30,12 +33,13 @@ use nix::sys::statfs::{
 use tokio::sync::OnceCell;
 use wrenn_domain::limits::WATCHER_IDLE_MAX;
 
-use crate::disk::{Actor, Asker, DiskError, begin, canonical, open};
+use crate::disk::{Actor, Asker, DiskError, begin, canonical, open, shown};
 pub use event::{Event, EventKind};
 use hub::Hub;
 use polled::Polled;
 pub use queue::Queue;
 pub use stream::{keepalive_every, stream};
+pub use watched::Watch;
 
 /// File systems whose changes other machines make, which no kernel here hears of. Numbers are those nix has no name for:
 /// SMB 2 and 3, CIFS, 9P, Ceph.
@@ -58,13 +62,6 @@ pub struct Watchers {
     polled: Arc<Polled>,
 }
 
-/// A directory being watched. Dropping it ends that.
-pub struct Watch {
-    hub: Arc<Hub>,
-    id: u64,
-    pub(super) queue: Arc<Queue>,
-}
-
 impl Default for Watchers {
     fn default() -> Self {
         Self::new(WATCHER_IDLE_MAX)
@@ -82,11 +79,16 @@ impl Watchers {
     /// # Errors
     /// No directory there, the user may not read it, it is on a network mount, or bounds are reached.
     pub async fn watch(&self, asker: Asker, path: String, recursive: bool) -> Result<Watch, DiskError> {
-        let hub = Arc::clone(self.hub.get_or_try_init(|| async { Hub::start() }).await?);
+        let begin_reading = || async {
+            let hub = Arc::new(Hub::new()?);
+            tokio::spawn(reader::read(Arc::clone(&hub)));
+            Ok::<_, DiskError>(hub)
+        };
+        let hub = Arc::clone(self.hub.get_or_try_init(begin_reading).await?);
         begin(asker, move |actor| start(&hub, actor, actor.path(&path)?, recursive)).await
     }
 
-    /// The same for a client that polls. Returns the watcher's id.
+    /// Begins to watch for a client that polls. Returns the watcher's id.
     ///
     /// # Errors
     /// See [`Self::watch`].
@@ -95,7 +97,7 @@ impl Watchers {
         Ok(Polled::keep(&self.polled, watch))
     }
 
-    /// What happened since the last poll; `None` for a watcher that is not there (any more).
+    /// Takes out what happened since the last poll; `None` for a watcher that is not there (any more).
     pub fn events(&self, id: &str) -> Option<Vec<Event>> {
         self.polled.events(id)
     }
@@ -108,24 +110,18 @@ impl Watchers {
 
 fn start(hub: &Arc<Hub>, actor: &Arc<Actor>, path: PathBuf, recursive: bool) -> Result<Watch, DiskError> {
     let dir = match open(&path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NONBLOCK) {
-        Err(Errno::ENOTDIR) => return Err(DiskError::NotDirectory(path.to_string_lossy().into_owned())),
+        Err(Errno::ENOTDIR) => return Err(DiskError::NotDirectory(shown(&path))),
         other => other.map_err(DiskError::io("watch", &path))?,
     };
     let kind = fstatfs(&dir).map_err(DiskError::io("watch", &path))?.filesystem_type();
     if NETWORK.contains(&kind) {
-        return Err(DiskError::Invalid(format!("{} is on a network mount, which cannot be watched", path.display())));
+        return Err(DiskError::Invalid(format!("{} is on a network mount, which cannot be watched", shown(&path))));
     }
     let root = canonical(&dir).map_err(DiskError::io("watch", &path))?;
     let queue = Arc::new(Queue::default());
     let id = hub.add(Arc::clone(actor), root, recursive, Arc::clone(&queue))?;
     // From here on a failure drops the watch, and that takes back what was begun.
-    let watch = Watch { hub: Arc::clone(hub), id, queue };
+    let watch = Watch::new(Arc::clone(hub), id, queue);
     tree::watch(hub, id, PathBuf::new(), tree::Found::Silently)?;
     Ok(watch)
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        self.hub.remove(self.id);
-    }
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
 
-use super::Watch;
 use super::event::Event;
+use super::watched::Watch;
 
 /// See the module.
 pub(super) struct Polled {

@@ -11,8 +11,8 @@ use wrenn_contract::proto::filesystem::WatchDirResponse;
 use wrenn_contract::proto::filesystem::watch_dir_response::{KeepAlive, StartEvent};
 use wrenn_domain::limits::KEEPALIVE_EVERY;
 
-use super::Watch;
 use super::event::Event;
+use super::watched::Watch;
 
 /// Clients behind impatient proxies ask for more frequent signs of life, in seconds.
 const KEEPALIVE_HEADER: &str = "keepalive-ping-interval";

@@ -17,15 +17,15 @@ use wrenn_domain::limits::{WATCHED_DIRECTORIES_MAX, WATCHER_EVENTS_MAX};
 
 use super::super::entry::kind;
 use super::event::EventKind;
-use super::hub::{Ground, Hub, is_draft, too_many};
-use crate::disk::{DiskError, entries, open_without_links};
+use super::hub::{Ground, Hub, too_many};
+use crate::disk::{DiskError, DraftName, entries, open_without_links};
 
 /// Whether the watcher hears of what is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Found {
-    /// It was there before the watcher, or the watcher was told to look for itself.
+    /// Entries were there before the watcher, or the watcher was told to look for itself.
     Silently,
-    /// It came with a new directory, before that could be watched.
+    /// Entries came with a new directory, before that could be watched.
     Announced,
 }
 
@@ -57,7 +57,7 @@ struct Walk<'a> {
     ahead: Vec<PathBuf>,
 }
 
-/// What was found in a directory besides directories.
+/// Contents of a directory besides directories.
 struct Contents {
     files: Vec<(PathBuf, &'static [EventKind])>,
     /// There was more than a watcher can be told.
@@ -117,15 +117,17 @@ impl Walk<'_> {
         let mut dir = Dir::from_fd(again).map_err(DiskError::io("watch", &path))?;
         let mut contents = Contents { files: Vec::new(), cut: false };
         for entry in entries(&mut dir) {
-            let (name, told) = entry.map_err(DiskError::io("watch", &path))?;
+            let (name, kind_hint) = entry.map_err(DiskError::io("watch", &path))?;
             let announced = self.found == Found::Announced;
-            if is_draft(&name) || (!announced && told.is_some_and(|told| told != Type::Directory)) {
+            if DraftName::of(&name).is_some()
+                || (!announced && kind_hint.is_some_and(|kind_hint| kind_hint != Type::Directory))
+            {
                 continue;
             }
-            let is_dir = match told {
-                Some(told) => told == Type::Directory,
+            let is_dir = match kind_hint {
+                Some(kind_hint) => kind_hint == Type::Directory,
                 // Some file systems do not tell.
-                None => look(fd, &name).is_some_and(|stat| kind(&stat) == SFlag::S_IFDIR),
+                None => inspect(fd, &name).is_some_and(|stat| kind(&stat) == SFlag::S_IFDIR),
             };
             let child = below.join(&name);
             if is_dir {
@@ -144,14 +146,14 @@ impl Walk<'_> {
     }
 }
 
-/// What to tell of something that was there when its directory was read.
+/// Events for something that was there when its directory was read.
 fn news(dir: &OwnedFd, name: &OsStr) -> &'static [EventKind] {
-    match look(dir, name) {
+    match inspect(dir, name) {
         Some(stat) if kind(&stat) == SFlag::S_IFREG && stat.st_size > 0 => &[EventKind::Create, EventKind::Write],
         _ => &[EventKind::Create],
     }
 }
 
-fn look(dir: &OwnedFd, name: &OsStr) -> Option<FileStat> {
+fn inspect(dir: &OwnedFd, name: &OsStr) -> Option<FileStat> {
     fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW).ok()
 }

@@ -4,6 +4,7 @@ mod atomic;
 mod conditional;
 mod form;
 mod full;
+mod in_place;
 mod large;
 mod machine;
 mod rights;

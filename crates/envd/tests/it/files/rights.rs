@@ -57,10 +57,14 @@ async fn the_default_user_reads_and_writes_only_what_is_his() {
         let meta = fs::metadata(path).unwrap();
         assert_eq!((meta.uid(), meta.gid()), (somebody().uid, somebody().gid), "{path:?}");
     }
-    // Root's sticky directory lets him make files, and not replace another's.
-    fs::write(ground.join("open"), "root's").unwrap();
-    chmod(&ground.join("open"), 0o666);
-    assert_eq!(put(&envd, ground.join("open"), "x").await.status, 403);
+    // Root's sticky directory lets him make files, and not replace another's; one he may write he writes where it is.
+    let open = ground.join("open");
+    fs::write(&open, "root's").unwrap();
+    chmod(&open, 0o666);
+    assert_eq!(put(&envd, &open, "x").await.status, 200);
+    assert_eq!((fs::read_to_string(&open).unwrap().as_str(), fs::metadata(&open).unwrap().uid()), ("x", 0));
+    chmod(&open, 0o644);
+    assert_eq!(put(&envd, &open, "y").await.status, 403);
     // What is read-only stays so though its directory is his.
     chmod(&own, 0o444);
     assert_eq!(put(&envd, &own, "x").await.status, 403);

@@ -64,9 +64,9 @@ async fn what_is_not_a_file_is_refused_without_waiting_for_it() {
     std::os::unix::fs::symlink("loop", home.join("loop")).unwrap();
     fs::write(home.join("file"), "x").unwrap();
     for (path, status, word) in [
-        ("pipe", 400, "not a regular file"),
-        ("socket", 400, "not a regular file"),
-        ("/dev/null", 400, "not a regular file"),
+        ("pipe", 400, "is a named pipe, not a regular file"),
+        ("socket", 400, "is a socket, not a regular file"),
+        ("/dev/null", 400, "is a character device, not a regular file"),
         (".", 400, "is a directory"),
         ("/", 400, "is a directory"),
         ("none", 404, "No such file"),
@@ -89,11 +89,15 @@ async fn what_is_not_a_file_is_refused_without_waiting_for_it() {
     assert_eq!(get(&envd, home.join("n".repeat(256)), &[]).await.status, 400);
     assert_eq!(envd.call(Method::GET, "/files", &[], "").await.status, 400);
     assert_eq!(envd.call(Method::GET, "/files?path=/etc/hostname&username=no-such", &[], "").await.status, 400);
-    for path in ["pipe", "socket", "."] {
+    for (path, status, word) in
+        [("pipe", 409, "nobody reads the named pipe"), ("socket", 400, "a socket"), (".", 400, "directory")]
+    {
         let answer = put(&envd, home.join(path), "new").await;
-        assert_eq!(answer.status, 400, "{path} {answer:?}");
+        assert_eq!(answer.status, status, "{path} {answer:?}");
+        assert!(answer.json()["message"].as_str().unwrap().contains(word), "{path} {answer:?}");
     }
-    for path in [home.join("new/"), "/".into(), "/dev/null".into(), home.join("loop"), home.join("file/x")] {
+    assert_eq!(put(&envd, "/dev/null", "new").await.status, 200);
+    for path in [home.join("new/"), "/".into(), home.join("loop"), home.join("file/x")] {
         let answer = put(&envd, &path, "new").await;
         assert_eq!(answer.status, 400, "{path:?} {answer:?}");
     }
