@@ -94,7 +94,7 @@ impl Proxy {
         let accounts = &self.ctx.config.accounts;
         // Where the installation has a public address, any other domain that leads here is not one that the operator chose.
         if let (Some(_), Some(domain)) = (&accounts.public_url, &accounts.proxy_domain)
-            && !target.name.split_once('.').is_some_and(|(_, own)| own == domain)
+            && target.name.split_once('.').is_none_or(|(_, own)| own != domain)
         {
             let text = format!("ports of capsules answer below {domain} only");
             return Err(Refusal { status: StatusCode::MISDIRECTED_REQUEST, text });

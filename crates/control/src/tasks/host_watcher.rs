@@ -110,6 +110,20 @@ impl Memory {
             silent: false,
         }
     }
+
+    /// Warns once that the host reports a sandbox of another host.
+    fn warn_of_foreign(&mut self, host: HostId, id: SandboxId) {
+        if self.strange.insert(id) {
+            tracing::warn!(sandbox = %id, %host, "{host} reports {id}, which is not one of its own; the report counts for nothing");
+        }
+    }
+
+    /// Warns once that the host holds a sandbox without a row: another installation's, or a restored database's.
+    fn warn_of_unknown(&mut self, id: SandboxId) {
+        if self.strange.insert(id) {
+            tracing::warn!(sandbox = %id, "the host holds {id}, which this database does not know");
+        }
+    }
 }
 
 async fn watch(ctx: &Arc<Context>, host: &Host) {
@@ -204,11 +218,7 @@ async fn take_reports(
         for report in fresh {
             match rows.remove(&report.id) {
                 // A host speaks for its own sandboxes alone: whoever took one over would else stop those of all others.
-                Some(row) if row.host != Some(host) => {
-                    if memory.strange.insert(report.id) {
-                        tracing::warn!(sandbox = %report.id, %host, "{host} reports {}, which is not one of its own; the report counts for nothing", report.id);
-                    }
-                }
+                Some(row) if row.host != Some(host) => memory.warn_of_foreign(host, report.id),
                 Some(row) => {
                     let row = reports::take(ctx, row, report).await?;
                     if row.is_some_and(|row| is_leftover(&row, report.phase)) {
@@ -216,10 +226,7 @@ async fn take_reports(
                     }
                 }
                 // Another installation's, or a restored database's: never ours to delete.
-                None if memory.strange.insert(report.id) => {
-                    tracing::warn!(sandbox = %report.id, "the host holds {}, which this database does not know", report.id)
-                }
-                None => {}
+                None => memory.warn_of_unknown(report.id),
             }
             memory.taken.insert(report.id, key(report));
         }
