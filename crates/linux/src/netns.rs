@@ -8,11 +8,13 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 
 /// Where names of namespaces live, as iproute2 has them too, so that an operator can look inside.
 const NAMES: &str = "/run/netns";
+const RUN: &str = "/run";
 
 /// A named network namespace, held open.
 #[derive(Debug)]
@@ -37,22 +39,40 @@ pub struct NetnsError {
 /// No right to mount.
 pub fn prepare() -> Result<(), NetnsError> {
     let error = |source| NetnsError { act: "prepare the directory of", name: NAMES.to_owned(), source };
-    std::fs::create_dir_all(NAMES).map_err(error)?;
+    let _alone = lock_names().map_err(error)?;
+    prepare_locked().map_err(error)
+}
+
+/// Keeps everybody else from preparing or releasing the directory of names: a name that is made between the two steps of another's
+/// preparation lies beneath its mount, and cannot be taken away.
+fn lock_names() -> io::Result<Flock<File>> {
+    std::fs::create_dir_all(NAMES)?;
+    // Not the directory itself: held open, it could not be unmounted.
+    Flock::lock(File::open(RUN)?, FlockArg::LockExclusive).map_err(|(_, errno)| errno.into())
+}
+
+fn prepare_locked() -> io::Result<()> {
     let share = || mount(None::<&str>, NAMES, None::<&str>, MsFlags::MS_SHARED | MsFlags::MS_REC, None::<&str>);
     match share() {
         Ok(()) => Ok(()),
         // It is no mount yet.
         Err(nix::errno::Errno::EINVAL) => {
             let bind = MsFlags::MS_BIND | MsFlags::MS_REC;
-            mount(Some(NAMES), NAMES, None::<&str>, bind, None::<&str>).map_err(|errno| error(errno.into()))?;
-            share().map_err(|errno| error(errno.into()))
+            mount(Some(NAMES), NAMES, None::<&str>, bind, None::<&str>)?;
+            Ok(share()?)
         }
-        Err(errno) => Err(error(errno.into())),
+        Err(errno) => Err(errno.into()),
     }
 }
 
 /// Takes the mount away again when no name is left; whoever needs it next makes it anew.
 pub fn release() {
+    if let Ok(_alone) = lock_names() {
+        release_locked();
+    }
+}
+
+fn release_locked() {
     let empty = std::fs::read_dir(NAMES).is_ok_and(|mut names| names.next().is_none());
     if empty {
         // Not a mount, or in use: then it stays as it is.
@@ -67,7 +87,8 @@ impl Netns {
     /// The name is taken, or there is no right.
     pub fn create(name: &str) -> Result<Self, NetnsError> {
         let error = |act| move |source| NetnsError { act, name: name.to_owned(), source };
-        std::fs::create_dir_all(NAMES).map_err(error("prepare the directory of"))?;
+        let _alone = lock_names().map_err(error("prepare the directory of"))?;
+        prepare_locked().map_err(error("prepare the directory of"))?;
         let path = path(name);
         File::create_new(&path).map_err(error("name"))?;
         let target = path.clone();
@@ -133,13 +154,17 @@ pub fn here() -> io::Result<File> {
 pub fn remove(name: &str) -> Result<(), NetnsError> {
     let path = path(name);
     let error = |source| NetnsError { act: "remove", name: name.to_owned(), source };
+    let _alone = lock_names().map_err(error)?;
     match umount2(&path, MntFlags::MNT_DETACH) {
         Ok(()) | Err(nix::errno::Errno::EINVAL | nix::errno::Errno::ENOENT) => {}
         Err(errno) => return Err(error(errno.into())),
     }
     match std::fs::remove_file(&path) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => Err(error(source)),
-        _ => Ok(()),
+        _ => {
+            release_locked();
+            Ok(())
+        }
     }
 }
 
@@ -158,4 +183,28 @@ fn on_own_thread<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Re
         let thread = std::thread::Builder::new().name("netns".into()).spawn_scoped(scope, work)?;
         thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread inside the namespace died")))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Some make the first name, others find the directory prepared or empty again: no name may come to lie beneath the mount.
+    #[test]
+    fn names_come_and_go_from_many_threads_at_once() {
+        let prefix = format!("wrenn-test-many-{}-", std::process::id());
+        std::thread::scope(|scope| {
+            for thread in 0..8 {
+                let prefix = &prefix;
+                scope.spawn(move || {
+                    for turn in 0..10 {
+                        let name = format!("{prefix}{thread}-{turn}");
+                        drop(Netns::create(&name).unwrap());
+                        remove(&name).unwrap();
+                    }
+                });
+            }
+        });
+        assert!(list(&prefix).is_empty());
+    }
 }
