@@ -57,6 +57,9 @@ pub struct Saved {
     disk: PathBuf,
 }
 
+/// User of these VMMs, which no agent gives to one of its own.
+const USER: u32 = 0x7ffd_0001;
+
 impl Bare {
     /// `store` is the file system the agent uses; `builds` has kernel and image.
     pub async fn new(store: &Path, builds: &Path, memory_mib: u32) -> anyhow::Result<Self> {
@@ -105,6 +108,8 @@ impl Bare {
                 mac,
                 run_dir,
                 log: self.dir.join("log"),
+                network: netns.handle()?,
+                user: USER,
             },
             kernel: self.kernel.clone(),
             initramfs: Some(self.initramfs.clone()),

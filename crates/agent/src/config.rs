@@ -12,6 +12,7 @@ use crate::network::Bounds;
 /// Every variable this program reads. `.env.example` explains each.
 pub const SETTINGS: &[&str] = &[
     "LOG_LEVEL",
+    "WRENN_ALLOW_TCG",
     "WRENN_DIR",
     "WRENN_DNS",
     "WRENN_EGRESS_ALLOW",
@@ -51,6 +52,8 @@ pub struct Config {
     pub vmm: VmmChoice,
     /// QEMU's program.
     pub qemu: PathBuf,
+    /// Serve although guests run in software emulation, which is no wall against them.
+    pub allow_software: bool,
     pub dns: Vec<IpAddr>,
     /// A /16 for the links between host and namespaces; chosen by the agent when absent.
     pub network: Option<Ipv4Addr>,
@@ -139,6 +142,7 @@ impl Config {
             token: get("WRENN_HOST_TOKEN"),
             vmm: parse("WRENN_VMM", get("WRENN_VMM"), "auto", str::parse)?,
             qemu: parse("WRENN_QEMU_BIN", get("WRENN_QEMU_BIN"), "/usr/bin/qemu-system-x86_64", absolute)?,
+            allow_software: parse("WRENN_ALLOW_TCG", get("WRENN_ALLOW_TCG"), "off", switch)?,
             dns: parse("WRENN_DNS", get("WRENN_DNS"), DNS_DEFAULT, name_servers)?,
             network: optional("WRENN_NETWORK_RANGE", get("WRENN_NETWORK_RANGE"), range16)?,
             egress_allow: parse("WRENN_EGRESS_ALLOW", get("WRENN_EGRESS_ALLOW"), "", networks)?,
@@ -339,6 +343,7 @@ mod tests {
             ("WRENN_SLOT_POOL", "-1"),
             ("WRENN_PREPARE_MEMORY", "512,1"),
             ("WRENN_FAULTS", "perhaps"),
+            ("WRENN_ALLOW_TCG", "1"),
             ("WRENN_GUEST_FLOWS", "0"),
             ("WRENN_GUEST_MBIT_PER_SECOND", "0"),
             ("WRENN_GUEST_PACKETS_PER_SECOND", "many"),

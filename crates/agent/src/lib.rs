@@ -67,6 +67,11 @@ pub enum AgentError {
          systemd unit)"
     )]
     OpenFiles { allowed: u64, needed: u64 },
+    #[error(
+        "guests would run in software emulation (TCG), which QEMU does not hold to be a wall against them: `wrenn doctor` says what KVM \
+         misses here; set WRENN_ALLOW_TCG=on to serve all the same, for guests you trust"
+    )]
+    SoftwareOnly,
     #[error(transparent)]
     Instance(#[from] instance::InstanceError),
     #[error("the store could not be used")]
@@ -144,9 +149,17 @@ impl Agent {
     /// Takes over what an earlier agent left, then serves until `stop` ends. Running VMs stay: the next agent takes them over.
     ///
     /// # Errors
-    /// The address is in use, too few files may be open, or the host's networks cannot be listed.
+    /// Guests would run in software and that is not allowed, the address is in use, too few files may be open, or the host's networks cannot be listed.
     pub async fn run(self, stop: impl Future<Output = ()> + Send + 'static) -> Result<(), AgentError> {
         let io = |act: String| move |source| AgentError::Io { act, source };
+        if self.ctx.driver.acceleration() == wrenn_vmm::Acceleration::Software {
+            if !self.ctx.config.allow_software {
+                return Err(AgentError::SoftwareOnly);
+            }
+            tracing::warn!(
+                "guests run in software emulation (WRENN_ALLOW_TCG=on), which is no wall: let nobody run what you do not trust"
+            );
+        }
         let listen = self.ctx.config.listen;
         check_open_files(own_process::raise_open_files().map_err(io("raise the number of open files".into()))?)?;
         let listener = TcpListener::bind(listen).await.map_err(io(format!("listen on {listen}")))?;

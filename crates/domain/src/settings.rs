@@ -32,6 +32,7 @@ pub const KNOWN: &[&str] = &[
     "WRENN_DIR",
     "WRENN_HOST_TOKEN",
     // wrenn-agent
+    "WRENN_ALLOW_TCG",
     "WRENN_DNS",
     "WRENN_EGRESS_ALLOW",
     "WRENN_FAULTS",

@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 nix::ioctl_write_int!(ficlone, 0x94, 9);
@@ -55,6 +55,34 @@ pub fn share(from: &File, to: &File) -> io::Result<()> {
     // SAFETY: both descriptors are open files; the argument is a plain number.
     unsafe { ficlone(to.as_raw_fd(), from.as_raw_fd() as u64) }?;
     Ok(())
+}
+
+/// Opens a FIFO for reading and writing without ever waiting; makes it, for us alone, in place of whatever else has its name. What is
+/// written to it is held by the kernel, 64 KiB at most, for as long as anybody has it open.
+///
+/// # Errors
+/// It cannot be made.
+pub fn fifo(path: &Path) -> io::Result<File> {
+    match path.symlink_metadata() {
+        Ok(found) if found.file_type().is_fifo() => {}
+        Ok(_) => std::fs::remove_file(path).and_then(|()| make_fifo(path))?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => make_fifo(path)?,
+        Err(error) => return Err(error),
+    }
+    File::options().read(true).write(true).custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW).open(path)
+}
+
+fn make_fifo(path: &Path) -> io::Result<()> {
+    Ok(nix::unistd::mkfifo(path, nix::sys::stat::Mode::from_bits_truncate(0o600))?)
+}
+
+/// Opens a regular file in a directory that somebody hostile may write into; only the last part of the path is theirs.
+///
+/// # Errors
+/// It is a link or a special file, or cannot be opened.
+pub fn open_untrusted(path: &Path) -> io::Result<File> {
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW).open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is no regular file")) }
 }
 
 /// A file without a name in this directory's file system: gone when it is closed, however the process ends, unless [`give_name`]

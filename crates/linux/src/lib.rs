@@ -3,7 +3,7 @@
 //! The only crate that may hold unsafe code or start processes. Knows no sandbox, no RPC and no configuration.
 //! Guest side (envd and wrenn-init): [`boot`], [`kmod`], [`link`], [`entropy`], [`clock`], [`ext4`], [`hostname`], [`users`],
 //! [`acting`], [`inotify`];
-//! for processes: [`spawn`], [`child`], [`stream`], [`pty`], [`cgroup`], [`descriptors`].
+//! for processes: [`spawn`], [`child`], [`stream`], [`pty`], [`cgroup`], [`descriptors`], [`subtree`].
 //! Host side (agent and vmm, feature `host`): [`netns`], [`links`], [`nft`], [`conntrack`], [`tap`], [`process`], [`tool`], [`files`],
 //! [`loopdev`], [`mounts`], [`own_process`], [`tsc`], [`private_pages`].
 
@@ -23,6 +23,7 @@ pub mod memory;
 pub mod pty;
 pub mod spawn;
 pub mod stream;
+pub mod subtree;
 mod syscall;
 pub mod users;
 

@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
@@ -117,6 +117,14 @@ impl Netns {
     /// Name of the namespace.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Handle of the namespace, for a process that is to run in it.
+    ///
+    /// # Errors
+    /// This process may open no more files.
+    pub fn handle(&self) -> io::Result<OwnedFd> {
+        Ok(self.handle.try_clone()?.into())
     }
 
     /// Runs `work` inside, on a thread of its own; blocks until it is done.

@@ -1,19 +1,19 @@
 //! Processes that outlive us, named so that they cannot be mistaken for others, and awaited without being their parent.
 #![allow(unsafe_code)]
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 use tokio::io::unix::AsyncFd;
+
+use crate::spawn::{Command, Confinement};
 
 /// Bytes of an environment that are searched: far above what a process with a few variables has.
 const ENVIRONMENT_BYTES_MAX: u64 = 1024 * 1024;
@@ -26,16 +26,20 @@ pub struct Identity {
     pub start_time: u64,
 }
 
-/// How to start a process.
+/// Detached is a confined program that outlives us, in a session of its own: no signal meant for us, and not our end, reaches it.
 pub struct Detached {
+    /// Path of the program in its own root.
     pub program: PathBuf,
     pub args: Vec<OsString>,
     /// Environment of the process; nothing else of ours is passed on.
     pub environment: Vec<(OsString, OsString)>,
-    /// Files the process inherits under the numbers they have here.
-    pub inherited: Vec<OwnedFd>,
+    /// Standard input, which is never read.
+    pub input: File,
     /// Where its standard output and error go; never a pipe to us, which would end with us.
     pub output: File,
+    pub confinement: Confinement,
+    /// How gladly the kernel ends it when memory runs out: -1000 to 1000.
+    pub oom_score: i16,
 }
 
 /// A process that is, or was, running.
@@ -54,41 +58,43 @@ pub struct ProcessError {
 }
 
 impl Detached {
-    /// Starts it in a session of its own: no signal meant for us, and not our end, reaches it.
+    /// Starts it. Blocks for as long as the kernel takes to load it.
     ///
     /// # Errors
-    /// The program cannot be started.
+    /// The program cannot be started, or not be confined.
     pub fn start(self) -> Result<Process, ProcessError> {
         let what = self.program.display().to_string();
         let failed = |source| ProcessError { act: "start", what: what.clone(), source };
-        let numbers: Vec<i32> = self.inherited.iter().map(AsRawFd::as_raw_fd).collect();
-        let mut command = Command::new(&self.program);
-        let output = self.output.try_clone().map_err(failed)?;
-        command
-            .args(&self.args)
-            .env_clear()
-            .envs(self.environment)
-            .stdin(Stdio::null())
-            .stdout(self.output)
-            .stderr(output)
-            .current_dir("/");
-        // SAFETY: between fork and exec only async-signal-safe calls are made: setsid and fcntl, on numbers copied before.
-        unsafe {
-            command.pre_exec(move || {
-                nix::libc::setsid();
-                for number in &numbers {
-                    if nix::libc::fcntl(*number, nix::libc::F_SETFD, 0) < 0 {
-                        return Err(io::Error::last_os_error());
-                    }
-                }
-                Ok(())
-            });
+        let c_text = |text: &OsStr| CString::new(text.as_bytes()).map_err(|error| failed(error.into()));
+        let program = c_text(self.program.as_os_str())?;
+        let variable = |(name, value): &(OsString, OsString)| {
+            let mut entry = name.clone();
+            entry.push("=");
+            entry.push(value);
+            c_text(&entry)
+        };
+        let mut args = vec![program.clone()];
+        for arg in &self.args {
+            args.push(c_text(arg)?);
         }
-        let child = command.spawn().map_err(failed)?;
-        // The handle is let go: the process is awaited by its pidfd and reaped there.
-        let pid = child.id().cast_signed();
+        let error_output = self.output.try_clone().map_err(failed)?;
+        let command = Command {
+            programs: vec![program],
+            args,
+            env: self.environment.iter().map(variable).collect::<Result<_, _>>()?,
+            directory: c"/".to_owned(),
+            or_root: false,
+            user: None,
+            streams: [self.input.into(), self.output.into(), error_output.into()],
+            terminal: false,
+            oom_score: Some(self.oom_score),
+            descriptors: None,
+        };
+        let (pid, pidfd) =
+            command.start_confined(&self.confinement).map_err(|error| failed(io::Error::other(error)))?;
+        // Waited for by its pidfd, and reaped there.
         let start_time = start_time(pid).ok_or_else(|| failed(io::Error::from_raw_os_error(nix::libc::ESRCH)))?;
-        Process::hold(Identity { pid, start_time }).map_err(failed)
+        Process::watch(Identity { pid, start_time }, pidfd).map_err(failed)
     }
 }
 
@@ -109,9 +115,23 @@ impl Process {
         let number = i32::try_from(number).map_err(io::Error::other)?;
         // SAFETY: the kernel just gave us this descriptor and nobody else has it.
         let fd = unsafe { OwnedFd::from_raw_fd(number) };
+        Self::watch(identity, fd)
+    }
+
+    fn watch(identity: Identity, pidfd: OwnedFd) -> io::Result<Self> {
         // SAFETY: the descriptor is owned by the AsyncFd from here on and closed only after it is deregistered.
-        let pidfd = unsafe { AsyncFd::register(fd) }?;
+        let pidfd = unsafe { AsyncFd::register(pidfd) }?;
         Ok(Self { identity, pidfd })
+    }
+
+    /// Opens its mount namespace, for [`crate::subtree::Subtree::attach_in`].
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn mount_namespace(&self) -> io::Result<File> {
+        let namespace = File::open(format!("/proc/{}/ns/mnt", self.identity.pid))?;
+        // Opened under a pid that could have passed on meanwhile.
+        if self.is_alive() { Ok(namespace) } else { Err(io::Error::from_raw_os_error(nix::libc::ESRCH)) }
     }
 
     /// Identity by which it is found again.

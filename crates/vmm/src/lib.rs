@@ -58,9 +58,13 @@ pub struct Frame {
     pub mac: [u8; 6],
     /// Private directory (mode 0700) for sockets; short, socket paths hold 107 bytes.
     pub run_dir: PathBuf,
-    /// File for what the VMM prints. The VMM holds it open, so [`find_vmms`] finds the VMM by its directory, whatever that is called
-    /// by then.
+    /// FIFO for what the VMM prints, made by the driver. The VMM holds it open, so [`find_vmms`] finds the VMM by its directory,
+    /// whatever that is called by then.
     pub log: PathBuf,
+    /// Network namespace the VMM runs in.
+    pub network: OwnedFd,
+    /// User and group the VMM runs as; no other process on this machine has them.
+    pub user: u32,
 }
 
 /// Disk of a machine.
@@ -95,6 +99,9 @@ pub struct Record {
     #[serde(default)]
     pub version: String,
     pub process: Identity,
+    /// Whether the VMM is confined: then it sees its files under names of its own. VMMs of older records are not.
+    #[serde(default)]
+    pub confined: bool,
     pub run_dir: PathBuf,
     /// File the memory is mapped over.
     pub memory: PathBuf,

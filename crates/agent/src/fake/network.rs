@@ -98,6 +98,14 @@ impl Slot for FakeSlot {
         Ok(file.into())
     }
 
+    fn namespace(&self) -> Result<OwnedFd, NetworkError> {
+        Ok(tempfile::tempfile().expect("a file").into())
+    }
+
+    fn vmm_user(&self) -> u32 {
+        self.number
+    }
+
     fn traffic_bytes(&self) -> BoxFuture<'_, io::Result<u64>> {
         Box::pin(async { Ok(0) })
     }

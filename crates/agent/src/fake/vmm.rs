@@ -186,7 +186,7 @@ impl Machine for FakeMachine {
     fn record(&self) -> Record {
         let Paths { run_dir, memory } = lock(&self.vm.paths).clone();
         let process = Identity { pid: self.vm.pid, start_time: 1 };
-        Record { driver: "fake".to_owned(), version: "1".to_owned(), process, run_dir, memory }
+        Record { driver: "fake".to_owned(), version: "1".to_owned(), process, confined: true, run_dir, memory }
     }
 
     fn moved(&self, run_dir: PathBuf, memory: PathBuf) {

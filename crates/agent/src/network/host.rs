@@ -24,6 +24,7 @@ use crate::sockets::Sockets;
 pub(super) struct HostSlot {
     number: u32,
     pub(super) netns: Arc<Netns>,
+    vmm_user: u32,
 }
 
 impl HostSlot {
@@ -44,6 +45,14 @@ impl Slot for HostSlot {
     fn open_tap(&self) -> Result<OwnedFd, NetworkError> {
         let opened = self.netns.run(|| tap::open(TAP)).map(OwnedFd::from);
         opened.map_err(|source| self.inside("open the tap", source))
+    }
+
+    fn namespace(&self) -> Result<OwnedFd, NetworkError> {
+        self.netns.handle().map_err(|source| self.inside("open", source))
+    }
+
+    fn vmm_user(&self) -> u32 {
+        self.vmm_user
     }
 
     fn traffic_bytes(&self) -> BoxFuture<'_, io::Result<u64>> {
@@ -88,7 +97,11 @@ impl HostNetworks {
     /// # Errors
     /// It is not there.
     pub(super) fn open(&self, number: u32) -> Result<HostSlot, NetworkError> {
-        Ok(HostSlot { number, netns: Arc::new(Netns::open(&self.names(number).namespace)?) })
+        Ok(self.slot(number, Netns::open(&self.names(number).namespace)?))
+    }
+
+    fn slot(&self, number: u32, netns: Netns) -> HostSlot {
+        HostSlot { number, netns: Arc::new(netns), vmm_user: plan::vmm_user(self.instance.network(), number) }
     }
 
     /// Makes the network of slot `number`; what an error leaves is removed by [`HostNetworks::take_apart`].
@@ -99,7 +112,7 @@ impl HostNetworks {
         let names = self.names(number);
         let namespace = names.namespace.clone();
         let netns = blocking(move || Netns::create(&namespace)).await?;
-        let slot = HostSlot { number, netns: Arc::new(netns) };
+        let slot = self.slot(number, netns);
         let (host, inner) = (Links::here()?, Links::inside(&slot.netns)?);
         let outside = netns::here().map_err(|source| slot.inside("find the way out of", source))?;
         // Made inside and moved out: on the host the inner end's name would be in the way of another slot made now.

@@ -40,6 +40,15 @@ pub trait Slot: Send + Sync {
     /// The network is gone or the tap is in use.
     fn open_tap(&self) -> Result<OwnedFd, NetworkError>;
 
+    /// Opens the network's namespace, for a VMM to run in.
+    ///
+    /// # Errors
+    /// The network is gone.
+    fn namespace(&self) -> Result<OwnedFd, NetworkError>;
+
+    /// Returns the user, and group, that a VMM with this network runs as: no other process on this machine has it.
+    fn vmm_user(&self) -> u32;
+
     /// Counts the bytes that have passed the guest's cable, both ways, since the slot was made.
     ///
     /// # Errors

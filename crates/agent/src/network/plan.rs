@@ -79,6 +79,16 @@ impl Names {
     }
 }
 
+/// First user id of VMMs. Source: systemd's "Users, Groups, UIDs and GIDs", where 0x7000_0000 to 0x7FFD_FFFF are nobody's.
+const VMM_USER_FIRST: u32 = 0x7000_0000;
+
+/// Returns the user of the VMM with slot `number` of the instance whose /16 begins at `network`. Two private /16 never share one:
+/// their second byte and the low half of their first tell them apart.
+pub fn vmm_user(network: Ipv4Addr, number: u32) -> u32 {
+    let range = network.to_bits() >> 16 & 0xfff;
+    VMM_USER_FIRST + range * (NUMBER_MAX + 1) + number
+}
+
 /// Returns the beginning of every namespace's name of an instance.
 pub fn namespace_prefix(instance: &str) -> String {
     format!("wrenn-{instance}-")
@@ -218,6 +228,20 @@ fn ports(range: u16) -> Action {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_slot_of_every_private_range_has_a_user_of_its_own() {
+        let tens = (0..=255).map(|second| [10, second]);
+        let ranges = tens.chain((16..32).map(|second| [172, second])).chain((64..128).map(|second| [100, second]));
+        let ranges = ranges.chain([[192, 168]]);
+        let mut spans: Vec<(u32, u32)> = ranges
+            .map(|[first, second]| Ipv4Addr::new(first, second, 0, 0))
+            .map(|network| (vmm_user(network, 1), vmm_user(network, NUMBER_MAX)))
+            .collect();
+        spans.sort_unstable();
+        assert!(spans.windows(2).all(|pair| pair[0].1 < pair[1].0));
+        assert!(spans[0].0 >= 0x7000_0000 && spans[spans.len() - 1].1 < 0x7ffe_0000);
+    }
 
     const BOUNDS: Bounds = Bounds { packets_per_second: 100_000, bytes_per_second: 250_000_000, flows: 2048 };
 

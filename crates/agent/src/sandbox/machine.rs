@@ -71,5 +71,6 @@ pub async fn machine_frame(
     let made = blocking(move || std::fs::create_dir_all(made)).await;
     made.map_err(|source| StorageError::File { act: "create", path: run_dir.clone(), source })?;
     let MachineSizes { vcpus, memory_mib } = sizes;
-    Ok(Frame { vcpus, memory_mib, tap: slot.open_tap()?, mac: GUEST_MAC, run_dir, log: dir.join("vmm.log") })
+    let (tap, network, user) = (slot.open_tap()?, slot.namespace()?, slot.vmm_user());
+    Ok(Frame { vcpus, memory_mib, tap, mac: GUEST_MAC, run_dir, log: dir.join("vmm.log"), network, user })
 }

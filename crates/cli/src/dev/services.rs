@@ -68,6 +68,10 @@ pub fn agent(layout: &Layout, addresses: &Addresses) -> anyhow::Result<Spec> {
     }
     let mut env = common(layout)?;
     env.push(("WRENN_HOST_LISTEN_ADDR".into(), addresses.agent.to_string()));
+    // A developer's machine runs its owner's guests; the agent says in its log what software emulation is worth.
+    if std::env::var_os("WRENN_ALLOW_TCG").is_none() {
+        env.push(("WRENN_ALLOW_TCG".into(), "on".into()));
+    }
     // One that a shell took from an env file of ours, perhaps of other addresses, was not chosen by anybody.
     let given = std::env::var(PROXY_DOMAIN).ok().filter(|domain| !domain.starts_with("localhost:"));
     if given.is_none() {

@@ -15,7 +15,7 @@ const NFPROTO: u32 = 15;
 const LINK_HEADER: u32 = 0;
 const NETWORK_HEADER: u32 = 1;
 const TRANSPORT_HEADER: u32 = 2;
-/// Of an IPv4 header.
+/// Offset in an IPv4 header.
 const SOURCE_AT: u32 = 12;
 const DESTINATION_AT: u32 = 16;
 /// Beginning of an ARP packet: Ethernet, IPv4, addresses of six and of four bytes.

@@ -7,8 +7,11 @@ use std::io;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 
-use libc::{c_char, c_int, c_long};
+use libc::{c_char, c_int};
 
+use super::confine;
+use super::confinement::Confinement;
+use super::raw::{call, errno};
 use super::step::{Credentials, Step};
 use crate::descriptors::Limit;
 
@@ -38,6 +41,8 @@ pub(super) struct Orders<'a> {
     /// Decimal; empty: stay as we are.
     pub oom_score: &'a [u8],
     pub descriptors: Option<Limit>,
+    /// Null: in the namespaces we are in.
+    pub confinement: *const Confinement,
     /// The child runs; it writes this first. The kernel may end one before that; see [`super::clone`].
     pub began: AtomicBool,
     pub failed: Failed,
@@ -97,14 +102,28 @@ unsafe fn become_program(orders: &Orders<'_>) -> (Step, c_int) {
             then(Step::Group, &|| call(libc::syscall(libc::SYS_setresgid, user.gid, user.gid, user.gid)));
             then(Step::User, &|| call(libc::syscall(libc::SYS_setresuid, user.uid, user.uid, user.uid)));
         }
+        let confinement = orders.confinement.as_ref();
+        if let (None, Some(confinement)) = (failure, confinement) {
+            failure = confine::confine(confinement).err();
+        }
+        let mut then = |step: Step, result: &dyn Fn() -> Result<(), c_int>| {
+            if failure.is_none() {
+                failure = result().err().map(|e| (step, e));
+            }
+        };
         // After the rights are the user's own: a directory closed to the user stays closed.
         then(Step::Directory, &|| enter_directory(orders));
         if let Some(failure) = failure {
             return failure;
         }
-        libc::syscall(libc::SYS_umask, 0o022);
+        libc::syscall(libc::SYS_umask, if confinement.is_some() { 0o077 } else { 0o022 });
         // Whatever we hold that somebody forgot to mark. Kernels before 5.11 do not know it; all we open is marked.
         libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
+        if let Some(confinement) = confinement
+            && let Err(error) = confine::keep_inherited(confinement)
+        {
+            return (Step::Inherited, error);
+        }
         let none = 0u64;
         libc::syscall(
             libc::SYS_rt_sigprocmask,
@@ -206,14 +225,4 @@ unsafe fn execute(orders: &Orders<'_>) -> c_int {
         }
     }
     answer
-}
-
-fn call(result: c_long) -> Result<(), c_int> {
-    if result < 0 { Err(errno()) } else { Ok(()) }
-}
-
-/// The calling thread's, which the child has in common with the parent's waiting one.
-fn errno() -> c_int {
-    // SAFETY: libc's pointer to the thread's own errno is always valid.
-    unsafe { *libc::__errno_location() }
 }

@@ -92,8 +92,27 @@ fn into_cgroup(
     Ok(Cloned { pid, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) }, in_cgroup: true })
 }
 
-/// By libc's wrapper, which knows how to give the child its stack on every machine. Fails with the kernel's error number.
+/// Runs [`child::run`] on `orders` in a child with namespaces of its own. Its pid is the one in ours: what the kernel would write
+/// in the child is the number it has in its own.
+pub(super) fn in_namespaces(orders: &mut Orders<'_>, namespaces: libc::c_int) -> io::Result<Cloned> {
+    let _blocked = SignalsBlocked::new();
+    let mut stack = vec![0u128; STACK_BYTES / size_of::<u128>()];
+    let flags = (FLAGS & !libc::CLONE_CHILD_SETTID) | namespaces;
+    by_libc(&mut stack, orders, flags, ptr::null_mut()).map_err(io::Error::from_raw_os_error)
+}
+
+/// Fails with the kernel's error number.
 fn plain(stack: &mut [u128], orders: &mut Orders<'_>, pending: &PendingStart) -> Result<Cloned, i32> {
+    by_libc(stack, orders, FLAGS, pending.pid_address())
+}
+
+/// By libc's wrapper, which knows how to give the child its stack on every machine. Fails with the kernel's error number.
+fn by_libc(
+    stack: &mut [u128],
+    orders: &mut Orders<'_>,
+    flags: libc::c_int,
+    pid_address: *mut libc::pid_t,
+) -> Result<Cloned, i32> {
     extern "C" fn begin(orders: *mut libc::c_void) -> libc::c_int {
         // SAFETY: we are the fresh child `run` is for, signals are blocked, and the parent waits.
         unsafe { child::run(orders) }
@@ -107,11 +126,11 @@ fn plain(stack: &mut [u128], orders: &mut Orders<'_>, pending: &PendingStart) ->
         libc::clone(
             begin,
             top,
-            FLAGS | libc::SIGCHLD,
+            flags | libc::SIGCHLD,
             ptr::from_mut(orders).cast(),
             &raw mut pidfd,
             no_tls,
-            pending.pid_address(),
+            pid_address,
         )
     };
     if pid < 0 {

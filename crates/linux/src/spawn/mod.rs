@@ -10,7 +10,10 @@
 
 mod child;
 mod clone;
+mod confine;
+mod confinement;
 mod pending_start;
+mod raw;
 mod step;
 
 use std::ffi::CString;
@@ -22,6 +25,7 @@ use std::sync::atomic::AtomicBool;
 use crate::child::Child;
 use crate::descriptors::Limit;
 use child::Orders;
+pub use confinement::{Confinement, Root};
 pub use pending_start::PendingStart;
 pub use step::{Credentials, Step};
 
@@ -74,27 +78,9 @@ impl Command {
         }
         // Become-root-by-mistake has no way in here: without root rights a switch to another user fails in the child.
         let alone = self.user.take().filter(|user| !is_ourselves(user));
-        let programs = pointers(&self.programs, 0);
-        let env = pointers(&self.env, 0);
-        // One entry in front, for the shell that runs a script without a first line saying what runs it.
-        let mut args = pointers(&self.args, 1);
-        let oom_score = self.oom_score.map(|score| score.to_string());
-        let mut orders = Orders {
-            programs: programs.as_ptr(),
-            args: args.as_mut_ptr(),
-            env: env.as_ptr(),
-            directory: self.directory.as_ptr(),
-            or_root: self.or_root,
-            user: alone.as_ref().map_or(ptr::null(), ptr::from_ref),
-            streams: [self.streams[0].as_raw_fd(), self.streams[1].as_raw_fd(), self.streams[2].as_raw_fd()],
-            terminal: self.terminal,
-            oom_score: oom_score.as_ref().map_or(&[], |text| text.as_bytes()),
-            descriptors: self.descriptors,
-            began: AtomicBool::new(false),
-            failed: child::Failed::default(),
-        };
-        let cloned = clone::clone(&mut orders, cgroup, pending).map_err(SpawnError::NoProcess)?;
-        let failure = orders.failed.read();
+        let (cloned, failure) = self
+            .run(alone.as_ref(), None, |orders| clone::clone(orders, cgroup, pending))
+            .map_err(SpawnError::NoProcess)?;
         let child = match Child::hold(cloned.pid, cloned.pidfd, cloned.in_cgroup) {
             Ok(child) => child,
             Err(error) => {
@@ -117,6 +103,57 @@ impl Command {
                 Err(error)
             }
         }
+    }
+
+    /// Starts it confined, as a process that nobody watches: returns its pid here and its pidfd. `user` and `terminal` are not
+    /// looked at; the directory is the one in its own root. Blocks for as long as the kernel takes to load it.
+    ///
+    /// # Errors
+    /// See [`SpawnError`].
+    pub fn start_confined(self, confinement: &Confinement) -> Result<(i32, OwnedFd), SpawnError> {
+        if self.programs.is_empty() || self.args.is_empty() {
+            return Err(SpawnError::NoProcess(io::ErrorKind::InvalidInput.into()));
+        }
+        let started = self.run(None, Some(confinement), |orders| clone::in_namespaces(orders, confine::NAMESPACES));
+        let (cloned, failure) = started.map_err(SpawnError::NoProcess)?;
+        match failure {
+            None => Ok((cloned.pid, cloned.pidfd)),
+            Some((step, source)) => {
+                let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(cloned.pid), None);
+                Err(SpawnError::Step { step, source })
+            }
+        }
+    }
+
+    /// Has `clone` make the child that carries out this command; returns what it made and what the child says failed.
+    fn run(
+        &self,
+        user: Option<&Credentials>,
+        confinement: Option<&Confinement>,
+        clone: impl FnOnce(&mut Orders<'_>) -> io::Result<clone::Cloned>,
+    ) -> io::Result<(clone::Cloned, Option<(Step, io::Error)>)> {
+        let programs = pointers(&self.programs, 0);
+        let env = pointers(&self.env, 0);
+        // One entry in front, for the shell that runs a script without a first line saying what runs it.
+        let mut args = pointers(&self.args, 1);
+        let oom_score = self.oom_score.map(|score| score.to_string());
+        let mut orders = Orders {
+            programs: programs.as_ptr(),
+            args: args.as_mut_ptr(),
+            env: env.as_ptr(),
+            directory: self.directory.as_ptr(),
+            or_root: self.or_root,
+            user: user.map_or(ptr::null(), ptr::from_ref),
+            streams: [self.streams[0].as_raw_fd(), self.streams[1].as_raw_fd(), self.streams[2].as_raw_fd()],
+            terminal: self.terminal,
+            oom_score: oom_score.as_ref().map_or(&[], |text| text.as_bytes()),
+            descriptors: self.descriptors,
+            confinement: confinement.map_or(ptr::null(), ptr::from_ref),
+            began: AtomicBool::new(false),
+            failed: child::Failed::default(),
+        };
+        let cloned = clone(&mut orders)?;
+        Ok((cloned, orders.failed.read()))
     }
 }
 

@@ -24,15 +24,36 @@ pub enum Step {
     User,
     Directory,
     Program,
+    Network,
+    Root,
+    Capabilities,
+    Limits,
+    Inherited,
 }
 
 impl Step {
     /// Step of this number, if there is one.
     pub(super) fn from_number(number: u32) -> Option<Self> {
         use Step::*;
-        [Session, OomScore, Descriptors, Streams, Terminal, Groups, Group, User, Directory, Program]
-            .into_iter()
-            .find(|step| *step as u32 == number)
+        [
+            Session,
+            OomScore,
+            Descriptors,
+            Streams,
+            Terminal,
+            Groups,
+            Group,
+            User,
+            Directory,
+            Program,
+            Network,
+            Root,
+            Capabilities,
+            Limits,
+            Inherited,
+        ]
+        .into_iter()
+        .find(|step| *step as u32 == number)
     }
 }
 
@@ -49,6 +70,11 @@ impl std::fmt::Display for Step {
             Step::User => "become its user",
             Step::Directory => "enter its directory",
             Step::Program => "execute it",
+            Step::Network => "enter its network",
+            Step::Root => "make its file system",
+            Step::Capabilities => "take its capabilities away",
+            Step::Limits => "set its limits",
+            Step::Inherited => "hand on its files",
         })
     }
 }

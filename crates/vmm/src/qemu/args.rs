@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::Path;
 
+use crate::launch::{GivenFile, Use};
 use crate::{Acceleration, DiskSpec, Frame, Spec, VmmError};
 
 /// Console bytes QEMU keeps; a power of two.
@@ -18,6 +19,12 @@ pub enum Begin<'a> {
     /// Waits for memory and disk, then for device state.
     Prestart,
 }
+
+/// Paths in the root of a confined VMM.
+pub const MEMORY_PATH: &str = "/memory";
+pub const DISK_PATH: &str = "/disk";
+pub const KERNEL_PATH: &str = "/kernel";
+pub const INITRAMFS_PATH: &str = "/initramfs";
 
 /// Names by which memory and disk are asked for.
 pub const MEMORY: &str = "memory0";
@@ -40,14 +47,44 @@ pub struct Files {
     pub tap: i32,
 }
 
+/// Files that a confined VMM is given at its start.
+pub fn given_files(begin: Begin<'_>, maps_read_only: bool) -> Vec<GivenFile<'_>> {
+    let (spec, mut files) = match begin {
+        Begin::Prestart => return Vec::new(),
+        Begin::Restore(spec) => (spec, vec![memory_file(&spec.memory, maps_read_only)]),
+        Begin::Boot(spec) => {
+            let memory = GivenFile { at: MEMORY_PATH, path: &spec.memory, used: Use::Own };
+            let kernel = GivenFile { at: KERNEL_PATH, path: &spec.kernel, used: Use::Shared };
+            let initramfs =
+                spec.initramfs.as_deref().map(|path| GivenFile { at: INITRAMFS_PATH, path, used: Use::Shared });
+            (spec, [memory, kernel].into_iter().chain(initramfs).collect())
+        }
+    };
+    files.extend(spec.disks.iter().map(|disk| disk_file(&disk.path)));
+    files
+}
+
+/// Memory of a capture as a confined VMM is given it.
+pub fn memory_file(path: &Path, maps_read_only: bool) -> GivenFile<'_> {
+    let used = if maps_read_only { Use::Shared } else { Use::SharedOpenedForWriting };
+    GivenFile { at: MEMORY_PATH, path, used }
+}
+
+/// Disk as a confined VMM is given it.
+pub fn disk_file(path: &Path) -> GivenFile<'_> {
+    GivenFile { at: DISK_PATH, path, used: Use::Own }
+}
+
 /// Machine type of every guest.
 pub const MACHINE: &str = "microvm,acpi=on,rtc=on,pcie=off";
 
 /// Values of `-accel` and `-cpu`.
 pub fn accelerator(acceleration: Acceleration) -> (&'static str, &'static str) {
     match acceleration {
-        Acceleration::Hardware => ("kvm", "host"),
-        Acceleration::Software => ("tcg,thread=multi", "max"),
+        // No machines inside of machines, and no counters that see more than the guest.
+        Acceleration::Hardware => ("kvm", "host,vmx=off,svm=off,pmu=off"),
+        // Translated code is kept in MiB of the VMM's own memory, which the guest can fill.
+        Acceleration::Software => ("tcg,thread=multi,tb-size=256", "max"),
     }
 }
 
@@ -77,13 +114,15 @@ pub fn command_line(frame: &Frame, host: Host, begin: Begin<'_>, files: Files) -
     option("-smp", frame.vcpus.to_string());
     option("-m", format!("{}M", frame.memory_mib));
     if let Begin::Boot(spec) | Begin::Restore(spec) = begin {
-        let (path, size) = (escaped(&spec.memory), frame.memory_mib);
-        option("-object", format!("memory-backend-file,id={MEMORY},size={size}M,share=off{read_only},mem-path={path}"));
-        for disk in &spec.disks {
-            let path = escaped(&disk.path);
+        let size = frame.memory_mib;
+        option(
+            "-object",
+            format!("memory-backend-file,id={MEMORY},size={size}M,share=off{read_only},mem-path={MEMORY_PATH}"),
+        );
+        for _ in &spec.disks {
             option(
                 "-blockdev",
-                format!("driver=raw,node-name={DISK},discard=unmap,file.driver=file,file.filename={path}"),
+                format!("driver=raw,node-name={DISK},discard=unmap,file.driver=file,file.filename={DISK_PATH}"),
             );
         }
     }
@@ -91,9 +130,9 @@ pub fn command_line(frame: &Frame, host: Host, begin: Begin<'_>, files: Files) -
     option("-global", "migration.send-configuration=off".into());
     // A restored guest has its kernel in memory.
     if let Begin::Boot(spec) = begin {
-        option("-kernel", spec.kernel.display().to_string());
-        if let Some(initramfs) = &spec.initramfs {
-            option("-initrd", initramfs.display().to_string());
+        option("-kernel", KERNEL_PATH.into());
+        if spec.initramfs.is_some() {
+            option("-initrd", INITRAMFS_PATH.into());
         }
         option("-append", kernel_command_line(spec, host));
     }
@@ -131,11 +170,6 @@ fn kernel_command_line(spec: &Spec, host: Host) -> String {
     line.trim_end().to_owned()
 }
 
-/// A path inside an option list: a comma is written twice.
-fn escaped(path: &Path) -> String {
-    path.display().to_string().replace(',', ",,")
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs::File;
@@ -152,6 +186,8 @@ mod tests {
                 mac: [2, 0xfc, 0, 0, 0, 1],
                 run_dir: PathBuf::from("/run/wrenn-1a2b/cl-1"),
                 log: PathBuf::from("/store/sandboxes/cl-1/vmm.log"),
+                network: File::open("/dev/null").unwrap().into(),
+                user: 0x7000_0001,
             },
             kernel: PathBuf::from("/kernels/vmlinux-6.12.1"),
             initramfs: Some(PathBuf::from("/kernels/initramfs-6.12.1")),

@@ -1,7 +1,8 @@
 //! Driver: finds QEMU, starts its processes and adopts them.
 
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixListener;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,12 +11,12 @@ use futures::future::BoxFuture;
 use wrenn_linux::process::Process;
 use wrenn_linux::tool;
 
-use super::machine::{KILL_WAIT, NAME, QemuMachine};
+use super::machine::{KILL_WAIT, NAME, QemuMachine, StateStream};
 use super::prestart::PrestartedQemu;
 use super::qmp::{Qmp, QmpError};
 use super::status::Status;
 use super::{args, probe};
-use crate::launch::Launch;
+use crate::launch::{self, Launch, Output};
 use crate::{
     Acceleration, Check, CheckVerdict, DeviceState, Driver, Found, Frame, Machine, Prestart, PrestartedVmm, Record,
     Spec, VmmConfig, VmmError,
@@ -90,39 +91,66 @@ async fn program_version(program: &Path) -> Result<String, VmmError> {
 }
 
 impl Qemu {
-    fn spawn(&self, frame: &Frame, begin: args::Begin<'_>) -> Result<(Process, PathBuf), VmmError> {
+    /// Starts a VMM. `inherited` are descriptors the arguments name. Blocks.
+    fn spawn(&self, frame: &Frame, begin: args::Begin<'_>) -> Result<Spawned, VmmError> {
         use std::os::fd::AsRawFd;
         let failed = |error: std::io::Error| VmmError::new("prepare", error);
         let socket = socket_path(&frame.run_dir);
         let _ = std::fs::remove_file(&socket);
         let listener = OwnedFd::from(UnixListener::bind(&socket).map_err(failed)?);
         let tap = frame.tap.try_clone().map_err(failed)?;
-        let files = args::Files { qmp: listener.as_raw_fd(), tap: tap.as_raw_fd() };
+        let numbers = args::Files { qmp: listener.as_raw_fd(), tap: tap.as_raw_fd() };
+        // Device state comes through a pair of sockets: a path would be one that the VMM could turn elsewhere.
+        let (state, theirs) = UnixStream::pair().map_err(failed)?;
+        let state = StateStream { number: theirs.as_raw_fd(), stream: state };
+        let kernel = [launch::NULL, launch::URANDOM, launch::KVM];
         let launch = Launch {
             owner: &self.owner,
             program: &self.program,
-            args: args::command_line(frame, self.host, begin, files),
-            inherited: vec![listener, tap],
+            args: args::command_line(frame, self.host, begin, numbers),
+            inherited: vec![listener, tap, theirs.into()],
             log: &frame.log,
+            user: frame.user,
+            network: frame.network.try_clone().map_err(failed)?,
+            devices: if self.host.acceleration == Acceleration::Hardware { &kernel } else { &kernel[..2] },
+            files: args::given_files(begin, self.host.maps_read_only),
+            reserved: if matches!(begin, args::Begin::Prestart) { &[args::MEMORY_PATH, args::DISK_PATH] } else { &[] },
         };
-        let process = launch.start()?;
-        Ok((process, socket))
+        let (process, output) = launch.start()?;
+        Ok(Spawned { process, output, socket, state })
     }
 
     /// Starts a VMM and returns when it answers.
-    async fn launch(&self, frame: &Frame, begin: args::Begin<'_>) -> Result<(Process, Qmp), VmmError> {
-        let (process, socket) = self.spawn(frame, begin)?;
+    async fn launch(&self, frame: &Frame, begin: args::Begin<'_>) -> Result<(Process, Qmp, StateStream), VmmError> {
+        let Spawned { process, output, socket, state } = self.spawn(frame, begin)?;
         match connect(&process, &socket).await {
-            Ok(qmp) => Ok((process, qmp)),
+            Ok(qmp) => Ok((process, qmp, state)),
             Err(error) => {
                 // A half-started VMM must not outlive the refusal.
                 let _ = process.kill(KILL_WAIT).await;
-                let said = std::fs::read_to_string(&frame.log).unwrap_or_default();
-                let last = said.lines().last().unwrap_or("it printed nothing").to_owned();
+                let last = output.last_line().unwrap_or_else(|| "it printed nothing".to_owned());
                 Err(VmmError::new("reach", format!("{error}; {last}")))
             }
         }
     }
+}
+
+/// Spawned is a VMM that was started and has not answered yet.
+struct Spawned {
+    process: Process,
+    output: Output,
+    socket: PathBuf,
+    state: StateStream,
+}
+
+/// Makes the file a booting machine has its memory in: all holes, the machine's alone.
+fn make_memory(path: &Path, memory_mib: u32) -> std::io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let file = std::fs::File::options().write(true).create_new(true).mode(0o600).open(path)?;
+    file.set_len(u64::from(memory_mib) << 20)
 }
 
 async fn connect(process: &Process, socket: &Path) -> Result<Qmp, QmpError> {
@@ -159,7 +187,9 @@ impl Driver for Qemu {
     fn boot(&self, spec: Spec) -> BoxFuture<'_, Result<Arc<dyn Machine>, VmmError>> {
         Box::pin(async move {
             args::only_disk(&spec.disks)?;
-            let (process, qmp) = self.launch(&spec.frame, args::Begin::Boot(&spec)).await?;
+            make_memory(&spec.memory, spec.frame.memory_mib)
+                .map_err(|error| VmmError::new("make memory for", error))?;
+            let (process, qmp, _) = self.launch(&spec.frame, args::Begin::Boot(&spec)).await?;
             let machine = QemuMachine::new(process, qmp, spec.frame.run_dir, spec.memory, &self.version);
             Ok(Arc::new(machine) as Arc<dyn Machine>)
         })
@@ -168,9 +198,9 @@ impl Driver for Qemu {
     fn restore(&self, spec: Spec, state: DeviceState) -> BoxFuture<'_, Result<Arc<dyn Machine>, VmmError>> {
         Box::pin(async move {
             args::only_disk(&spec.disks)?;
-            let (process, qmp) = self.launch(&spec.frame, args::Begin::Restore(&spec)).await?;
+            let (process, qmp, stream) = self.launch(&spec.frame, args::Begin::Restore(&spec)).await?;
             let machine = QemuMachine::new(process, qmp, spec.frame.run_dir, spec.memory, &self.version);
-            machine.loaded(&state).await
+            machine.loaded(&state, stream).await
         })
     }
 
@@ -188,6 +218,7 @@ impl Driver for Qemu {
                 .await
                 .map_err(|error| VmmError::new("take over", error))?;
             let machine = QemuMachine::new(process, qmp, record.run_dir, record.memory, &record.version);
+            let machine = if record.confined { machine } else { machine.unconfined() };
             if machine.status().await? == Status::Down {
                 machine.mark_down();
             }
@@ -199,8 +230,8 @@ impl Driver for Qemu {
 impl Prestart for Qemu {
     fn start(&self, frame: Frame) -> BoxFuture<'_, Result<Box<dyn PrestartedVmm>, VmmError>> {
         Box::pin(async move {
-            let (process, qmp) = self.launch(&frame, args::Begin::Prestart).await?;
-            let waiting = PrestartedQemu::new(process, qmp, &frame, self.host.maps_read_only, &self.version);
+            let (process, qmp, state) = self.launch(&frame, args::Begin::Prestart).await?;
+            let waiting = PrestartedQemu::new(process, qmp, state, &frame, self.host.maps_read_only, &self.version)?;
             Ok(Box::new(waiting) as Box<dyn PrestartedVmm>)
         })
     }

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use wrenn_linux::process::Process;
 
 use super::args::{CONSOLE_BYTES, DISK};
-use super::capture::{PendingPages, STATE_BYTES_MAX, blocking};
+use super::capture::{PendingPages, STATE_BYTES_MAX, StateFile, blocking};
 use super::qmp::{Qmp, QmpError};
 use super::status::{Status, status};
 use crate::{CaptureRequest, DeviceState, Machine, PendingCapture, Record, VmmError};
@@ -33,12 +33,20 @@ struct Paths {
     memory: PathBuf,
 }
 
+/// StateStream is our end of the pair of sockets through which a VMM that was started for a restore gets its device state.
+pub struct StateStream {
+    pub stream: std::os::unix::net::UnixStream,
+    /// Number of the VMM's end.
+    pub number: i32,
+}
+
 /// QemuMachine is a machine whose QEMU answers.
 pub struct QemuMachine {
     process: Process,
     qmp: Arc<Qmp>,
     /// Version of the QEMU that runs.
     version: String,
+    confined: bool,
     paths: Mutex<Paths>,
     /// Console as read so far: reading takes it out of QEMU's ring.
     console: Mutex<Vec<u8>>,
@@ -51,18 +59,24 @@ impl QemuMachine {
             process,
             qmp: Arc::new(qmp),
             version: version.to_owned(),
+            confined: true,
             paths: Mutex::new(Paths { run_dir, memory }),
             console: Mutex::default(),
             down: watch::Sender::new(false),
         }
     }
 
+    /// Makes it one whose VMM was started before there was a launcher that confines.
+    pub(super) fn unconfined(self) -> Self {
+        Self { confined: false, ..self }
+    }
+
     /// Loads device state into this machine, which waits for it; the VMM is ended when that fails.
     ///
     /// # Errors
     /// The VMM refuses the state, or it is another driver's.
-    pub(super) async fn loaded(self, state: &DeviceState) -> Result<Arc<dyn Machine>, VmmError> {
-        let loaded = async { self.load(&state.only_file()?).await };
+    pub(super) async fn loaded(self, state: &DeviceState, stream: StateStream) -> Result<Arc<dyn Machine>, VmmError> {
+        let loaded = async { self.load(&state.only_file()?, stream).await };
         if let Err(error) = loaded.await {
             let _ = self.kill(KILL_WAIT).await;
             return Err(error);
@@ -93,24 +107,23 @@ impl QemuMachine {
     }
 
     /// Loads device state into a machine that was started for it.
-    async fn load(&self, state: &Path) -> Result<(), VmmError> {
+    async fn load(&self, state: &Path, stream: StateStream) -> Result<(), VmmError> {
         const ACT: &str = "restore";
         let failed = |error: std::io::Error| VmmError::new(ACT, error);
-        let socket = self.paths().run_dir.join("state");
-        let _ = std::fs::remove_file(&socket);
+        let StateStream { stream, number } = stream;
         // Nobody has to learn that the guest is here: its neighbour knows its address. Told to announce itself, a restored guest
         // spends its first milliseconds, and more half a second later, on packets nobody reads.
         self.command(ACT, "migrate-set-parameters", json!({"announce-rounds": 0})).await?;
-        self.command(ACT, "migrate-incoming", json!({"uri": format!("unix:{}", socket.display())})).await?;
+        self.command(ACT, "migrate-incoming", json!({"uri": format!("fd:{number}")})).await?;
         let sent = async {
             let file = tokio::fs::File::open(state).await?;
-            let mut stream = UnixStream::connect(&socket).await?;
+            stream.set_nonblocking(true)?;
+            let mut stream = UnixStream::from_std(stream)?;
             let mut file = tokio::io::AsyncReadExt::take(file, STATE_BYTES_MAX);
             tokio::io::copy(&mut file, &mut stream).await?;
             tokio::io::AsyncWriteExt::shutdown(&mut stream).await
         };
         let sent = tokio::time::timeout(STATE_WAIT, sent).await.map_err(|_| VmmError::new(ACT, QmpError::Late))?;
-        let _ = std::fs::remove_file(&socket);
         sent.map_err(failed)?;
         self.migration_ended(ACT).await
     }
@@ -150,6 +163,7 @@ impl Machine for QemuMachine {
         Record {
             driver: NAME.to_owned(),
             version: self.version.clone(),
+            confined: self.confined,
             process: self.process.identity(),
             run_dir,
             memory,
@@ -170,8 +184,10 @@ impl Machine for QemuMachine {
 
     fn begin_capture(&self, request: CaptureRequest) -> BoxFuture<'_, Result<Box<dyn PendingCapture>, VmmError>> {
         let (qmp, pid, base) = (Arc::clone(&self.qmp), self.process.identity().pid, self.paths().memory);
+        let written = if self.confined { StateFile::InScratch { pid } } else { StateFile::AsNamed };
         Box::pin(async move {
-            let pending = blocking("begin to capture", move || PendingPages::begin(qmp, pid, &base, request)).await?;
+            let begin = move || PendingPages::begin(qmp, pid, &base, request, written);
+            let pending = blocking("begin to capture", begin).await?;
             Ok(Box::new(pending) as Box<dyn PendingCapture>)
         })
     }

@@ -13,6 +13,8 @@ const QEMU: &str = "/usr/bin/qemu-system-x86_64";
 /// Guests run in software here, beside other tests.
 pub const WAIT: Duration = Duration::from_secs(60);
 pub const MEMORY_MIB: u32 = 192;
+/// User of these VMMs, which no agent gives to one of its own.
+const USER: u32 = 0x7ffd_0000;
 
 /// What the guest does: keeps random bytes in memory only, and says every tenth of a second how far it has counted and what
 /// their checksum is. `dirty N` on the disk's first bytes makes it write N MiB more.
@@ -82,6 +84,8 @@ impl Bench {
                 mac: [2, 0, 0, 0, 0, 1],
                 run_dir,
                 log: self.path("vmm.log"),
+                network: self.netns.as_ref().unwrap().handle().unwrap(),
+                user: USER,
             },
             kernel: self.kernel.clone(),
             initramfs: Some(self.path("initramfs")),
@@ -89,6 +93,16 @@ impl Bench {
             disks: vec![DiskSpec { path: disk }],
             memory,
         }
+    }
+
+    /// User its VMMs run as.
+    pub fn user(&self) -> u32 {
+        USER
+    }
+
+    /// Name of its network namespace.
+    pub fn network(&self) -> &str {
+        &self.name
     }
 
     /// VMMs of this bench with a file below this directory open.

@@ -46,7 +46,7 @@ async fn finish(taken: Box<dyn TakenCapture>) -> ChangedPages {
     }
 }
 
-async fn capture(bench: &Bench, machine: &Arc<dyn Machine>, name: &str) -> (DeviceState, PathBuf, ChangedPages) {
+pub async fn capture(bench: &Bench, machine: &Arc<dyn Machine>, name: &str) -> (DeviceState, PathBuf, ChangedPages) {
     let (state, memory, taken) = take(bench, machine, name).await;
     (state, memory, finish(taken).await)
 }
