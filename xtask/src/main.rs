@@ -23,12 +23,8 @@ enum Command {
     Images(images::Options),
     /// Compile and run every test, in lanes; print skipped tests and a table of phases.
     Test(test::Options),
-    /// Check what neither the compiler nor clippy checks: directions, circles, sizes, headers, names, docs.
-    Tidy {
-        /// Also words of names, docs and literals, which the tree does not keep yet.
-        #[arg(long)]
-        strict: bool,
-    },
+    /// Check what neither the compiler nor clippy checks: directions, circles, sizes, headers, names, docs, literals.
+    Tidy,
     /// Print which modules name which others today, in the form of the table in docs/ARCHITECTURE.md.
     Modules,
 }
@@ -38,7 +34,7 @@ fn main() -> anyhow::Result<()> {
         Command::Build => phases::timed("build the programs", build::run),
         Command::Images(options) => phases::timed("make kernel and images", || images::run(&options)),
         Command::Test(options) => test::run(&options),
-        Command::Tidy { strict } => tidy::run(strict),
+        Command::Tidy => tidy::run(),
         Command::Modules => tidy::print_modules(),
     }
 }

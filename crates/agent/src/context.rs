@@ -19,7 +19,7 @@ pub struct Kernel {
     pub initramfs: Option<PathBuf>,
 }
 
-/// What all rooms of one agent share. Knows no sandbox.
+/// Context is what all rooms of one agent share. It knows no sandbox.
 pub struct Context {
     pub config: Config,
     pub store: Store,
@@ -31,7 +31,7 @@ pub struct Context {
     pub kernel: Kernel,
     /// Private directory for control sockets.
     pub run_dir: PathBuf,
-    /// What device state made here depends on.
+    /// VMM and processor that device state made here depends on.
     pub compatibility: Compatibility,
     /// Name of this run of the machine.
     pub boot_id: String,

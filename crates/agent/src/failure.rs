@@ -8,7 +8,7 @@ pub use wrenn_domain::ErrorCode;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
     pub code: ErrorCode,
-    /// Says what to do; fit for the user to read.
+    /// Text for the user: what happened and what to do.
     pub message: String,
 }
 

@@ -86,7 +86,7 @@ points! {
     ForkMade = "fork_made",
 }
 
-/// What happens at a step, given the step and the process id of the VMM it is about, if any.
+/// Hook runs at a step, given the step and the process id of the VMM it is about, if any.
 pub type Hook = Box<dyn Fn(Point, Option<i32>) + Send + Sync>;
 
 /// The switch of all steps.

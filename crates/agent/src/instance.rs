@@ -40,6 +40,9 @@ pub enum InstanceError {
 
 impl Instance {
     /// Reads them, or makes them at the first start.
+    ///
+    /// # Errors
+    /// The file is damaged or cannot be written, no /16 is free, or there are no random numbers.
     pub async fn load(dir: &Path, wanted: Option<Ipv4Addr>) -> Result<Self, InstanceError> {
         let path = dir.join(FILE);
         let shown = path.display().to_string();

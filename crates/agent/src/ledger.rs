@@ -38,7 +38,7 @@ pub enum Step {
     Pausing,
     /// Nothing runs; the capture of this generation is the sandbox.
     Paused,
-    /// Its VM ended by itself; the disk is the sandbox.
+    /// The VM ended by itself; the disk is the sandbox.
     Crashed,
     /// Everything of it goes.
     Deleting,
@@ -145,6 +145,9 @@ fn failed(act: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Ledg
 }
 
 /// Makes a sandbox's newest ledger outlast a power cut. Blocks while the disk writes.
+///
+/// # Errors
+/// The disk does not take it.
 pub fn settle(dir: &Path) -> Result<(), LedgerError> {
     let path = dir.join(FILE);
     let synced = std::fs::File::open(&path).and_then(|file| file.sync_all()).and_then(|()| files::sync_directory(dir));
@@ -194,6 +197,9 @@ impl Ledger {
     }
 
     /// Writes that the guest is ready, for the agent after this one; [`settle`] makes it outlast a power cut.
+    ///
+    /// # Errors
+    /// The file cannot be written.
     pub fn hand_out(&self, dir: &Path) -> Result<(), LedgerError> {
         let path = dir.join(FILE);
         let bytes = serde_json::to_vec(self).map_err(std::io::Error::other);

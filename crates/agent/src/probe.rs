@@ -24,7 +24,7 @@ pub struct Finding {
     pub check: &'static str,
     pub verdict: Verdict,
     pub detail: String,
-    /// What to do; empty when nothing is.
+    /// Advice for the operator; empty when there is nothing to do.
     pub remedy: String,
 }
 

@@ -7,9 +7,9 @@ use tokio::time::{Instant, timeout_at};
 
 /// A guest that was just handed out runs its first command within this.
 const QUIET: Duration = Duration::from_millis(300);
-/// What is missing altogether waits no longer than this, so that the next one who asks does not find nothing.
+/// Longest wait of a pool that is empty, so that the next one who asks does not find nothing.
 const PATIENCE: Duration = Duration::from_millis(700);
-/// What is only not full.
+/// Longest wait of a pool that is only not full.
 const PATIENCE_WITH_SOME: Duration = Duration::from_secs(3);
 
 #[derive(Debug, Clone, Copy)]

@@ -56,8 +56,8 @@ impl Source {
 ///
 /// # Errors
 /// Something is out of order, or cannot be read.
-pub fn run(strict: bool) -> anyhow::Result<()> {
-    let problems = check(&crate::root(), strict)?;
+pub fn run() -> anyhow::Result<()> {
+    let problems = check(&crate::root())?;
     for problem in &problems {
         eprintln!("{problem}");
     }
@@ -68,16 +68,14 @@ pub fn run(strict: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn check(root: &Path, strict: bool) -> anyhow::Result<Vec<Problem>> {
+fn check(root: &Path) -> anyhow::Result<Vec<Problem>> {
     let sources = sources(root)?;
     let mut problems = directions::check(root)?;
     problems.extend(files::check(&sources));
     problems.extend(modules::check(root, &sources)?);
-    if strict {
-        problems.extend(names::check(&sources)?);
-        problems.extend(docs::check(&sources)?);
-        problems.extend(literals::check(root, &sources)?);
-    }
+    problems.extend(names::check(&sources)?);
+    problems.extend(docs::check(&sources)?);
+    problems.extend(literals::check(root, &sources)?);
     problems.extend(architecture_length(root)?);
     Ok(problems)
 }
@@ -132,7 +130,7 @@ mod tests {
 
     #[test]
     fn the_tree_is_tidy() {
-        let problems = check(&crate::root(), false).unwrap();
+        let problems = check(&crate::root()).unwrap();
         let text: Vec<_> = problems.iter().map(ToString::to_string).collect();
         assert!(text.is_empty(), "\n{}", text.join("\n"));
     }

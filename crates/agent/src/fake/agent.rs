@@ -27,7 +27,7 @@ use crate::tasks::Tasks;
 /// Longest wait for anything here; all of it takes milliseconds.
 const SOON: Duration = Duration::from_secs(20);
 
-/// Who dies at a step.
+/// Victim of a step: the process that dies there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Victim {
     Agent,
@@ -63,12 +63,12 @@ impl FakeAgent {
         *lock(&self.armed) = Some((point, victim));
     }
 
-    /// Says whether the armed step was passed.
+    /// Whether the armed step was passed.
     pub fn has_struck(&self) -> bool {
         lock(&self.armed).is_none()
     }
 
-    /// Says whether the agent has died.
+    /// Whether the agent has died.
     pub fn is_dead(&self) -> bool {
         self.is_dead.load(Ordering::SeqCst)
     }

@@ -14,7 +14,7 @@ use crate::mutex::lock;
 /// Bytes of a mark on the disk.
 const MARK_BYTES: usize = 64;
 
-/// What a guest has in memory; it is the device state of a fake capture.
+/// GuestMemory is all that a guest has in memory; it is the device state of a fake capture.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestMemory {
     pub mark: String,
@@ -32,6 +32,9 @@ pub struct Guest {
 
 impl Guest {
     /// Makes the guest of a VMM that has its disk open.
+    ///
+    /// # Errors
+    /// The disk cannot be opened.
     pub fn new(memory: GuestMemory, disk: &Path, is_paused: bool) -> std::io::Result<Self> {
         let disk = File::options().read(true).write(true).open(disk)?;
         Ok(Self { memory, disk, is_paused })
@@ -51,7 +54,7 @@ pub struct FakeVm {
     pub slot: u32,
     pub guest: Mutex<Option<Guest>>,
     pub paths: Mutex<Paths>,
-    /// Its guest never answers.
+    /// Whether the guest never answers.
     pub is_silent: bool,
     /// Held open, so that the VMM is found by it under whatever name it has.
     log: File,
@@ -60,18 +63,21 @@ pub struct FakeVm {
 
 impl FakeVm {
     /// Starts a VMM.
+    ///
+    /// # Errors
+    /// The log cannot be opened.
     pub fn start(pid: i32, slot: u32, log: &Path, paths: Paths, is_silent: bool) -> std::io::Result<Self> {
         let log = File::options().append(true).create(true).open(log)?;
         let (guest, paths, ended) = (Mutex::default(), Mutex::new(paths), watch::Sender::new(false));
         Ok(Self { pid, slot, guest, paths, is_silent, log, ended })
     }
 
-    /// Says whether the process runs.
+    /// Whether the process runs.
     pub fn is_alive(&self) -> bool {
         !*self.ended.borrow()
     }
 
-    /// Says whether a guest was booted or loaded.
+    /// Whether a guest was booted or loaded.
     pub fn has_guest(&self) -> bool {
         lock(&self.guest).is_some()
     }
@@ -87,7 +93,7 @@ impl FakeVm {
         let _ = ended.wait_for(|ended| *ended).await;
     }
 
-    /// Says whether a file below `dir` is open, under the name it has now.
+    /// Whether a file below `dir` is open, under the name it has now.
     pub fn holds_file_below(&self, dir: &Path) -> bool {
         std::fs::read_link(format!("/proc/self/fd/{}", self.log.as_raw_fd())).is_ok_and(|path| path.starts_with(dir))
     }

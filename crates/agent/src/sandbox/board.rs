@@ -25,14 +25,14 @@ pub type Touch = Arc<dyn Fn() + Send + Sync>;
 /// Requests waiting for one sandbox's task; a user who asks for more than this at once has to wait.
 const COMMANDS_MAX: usize = 16;
 
-/// What others need of a running sandbox.
+/// Running is what others need of a running sandbox.
 #[derive(Clone)]
 pub struct Running {
     pub guest: Arc<GuestClient>,
     pub machine: Arc<dyn Machine>,
 }
 
-/// What a sandbox's task gets from its entry.
+/// Mailbox is what a sandbox's task gets from its entry.
 pub struct Mailbox {
     pub commands: mpsc::Receiver<Command>,
     /// Cancelled to ask the task to delete everything.
@@ -106,7 +106,7 @@ impl Board {
         self.entries().get(&id).map(Entry::shown)
     }
 
-    /// Says which of these ids are known.
+    /// Whether each of these ids is known, in their order.
     pub fn known(&self, ids: &[SandboxId]) -> Vec<bool> {
         let entries = self.entries();
         ids.iter().map(|id| entries.contains_key(id)).collect()
@@ -252,7 +252,7 @@ impl Board {
         Some(shown)
     }
 
-    /// Says whether the sandbox can be called, and how.
+    /// Notes how the sandbox is called from now on; `None`: not at all.
     pub fn set_running(&self, id: SandboxId, running: Option<Running>) {
         if let Some(entry) = self.entries().get_mut(&id) {
             if running.is_some() {

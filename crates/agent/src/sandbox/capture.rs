@@ -26,9 +26,9 @@ use crate::storage::{
 /// Whether the guest goes on after its memory and disk are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AfterCapture {
-    /// It goes on at once, before anything is synced.
+    /// The machine goes on at once, before anything is synced.
     Resume,
-    /// It stays as it is: its VM is about to end.
+    /// The machine stays as it is: its VMM is about to end.
     StayPaused,
 }
 
@@ -250,7 +250,7 @@ fn manifest(ctx: &Context, sandbox: &RunningSandbox, used: &[(u64, u64)]) -> Man
     }
 }
 
-/// Says what the state of a running machine depends on: its VMM is not the installed one when that was upgraded meanwhile.
+/// VMM and processor that the state of a running machine depends on: its VMM is not the installed one when that was upgraded meanwhile.
 fn compatibility(ctx: &Context, record: Record) -> Compatibility {
     let here = ctx.compatibility.clone();
     let vmm_version = if record.version.is_empty() { here.vmm_version } else { record.version };

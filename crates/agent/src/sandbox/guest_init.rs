@@ -19,9 +19,9 @@ pub const KERNEL_VERSION: &str = "kernel_version";
 
 /// How the guest came to run, as far as it matters to its first handshake.
 pub enum Started {
-    /// It boots, and says so to this listener.
+    /// The guest boots, and says so to this listener.
     Booted(ReadyListener),
-    /// It goes on from a capture whose disk had so many bytes.
+    /// The guest goes on from a capture whose disk had so many bytes.
     Restored { disk_bytes: u64 },
 }
 

@@ -23,7 +23,7 @@ use crate::ledger::{Ledger, SandboxSpec};
 pub enum Origin {
     /// A request just taken.
     New(SandboxSpec),
-    /// What an earlier agent or a fork left: its ledger, and its machine when that still runs.
+    /// Sandbox that an earlier agent or a fork left: its ledger, and its machine when that still runs.
     Found(Box<Ledger>, Option<Arc<dyn Machine>>),
 }
 

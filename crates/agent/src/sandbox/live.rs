@@ -14,7 +14,7 @@ use crate::storage::Disk;
 /// Bytes of console shown with a failure.
 const CONSOLE_SHOWN: usize = 600;
 
-/// What a sandbox holds on the host while it runs.
+/// RunningSandbox is what a sandbox holds on the host while it runs.
 pub struct RunningSandbox {
     pub ledger: Ledger,
     pub slot: Box<dyn Slot>,
@@ -26,7 +26,7 @@ pub struct RunningSandbox {
     pub prepared_copy: PreparedCopyTask,
 }
 
-/// What a start has taken or made so far. It is kept outside the start's future: when that is dropped or fails, everything that is
+/// PartialStart is what a start has taken or made so far. It is kept outside the start's future: when that is dropped or fails, everything that is
 /// set must be given back with `teardown::release_partial`.
 #[derive(Default)]
 pub struct PartialStart {

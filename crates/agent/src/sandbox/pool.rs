@@ -25,7 +25,7 @@ const KINDS_MAX: usize = 64;
 
 /// Something that can be made before it is asked for.
 pub trait Poolable: Sized + Send + 'static {
-    /// Says what an item is for.
+    /// Purpose of an item.
     type Kind: Clone + Send + Sync + 'static;
     /// Tells kinds apart.
     type Key: Ord + Clone + Send + 'static;
@@ -36,9 +36,9 @@ pub trait Poolable: Sized + Send + 'static {
 
     /// Returns the key of a kind.
     fn key(kind: &Self::Kind) -> Self::Key;
-    /// Says whether items of this kind can still be made. May block for a moment.
+    /// Whether items of this kind can still be made. May block for a moment.
     fn can_be_made(kind: &Self::Kind) -> bool;
-    /// Says whether an item can still be used.
+    /// Whether an item can still be used.
     fn is_alive(&self) -> bool;
     /// Makes an item; an error leaves nothing behind.
     fn make<'a>(ctx: &'a Context, kind: &'a Self::Kind) -> BoxFuture<'a, Result<Self, StartError>>;

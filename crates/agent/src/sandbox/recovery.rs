@@ -53,7 +53,7 @@ pub async fn recover(registry: &Arc<Registry>) -> Result<(), NetworkError> {
 /// A sandbox that is to have a task again.
 struct Recovered {
     ledger: Ledger,
-    /// Its machine, when that still runs.
+    /// Machine of the sandbox, when that still runs.
     machine: Option<Arc<dyn Machine>>,
 }
 

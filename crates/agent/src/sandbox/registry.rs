@@ -37,7 +37,7 @@ pub struct Registry {
     itself: Weak<Self>,
 }
 
-/// What a sandbox used lately.
+/// Used is what a sandbox used lately.
 pub struct Used {
     /// Oldest first.
     pub points: Vec<Point>,

@@ -26,7 +26,7 @@ pub enum Phase {
 }
 
 impl Phase {
-    /// Says whether a sandbox in this phase has memory of the host, or is about to.
+    /// Whether a sandbox in this phase has memory of the host, or is about to.
     pub fn holds_memory(self) -> bool {
         match self {
             Self::Starting | Self::Running | Self::Pausing | Self::Resuming => true,

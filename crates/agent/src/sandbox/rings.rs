@@ -19,7 +19,7 @@ const POINT_BYTES: usize = 14;
 pub const FILE_BYTES_MAX: usize =
     MAGIC.len() + 3 * 2 + POINT_BYTES * (METRICS_FINE_POINTS + METRICS_MIDDLE_POINTS + METRICS_COARSE_POINTS);
 
-/// What a sandbox used at one moment, or on average until then.
+/// Point is what a sandbox used at one moment, or on average until then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Point {
     /// Unix seconds.
@@ -40,7 +40,7 @@ pub struct Rings {
     coarse_sum: Sum,
 }
 
-/// What an average is made of.
+/// Sum is what an average is made of.
 #[derive(Debug, Default)]
 struct Sum {
     count: u64,

@@ -10,7 +10,7 @@ use crate::faults::Point;
 use crate::ledger::Ledger;
 use crate::storage::{Capture, Image};
 
-/// What a guest starts from.
+/// Source is what a guest starts from.
 #[derive(Clone)]
 pub enum Source {
     /// A boot from a copy of the image's disk.
@@ -21,7 +21,7 @@ pub enum Source {
     Disk,
 }
 
-/// What a start is for: it decides what may be reused and which steps a test can interrupt.
+/// StartKind is what a start is for: it decides what may be reused and which steps a test can interrupt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StartKind {
     /// A new sandbox.

@@ -25,7 +25,7 @@ use crate::tasks::Tasks;
 /// Has another sandbox, a fork's child whose ledger is on disk, taken over by a task of its own; false when its id was deleted.
 pub type Adopt = Box<dyn Fn(Ledger) -> bool + Send + Sync>;
 
-/// What comes next in a sandbox's life.
+/// LifeStage is what comes next in a sandbox's life.
 pub enum LifeStage {
     Starting(SandboxSpec),
     Running(Box<RunningSandbox>, Answer),
@@ -56,7 +56,7 @@ impl Answer {
     }
 }
 
-/// What a task that waits for requests has to do next.
+/// Next is what a task that waits for requests has to do.
 pub enum Next {
     Delete,
     Command(Command),
@@ -76,7 +76,7 @@ pub struct SandboxTask {
     tasks: Tasks,
     /// The way to the guest that was handed out.
     guest: Option<Arc<GuestClient>>,
-    /// What is still being made safe on disk after the last start, or given back after a pause.
+    /// Work after the last start or pause: files are made safe on disk, or given back.
     background: Option<tokio::task::JoinHandle<()>>,
     /// Cancelled when the VMM of the last pause is gone, and its files.
     vmm_gone: CancellationToken,

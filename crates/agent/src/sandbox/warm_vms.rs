@@ -104,7 +104,7 @@ async fn make(ctx: &Context, capture: &Capture, partial: &mut PartialStart) -> R
     Ok(WarmVm { slot: slot.expect("it was put there above"), machine, guest, disks, dir })
 }
 
-/// Says whether a capture is a template's. A guest that a user has captured stands still until somebody wants it: its processes are
+/// Whether a capture is a template's. A guest that a user has captured stands still until somebody wants it: its processes are
 /// the user's to run.
 fn is_template(ctx: &Context, capture: &Capture) -> bool {
     capture.path().starts_with(ctx.store.template_dir(""))
