@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
-use crate::stack::DIR_PREFIX;
+/// Beginning of the name of every stack's directory.
+pub(crate) const DIR_PREFIX: &str = "wrenn-vmtest-";
 
 /// Things of ours that the kernel holds.
 #[derive(Debug, Clone, PartialEq, Eq)]

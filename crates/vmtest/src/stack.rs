@@ -9,8 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 
-/// What the names of stacks' directories begin with.
-pub(crate) const DIR_PREFIX: &str = "wrenn-vmtest-";
+use crate::leaks::DIR_PREFIX;
 
 /// Between two checks of a condition.
 const CHECK_EVERY: Duration = Duration::from_millis(50);

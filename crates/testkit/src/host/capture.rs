@@ -11,8 +11,9 @@ use wrenn_contract::proto::wrenn::host::v1::{
 
 use wrenn_domain::ErrorCode as WireCode;
 
+use super::boot::boot;
 use super::guest::{Home, make_home};
-use super::{Inner, Sim, Snapshot, rpc};
+use super::state::{Inner, Sim, Snapshot};
 
 /// Writes a sandbox down under a name of the caller's.
 pub(super) async fn snapshot(
@@ -77,7 +78,7 @@ pub(super) async fn fork(inner: Arc<Inner>, wish: ForkSandboxRequest) -> Result<
             let child = CreateSandboxRequest { sandbox_id: id.clone(), ..source.clone() };
             state.sandboxes.insert(id.clone(), Sim::new(child, disk.clone()));
             if !behaviour.hold_starts {
-                tokio::spawn(rpc::boot(inner.clone(), id));
+                tokio::spawn(boot(inner.clone(), id));
             }
         }
         state.revision += 1;

@@ -4,125 +4,28 @@
 //! Its sandboxes survive [`SimHost::down`] and [`SimHost::up`], as VMs survive their agent. A paused guest is a stopped process that
 //! keeps its memory; a snapshot or fork copies the guest's disk only, and what is made from it starts anew over that copy.
 
+mod boot;
 mod capture;
 mod guest;
 mod pause;
 mod rpc;
 mod server;
+mod state;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
-use connectrpc::ErrorCode;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use wrenn_contract::proto::wrenn::host::v1::{CreateSandboxRequest, MetricPoint, SandboxPhase, SandboxReport};
+use wrenn_contract::proto::wrenn::host::v1::{CreateSandboxRequest, SandboxPhase, SandboxReport};
 
 use crate::Database;
 pub use guest::find_envd;
-use guest::{GuestProcess, Home};
-
-/// Token every simulated host expects.
-pub const TOKEN: &str = "the-token-of-test-hosts";
-
-/// What runs in a sandbox.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Guest {
-    /// Nothing: the relay says the guest does not answer. Enough for life and death.
-    None,
-    /// A real envd, this binary.
-    Envd(PathBuf),
-}
-
-/// Failures on purpose. Read at each call.
-#[derive(Debug, Clone, Default)]
-pub struct Behaviour {
-    /// Added before each RPC answer.
-    pub delay: Duration,
-    /// Refuse CreateSandbox with this code.
-    pub refuse_create: Option<ErrorCode>,
-    /// Refuse DeleteSandbox with this code.
-    pub refuse_delete: Option<ErrorCode>,
-    /// Accept creates but let them stay in STARTING.
-    pub hold_starts: bool,
-    /// Accept creates, then report FAILED with this code and text.
-    pub fail_starts: Option<(String, String)>,
-    /// Accept deletes but let them stay in STOPPING.
-    pub hold_deletes: bool,
-    /// Refuse PauseSandbox with this code.
-    pub refuse_pause: Option<ErrorCode>,
-    /// Accept pauses but let them stay in PAUSING.
-    pub hold_pauses: bool,
-    /// Accept pauses, then report RUNNING with this code and text.
-    pub fail_pauses: Option<(String, String)>,
-    /// Refuse ResumeSandbox with this code.
-    pub refuse_resume: Option<ErrorCode>,
-    /// Accept resumes but let them stay in RESUMING.
-    pub hold_resumes: bool,
-    /// Accept resumes, then report what was before (PAUSED or CRASHED) with this code and text.
-    pub fail_resumes: Option<(String, String)>,
-    /// Refuse SnapshotSandbox with this code.
-    pub refuse_snapshot: Option<ErrorCode>,
-    /// Refuse DeleteSnapshot with this code.
-    pub refuse_discard: Option<ErrorCode>,
-    /// Refuse ForkSandbox with this code.
-    pub refuse_fork: Option<ErrorCode>,
-    /// Let SnapshotSandbox and ForkSandbox wait before they capture anything.
-    pub hold_captures: bool,
-    /// Let this many children of each fork fail.
-    pub fail_children: usize,
-    /// Free memory the host claims to have in all, MiB; 0 = 65536.
-    pub memory_mib: u64,
-    /// What GetMetrics knows of every sandbox.
-    pub points: Vec<MetricPoint>,
-    pub disk_bytes: u64,
-}
-
-struct Sim {
-    report: SandboxReport,
-    /// What was asked for at its birth.
-    wish: CreateSandboxRequest,
-    guest: Option<GuestProcess>,
-    /// Its disk, while no process of its own holds it.
-    home: Option<Home>,
-    /// Newest pause or resume that was accepted.
-    operation: u64,
-    /// The phase a resume comes from.
-    resumed_from: Option<SandboxPhase>,
-}
-
-/// A snapshot on the simulated disk.
-#[derive(Clone)]
-struct Snapshot {
-    vcpus: u32,
-    memory_mib: u32,
-    disk_mib: u32,
-    home: Option<Home>,
-}
-
-#[derive(Default)]
-struct State {
-    revision: u64,
-    sandboxes: BTreeMap<String, Sim>,
-    tombstones: BTreeSet<String>,
-    creates: BTreeMap<String, u32>,
-    deletes: BTreeMap<String, u32>,
-    snapshots: BTreeMap<String, Snapshot>,
-    /// Calls by name of the RPC and of what it is about.
-    calls: BTreeMap<(&'static str, String), u32>,
-}
-
-struct Inner {
-    guest: Guest,
-    state: Mutex<State>,
-    behaviour: Mutex<Behaviour>,
-    revision: watch::Sender<u64>,
-}
+pub use state::{Behaviour, Guest, TOKEN};
+use state::{Inner, Sim};
 
 /// The host. Dropping it ends its sandboxes.
 pub struct SimHost {
@@ -267,7 +170,7 @@ impl SimHost {
         self.behave(|b| b.hold_starts = false);
         let ids = self.held(SandboxPhase::Starting);
         for id in ids {
-            tokio::spawn(rpc::boot(self.inner.clone(), id));
+            tokio::spawn(boot::boot(self.inner.clone(), id));
         }
     }
 
@@ -309,36 +212,5 @@ impl Drop for SimHost {
             task.abort();
         }
         self.inner.state.lock().expect("no panic while held").sandboxes.clear();
-    }
-}
-
-impl Inner {
-    fn behaviour(&self) -> Behaviour {
-        self.behaviour.lock().expect("no panic while held").clone()
-    }
-
-    /// Changes one sandbox and makes the change known. Answers its report.
-    fn change(&self, id: &str, change: impl FnOnce(&mut Sim)) -> Option<SandboxReport> {
-        let mut state = self.state.lock().expect("no panic while held");
-        let sim = state.sandboxes.get_mut(id)?;
-        change(sim);
-        sim.report.generation += 1;
-        let report = sim.report.clone();
-        state.revision += 1;
-        self.revision.send_replace(state.revision);
-        Some(report)
-    }
-
-    fn finish_delete(&self, id: &str) -> Option<SandboxReport> {
-        self.change(id, |sim| {
-            (sim.guest, sim.home) = (None, None);
-            sim.report.phase = SandboxPhase::Gone.into();
-        })
-    }
-
-    /// Counts a call and answers how this host behaves now.
-    fn called(&self, rpc: &'static str, id: &str) -> Behaviour {
-        *self.state.lock().expect("no panic while held").calls.entry((rpc, id.to_owned())).or_default() += 1;
-        self.behaviour()
     }
 }

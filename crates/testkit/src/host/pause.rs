@@ -6,8 +6,9 @@ use std::sync::Arc;
 use connectrpc::{ConnectError, ErrorCode};
 use wrenn_contract::proto::wrenn::host::v1::{PauseSandboxRequest, ResumeSandboxRequest, SandboxPhase, SandboxReport};
 
-use super::rpc::{now_ms, start_guest};
-use super::{Inner, Sim};
+use super::boot::{now_ms, start_guest};
+use super::guest::GuestProcess;
+use super::state::{Inner, Sim};
 
 /// Accepts a pause.
 pub(super) async fn pause(inner: Arc<Inner>, wish: PauseSandboxRequest) -> Result<SandboxReport, ConnectError> {
@@ -109,7 +110,7 @@ pub(super) async fn finish_resume(inner: Arc<Inner>, id: String) {
     });
 }
 
-fn wake(sim: &mut Sim, guest: Option<super::GuestProcess>, cold: bool) {
+fn wake(sim: &mut Sim, guest: Option<GuestProcess>, cold: bool) {
     if cold {
         (sim.guest, sim.home) = (guest, None);
         sim.report.metadata.insert("resumed_from".to_owned(), "disk".to_owned());

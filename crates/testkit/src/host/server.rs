@@ -16,7 +16,7 @@ use wrenn_contract::host::{AUTH_HEADER, RELAY_ERROR_HEADER, RELAYED_HEADER, Rela
 use wrenn_contract::proto::wrenn::host::v1::{HostServiceExt, SandboxPhase};
 
 use super::rpc::Rpc;
-use super::{Inner, TOKEN};
+use super::state::{Inner, TOKEN};
 
 #[derive(Clone)]
 struct Relay {
