@@ -1,5 +1,5 @@
 # Thin: every target calls setup, cargo or a program it built.
-.PHONY: help setup setup-test build images dev dev-up dev-down test check bench fuzz clean
+.PHONY: help setup setup-test build images dev dev-up dev-down test attack check bench fuzz clean
 
 SUDO := $(shell [ "$$(id -u)" -eq 0 ] || echo "sudo -E env PATH=$$PATH")
 
@@ -8,6 +8,7 @@ help:
 	@echo "make dev-up    the same in the background; writes .dev/env"
 	@echo "make dev-down  stop what dev-up started"
 	@echo "make test      every test, real VMs included"
+	@echo "make attack    every attack of a guest or caller beside a neighbour, ATTACK_SECONDS (20) each, judged by what the neighbour felt"
 	@echo "make check     format, lints, tidy, dependencies"
 	@echo "make fuzz      mutate the corpora of every parser of hostile bytes, FUZZ_SECONDS (60) for each"
 	@echo "make bench     figures with their ratios, into bench/out/latest.json"
@@ -36,6 +37,10 @@ dev-down:
 
 test: setup-test build images
 	$(SUDO) cargo xtask test
+
+ATTACK_SECONDS ?= 20
+attack: setup-test build images
+	$(SUDO) env WRENN_ATTACK_SECONDS=$(ATTACK_SECONDS) cargo test --release --locked --package wrenn-vmtest --test it -- attack::
 
 check: setup-test
 	cargo fmt --all --check
