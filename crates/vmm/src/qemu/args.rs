@@ -159,12 +159,14 @@ pub fn command_line(frame: &Frame, host: Host, begin: Begin<'_>, files: Files) -
 }
 
 /// A software-run guest counts the host's time stamps but cannot find out how fast they are: its calibration against a
-/// timer that is emulated in bursts fails, and the kernel then waits for a tick that never comes. So it is told.
+/// timer that is emulated in bursts fails, and the kernel then waits for a tick that never comes. So it is told. It is told to rely on
+/// it, too: compared with its own ticks, which it misses while the host is busy, the counter seems to be wrong, and a guest that then
+/// counts ticks loses seconds for good, with all that start from its memory.
 fn kernel_command_line(spec: &Spec, host: Host) -> String {
     let mut line = String::from("console=ttyS0 root=/dev/vda rw reboot=t panic=-1 quiet loglevel=1 ");
     if host.acceleration == Acceleration::Software {
         // Mitigations guard against a speculating processor; a translated guest does not run on one directly.
-        line.push_str(&format!("tsc_early_khz={} mitigations=off ", host.tsc_khz));
+        line.push_str(&format!("tsc_early_khz={} tsc=reliable mitigations=off ", host.tsc_khz));
     }
     line.push_str(&spec.command_line);
     line.trim_end().to_owned()

@@ -53,6 +53,9 @@ fn sizes(stack: &Stack) -> anyhow::Result<()> {
     ensure!((300..=384).contains(&numbers[1]), "{seen}");
     // ext4 keeps a few per cent for itself.
     ensure!((6700..=7168).contains(&numbers[2]), "{seen}");
+    // One that counts ticks loses time whenever this host is busy.
+    let clock = stack.exec(&id, &["cat", "/sys/devices/system/clocksource/clocksource0/current_clocksource"])?;
+    ensure!(["tsc", "kvm-clock"].contains(&clock.as_str()), "its clock is {clock}");
     stack.remove(&id)
 }
 
