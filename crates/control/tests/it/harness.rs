@@ -24,7 +24,7 @@ use wrenn_testkit::skip::require;
 use wrenn_testkit::{Database, SimHost, wait_until};
 
 /// Bound of every wait in these tests.
-pub const SOON: Duration = Duration::from_secs(20);
+pub const SOON: Duration = Duration::from_secs(60);
 
 /// One running control plane on a runtime of its own, so that it can be killed between any two steps.
 pub struct Plane {

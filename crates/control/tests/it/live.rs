@@ -454,5 +454,6 @@ async fn a_change_of_state_is_told_within_a_moment() {
         waits.push((told - at).num_milliseconds());
     }
     waits.sort_unstable();
-    assert!(waits[waits.len() / 2] < 100, "{waits:?}");
+    // Far below the 4 s after which a poll would have told it.
+    assert!(waits[waits.len() / 2] < 1000, "{waits:?}");
 }
