@@ -8,7 +8,7 @@ use wrenn_control::fault::Faults;
 use wrenn_testkit::host::Guest;
 use wrenn_testkit::{CutProxy, Database, SimHost, wait_until};
 
-use crate::harness::{Plane, SOON, World, config, host_is_known, new_key, quick};
+use crate::harness::{Plane, SOON, World, config, host_is_known, new_key, patient, quick};
 
 #[tokio::test]
 async fn a_create_waits_for_a_host_that_is_away() {
@@ -227,8 +227,6 @@ async fn redis_may_be_away_and_everything_works() {
 
 #[tokio::test]
 async fn two_control_planes_on_one_database_share_the_work() {
-    // Nobody takes over what another is at, nor asks again, merely because the machine is slow.
-    let patient = || Tuning { lease: 3 * SOON, recheck: 3 * SOON, host_call: SOON, ..quick() };
     let database = Database::fresh().await;
     let host = SimHost::start(Guest::None).await;
     let plane = || Plane::start_tuned(&database.url, &database, &host, Faults::default(), patient());

@@ -146,6 +146,11 @@ pub fn quick() -> Tuning {
     }
 }
 
+/// As [`quick`], but nobody takes over what another is at, nor asks again, merely because the machine is slow.
+pub fn patient() -> Tuning {
+    Tuning { lease: 3 * SOON, recheck: 3 * SOON, host_call: SOON, ..quick() }
+}
+
 pub fn config(database_url: &str, database: &Database, host: &SimHost) -> Config {
     Config::parse(&settings(database_url, database, host)).expect("valid settings")
 }

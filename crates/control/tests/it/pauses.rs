@@ -10,7 +10,7 @@ use wrenn_control::fault::Faults;
 use wrenn_testkit::host::Guest;
 use wrenn_testkit::{Database, SimHost, wait_until};
 
-use crate::harness::{Plane, SOON, World, host_is_known, new_key, quick};
+use crate::harness::{Plane, SOON, World, host_is_known, new_key, patient, quick};
 
 async fn paused(world: &World) -> String {
     let id = world.api.create_running().await;
@@ -368,10 +368,14 @@ async fn a_resume_needs_room_for_its_memory() {
 
 #[tokio::test]
 async fn two_control_planes_share_pauses_and_resumes() {
-    let world = World::start().await;
-    let second = Plane::start(&world.database.url, &world.database, &world.host, Faults::default()).await;
-    let (one, two) = (world.api.clone(), second.api(&world.key));
-    let ids = futures::future::join_all((0..8).map(|_| world.api.create_running())).await;
+    let database = Database::fresh().await;
+    let host = SimHost::start(Guest::None).await;
+    let plane = || Plane::start_tuned(&database.url, &database, &host, Faults::default(), patient());
+    let (first, second) = (plane().await, plane().await);
+    let key = new_key(&database, "team").await;
+    host_is_known(&database).await;
+    let (one, two) = (first.api(&key), second.api(&key));
+    let ids = futures::future::join_all((0..8).map(|_| one.create_running())).await;
     for (act, status) in [("pause", "paused"), ("resume", "running")] {
         let acts = ids.iter().map(|id| {
             let (one, two) = (one.clone(), two.clone());
@@ -382,7 +386,7 @@ async fn two_control_planes_share_pauses_and_resumes() {
         }
         for id in &ids {
             two.wait_status(id, status).await;
-            assert_eq!(world.host.calls(act, id), 1, "asked once, by one of them");
+            assert_eq!(host.calls(act, id), 1, "asked once, by one of them");
         }
     }
 }
