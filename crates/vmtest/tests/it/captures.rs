@@ -22,7 +22,7 @@ pub const CASES: &[Case] = &[
 /// Cycles in CI; WRENN_TEST_CYCLES sets another number.
 const CYCLES: u32 = 200;
 /// Children of one parent in all, so many at a time.
-const CHILDREN: usize = 100;
+const CHILDREN: usize = 60;
 const AT_A_TIME: usize = 20;
 
 /// A megabyte of random bytes that exists in memory only, one on the disk, and a process that counts.
